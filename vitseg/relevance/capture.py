@@ -1,0 +1,164 @@
+"""One forward pass of a timm ViT with everything the explanations need, and no trace left on the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from einops import rearrange
+from timm.layers import Attention, Mlp
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from wsss.errors import InputError
+
+
+@dataclass
+class BlockRecord:
+    """What one block saw, detached; B images, N tokens (prefix first), D channels, H heads of d channels each."""
+
+    block: Block
+    x: Tensor = None  # (B, N, D) input of the block
+    qkv_in: Tensor = None  # (B, N, D)
+    qkv_out: Tensor = None  # (B, N, 3 H d), bias included
+    q: Tensor = None  # (B, H, N, d), after q_norm, not scaled
+    k: Tensor = None  # (B, H, N, d), after k_norm
+    attention: Tensor = None  # (B, H, N, N), rows sum to 1; part of the graph from the first watched block on
+    proj_in: Tensor = None  # (B, N, H d)
+    proj_out: Tensor = None
+    attention_branch: Tensor = None  # (B, N, D) what the attention adds to the skip
+    middle: Tensor = None  # (B, N, D) x + attention_branch
+    fc1_in: Tensor = None
+    fc1_out: Tensor = None  # (B, N, 4 D)
+    fc2_in: Tensor = None  # (B, N, 4 D)
+    fc2_out: Tensor = None
+    mlp_branch: Tensor = None  # (B, N, D)
+    out: Tensor = None  # (B, N, D) middle + mlp_branch
+
+    @property
+    def v(self) -> Tensor:
+        """(B, H, N, d)."""
+        heads = self.block.attn.num_heads
+        return rearrange(self.qkv_out, "b n (three h d) -> three b h n d", three=3, h=heads)[2]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A finished forward pass.
+
+    ``logits`` (B, C) still carries the graph down to the attention of the first watched block.
+    """
+
+    model: VisionTransformer
+    blocks: tuple[BlockRecord, ...]
+    logits: Tensor
+    pooled: Tensor = field(repr=False)  # (B, D) input of the head
+    grid: tuple[int, int]  # (h, w) patch tokens
+
+    @property
+    def prefix(self) -> int:
+        """Number of tokens in front of the patch tokens (class token and registers)."""
+        return self.model.num_prefix_tokens
+
+
+def check_supported(model: nn.Module) -> None:
+    """Raise InputError, naming the part and the reason, if the walk has no rule for something in `model`."""
+    if type(model) is not VisionTransformer:
+        raise InputError(
+            f"model {type(model).__name__}: not supported; the relevance walk knows timm's VisionTransformer (vit_*, deit_*)"
+        )
+    if model.global_pool != "token" or model.attn_pool is not None:
+        raise InputError(f"model: global_pool {model.global_pool!r} is not supported, only 'token' (the class token)")
+    for index, block in enumerate(model.blocks):
+        where = f"model: blocks.{index}"
+        if type(block) is not Block:
+            raise InputError(f"{where} is a {type(block).__name__}; there are rules for timm's Block only")
+        if type(block.attn) is not Attention or block.attn.gate is not None:
+            raise InputError(f"{where}.attn is a {type(block.attn).__name__} without a rule; expected timm's plain Attention")
+        if type(block.mlp) is not Mlp:
+            raise InputError(f"{where}.mlp is a {type(block.mlp).__name__}; there are rules for timm's Mlp only")
+    if not isinstance(model.head, nn.Linear):
+        raise InputError(f"model: head is a {type(model.head).__name__}; expected a Linear classifier")
+
+
+def run(model: VisionTransformer, images: Tensor, watch_from: int | None = 0) -> Trace:
+    """Forward `images` and record every block.
+
+    Args:
+        model: a supported timm ViT, in any mode; it runs in evaluation mode and gets its own mode back.
+        images: (B, 3, H, W), normalised.
+        watch_from: index of the first block whose attention will be asked for a gradient; None for no gradients.
+
+    The parameters are swapped for detached ones during the pass, so the graph begins at the watched attention, holds no
+    gradient of a weight, and `requires_grad` and `.grad` of the model stay as they are.
+    """
+    records = tuple(BlockRecord(block) for block in model.blocks)
+    head_in: list[Tensor] = []
+    detached = {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    with _evaluation(model), _hooks(model, records, head_in, watch_from), torch.set_grad_enabled(watch_from is not None):
+        try:
+            logits = functional_call(model, detached, (images.detach(),))
+        except AssertionError as error:
+            raise InputError(f"images of {tuple(images.shape[2:])}: {error}; make the model with dynamic_img_size=True") from None
+    grid = model.patch_embed.dynamic_feat_size(tuple(images.shape[2:]))
+    return Trace(model, records, logits, head_in[0], (int(grid[0]), int(grid[1])))
+
+
+@contextmanager
+def _evaluation(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and unfused attention inside; every module as it was afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    fused = [(block.attn, block.attn.fused_attn) for block in model.blocks]
+    try:
+        model.eval()
+        for attention, _ in fused:
+            attention.fused_attn = False  # scaled_dot_product_attention never shows the matrix
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for attention, flag in fused:
+            attention.fused_attn = flag
+
+
+@contextmanager
+def _hooks(
+    model: VisionTransformer, records: tuple[BlockRecord, ...], head_in: list[Tensor], watch_from: int | None
+) -> Iterator[None]:
+    with ExitStack() as stack:
+
+        def watch(module: nn.Module, record: BlockRecord, **names: str) -> None:
+            """Store a module's input and output under the given names of the record."""
+
+            def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+                if "input" in names:
+                    setattr(record, names["input"], args[0].detach())
+                if "output" in names:
+                    setattr(record, names["output"], output.detach())
+
+            stack.callback(module.register_forward_hook(hook).remove)
+
+        def watch_attention(module: nn.Module, record: BlockRecord, leaf: bool) -> None:
+            def hook(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+                record.attention = output.detach().requires_grad_() if leaf else output
+                return record.attention
+
+            stack.callback(module.register_forward_hook(hook).remove)
+
+        for index, (block, record) in enumerate(zip(model.blocks, records, strict=True)):
+            watch(block, record, input="x", output="out")
+            watch(block.attn.qkv, record, input="qkv_in", output="qkv_out")
+            watch(block.attn.q_norm, record, output="q")
+            watch(block.attn.k_norm, record, output="k")
+            watch_attention(block.attn.attn_drop, record, leaf=index == watch_from)
+            watch(block.attn.proj, record, input="proj_in", output="proj_out")
+            watch(block.drop_path1, record, output="attention_branch")
+            watch(block.norm2, record, input="middle")
+            watch(block.mlp.fc1, record, input="fc1_in", output="fc1_out")
+            watch(block.mlp.fc2, record, input="fc2_in", output="fc2_out")
+            watch(block.drop_path2, record, output="mlp_branch")
+        stack.callback(model.head.register_forward_hook(lambda _m, args, _o: head_in.append(args[0].detach())).remove)
+        yield

@@ -1,0 +1,137 @@
+"""The walk backwards through a captured ViT: from class scores to the relevance of every attention matrix."""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from vitseg.relevance import rules
+from vitseg.relevance.capture import BlockRecord, Trace
+
+EVERY = slice(None)
+CLASS_TOKEN = slice(0, 1)
+
+
+def attention_gradients(trace: Trace, targets: Tensor, first: int) -> list[Tensor]:
+    """Gradient of the target scores with respect to the attention of blocks ``first`` and above.
+
+    Args:
+        trace: captured with ``watch_from <= first``.
+        targets: class indices (B, K).
+
+    Returns:
+        One tensor (K * B, H, N, N) a block, class-major: item ``k * B + b`` explains target k of image b.
+    """
+    attentions = [record.attention for record in trace.blocks[first:]]
+    one_hot = nn.functional.one_hot(targets.T, trace.logits.shape[1]).to(trace.logits)  # (K, B, C)
+    if len(one_hot) == 1:
+        return list(torch.autograd.grad(trace.logits, attentions, one_hot[0]))
+    batched = torch.autograd.grad(trace.logits, attentions, one_hot, is_grads_batched=True)
+    return [gradient.flatten(0, 1) for gradient in batched]
+
+
+@torch.no_grad()
+def attention_relevances(trace: Trace, targets: Tensor, first: int) -> list[Tensor]:
+    """Relevance of the attention of blocks ``first`` and above when each target score has relevance 1.
+
+    Args:
+        targets: class indices (B, K).
+
+    Returns:
+        One tensor (K * B, H, N, N) a block, class-major; of the last block the class token's row alone, (K * B, H, 1, N):
+        no other row carries relevance.
+    """
+    pairs = _Pairs(trace, targets)
+    relevance = pairs.start()
+    found: list[Tensor] = []
+    rows = CLASS_TOKEN  # in the last block only the class token carries relevance
+    for record in reversed(trace.blocks[first:]):
+        lowest = record is trace.blocks[first]
+        of_attention, relevance = _through_block(pairs, record, relevance, rows, go_on=not lowest)
+        found.append(of_attention)
+        rows = EVERY
+    return found[::-1]
+
+
+class _Pairs:
+    """Repeats what was recorded for each image for each of its explained classes, in the dtype of the walk."""
+
+    def __init__(self, trace: Trace, targets: Tensor) -> None:
+        self.trace = trace
+        self.targets = targets
+        # half precision has too few bits for the divisions of the rules; the walk then runs in single precision
+        self.dtype = torch.promote_types(trace.logits.dtype, torch.float32)
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        repeated = tensor.detach().to(self.dtype)
+        classes = self.targets.shape[1]
+        return repeated if classes == 1 else repeated.repeat(classes, *[1] * (tensor.ndim - 1))
+
+    def weight(self, layer: nn.Linear) -> Tensor:
+        return layer.weight.detach().to(self.dtype)
+
+    def start(self) -> Tensor:
+        """Relevance (P, 1, D) of the class token behind the last block: head and final norm undone."""
+        head = self.trace.model.head
+        pooled = self(self.trace.pooled)
+        relevance = rules.linear_unit(pooled, self.weight(head)[self.targets.T.flatten()])
+        normed = pooled  # the pooled token is a selection; its rule is the identity but for the stabiliser
+        return rules.through(normed, relevance)[:, None]
+
+    def linear(self, layer: nn.Linear, x: Tensor, out: Tensor, relevance: Tensor) -> Tensor:
+        """Rule of a linear layer; `out` is its recorded output, from which the bias is taken off."""
+        z = out if layer.bias is None else out - layer.bias.detach().to(self.dtype)
+        return rules.linear(x, z, self.weight(layer), relevance)
+
+
+def _through_block(
+    pairs: _Pairs, record: BlockRecord, relevance: Tensor, rows: slice, go_on: bool
+) -> tuple[Tensor, Tensor | None]:
+    """One block: relevance of its attention, and of its input unless this is where the walk ends.
+
+    `relevance` (P, n, D) belongs to the token `rows` of the block's output; LayerNorm, GELU, softmax, layer scale and drop-out
+    pass it on unchanged.
+    """
+    middle = pairs(record.middle[:, rows])
+    to_skip, to_mlp = rules.skip(
+        middle, pairs(record.mlp_branch[:, rows]), pairs(record.out[:, rows]), relevance
+    )
+    mlp = record.block.mlp
+    to_mlp = pairs.linear(mlp.fc2, pairs(record.fc2_in[:, rows]), pairs(record.fc2_out[:, rows]), to_mlp)
+    to_mlp = pairs.linear(mlp.fc1, pairs(record.fc1_in[:, rows]), pairs(record.fc1_out[:, rows]), to_mlp)
+    relevance = rules.through(middle, to_skip) + rules.through(middle, to_mlp)
+
+    x = pairs(record.x[:, rows])
+    to_skip, to_branch = rules.skip(x, pairs(record.attention_branch[:, rows]), middle, relevance)
+    attn = record.block.attn
+    to_heads = pairs.linear(attn.proj, pairs(record.proj_in[:, rows]), pairs(record.proj_out[:, rows]), to_branch)
+    to_heads = rearrange(to_heads, "p n (h d) -> p h n d", h=attn.num_heads)
+    to_attention, to_v = rules.product(pairs(record.attention[:, :, rows]), pairs(record.v), to_heads)
+    if not go_on:
+        return to_attention, None
+
+    to_q, to_k = rules.product(pairs(record.q[:, :, rows]), pairs(record.k).transpose(-1, -2), to_attention)
+    to_tokens = _through_qkv(pairs, record, to_q, to_k.transpose(-1, -2), to_v, rows)
+    tokens = pairs(record.x)
+    relevance = rules.through(tokens, to_tokens)
+    relevance[:, rows] += rules.through(x, to_skip)
+    return to_attention, relevance
+
+
+def _through_qkv(
+    pairs: _Pairs, record: BlockRecord, to_q: Tensor, to_k: Tensor, to_v: Tensor, rows: slice
+) -> Tensor:
+    """The joint projection to q, k and v, whose rule is a sum over outputs: queries of `rows` only, keys and values of all."""
+    layer = record.block.attn.qkv
+    width = record.block.attn.attn_dim
+    weight = pairs.weight(layer)
+    x, z = pairs(record.qkv_in), pairs(record.qkv_out)
+    if layer.bias is not None:
+        z = z - layer.bias.detach().to(pairs.dtype)
+    flat = [rearrange(part, "p h n d -> p n (h d)") for part in (to_q, to_k, to_v)]
+    if rows == EVERY:
+        return rules.linear(x, z, weight, torch.cat(flat, dim=-1))
+    relevance = rules.linear(x, z[..., width:], weight[width:], torch.cat(flat[1:], dim=-1))
+    relevance[:, rows] += rules.linear(x[:, rows], z[:, rows, :width], weight[:width], flat[0])
+    return relevance

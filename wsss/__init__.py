@@ -1,0 +1,1 @@
+"""The ground floor of relseg: images, labels, files and numbers. It knows no model."""

@@ -1,0 +1,126 @@
+"""What the four commands share: how they start, fail, and show progress."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import cyclopts
+from cyclopts import App, Parameter
+from cyclopts.config import Yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from wsss.configs import find_config
+from wsss.errors import InputError
+
+T = TypeVar("T")
+console = Console(highlight=False, soft_wrap=True)
+
+
+class Config(BaseModel):
+    """Base of every configuration: typed, frozen, and closed to unknown keys.
+
+    On the command line its fields become options (``Annotated[SomeConfig, Flat]``); a docstring under a field is
+    the option's help.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+Flat = Parameter(name="*")
+"""Annotation that spreads a ``Config`` into plain options: ``cfg: Annotated[Cfg, Flat] = Cfg()``."""
+
+
+def run(app: App, tokens: list[str] | None = None) -> int:
+    """Run a command line and return its exit status.
+
+    ``--config FILE.yaml`` (a path, or a name below ``configs/``) gives defaults for the command's options; options
+    on the command line win. Bad input ends in one line on standard error and status 2, an interruption in 130.
+    """
+
+    @app.meta.default
+    def launch(
+        *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+        config: Annotated[str | None, Parameter(help="YAML file with options of the command")] = None,
+    ) -> int | None:
+        if config is not None:
+            app.config = (Yaml(find_config(config), must_exist=True, use_commands_as_keys=False),)
+        return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+
+    try:
+        status = app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        return status if isinstance(status, int) else 0
+    except cyclopts.CycloptsError as error:
+        return _fail(_cyclopts_line(error))
+    except ValidationError as error:
+        return _fail(validation_line(error))
+    except InputError as error:
+        return _fail(str(error))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f" while writing {error.filename}" if error.filename else ""
+            return _fail(f"the disk is full{where}: free some space and run the same command again, it goes on from here")
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENOENT):
+            return _fail(f"{error.filename}: {os.strerror(error.errno).lower()}")
+        raise
+    except KeyboardInterrupt:
+        print("\ninterrupted: run the same command again, it goes on from here", file=sys.stderr)
+        return 130
+
+
+def validation_line(error: ValidationError) -> str:
+    """A pydantic error in one line: the first field at fault, what is wrong, what was given."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"]) or error.title
+    return f"{field}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})"
+
+
+def _cyclopts_line(error: cyclopts.CycloptsError) -> str:
+    cause = error.__cause__
+    if isinstance(cause, ValidationError):
+        option = validation_line(cause)
+        return f"--{option.replace('_', '-', option.split(':')[0].count('_'))}"
+    return " ".join(str(error).split())
+
+
+def _fail(line: str) -> int:
+    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    return 2
+
+
+def note(line: str) -> None:
+    """One line for the user, on standard output."""
+    console.print(line, markup=False)
+
+
+def warn(line: str) -> None:
+    """One line of warning, on standard error."""
+    print(f"warning: {line}", file=sys.stderr)
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Iterate and show progress with time left; where there is no terminal, about ten plain lines in all."""
+    total = len(items) if total is None and hasattr(items, "__len__") else total  # type: ignore[arg-type]
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+            yield from bar.track(items, total=total, description=description)
+        return
+    step = max(1, (total or 1000) // 10)
+    for count, item in enumerate(items, start=1):
+        yield item
+        if count % step == 0 or count == total:
+            note(f"{description}: {count}/{total if total is not None else '?'}")
+
+
+def existing_file(path: Path, option: str) -> Path:
+    """Return `path` if it is a file, else raise the line that names the option."""
+    if not path.is_file():
+        raise InputError(f"{option} {path}: no such file")
+    return path

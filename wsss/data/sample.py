@@ -1,0 +1,77 @@
+"""The one type every loader makes and every stage reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from wsss.data.files import read_label_image
+from wsss.errors import InputError
+
+BACKGROUND = 0
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image with its image-level labels.
+
+    ``classes`` are the class indices shown, sorted, each in 1..C (0 is background and never listed); empty where the
+    image shows no class of the list. ``mask_path`` is None where no mask exists.
+    """
+
+    id: str
+    image_path: Path
+    classes: tuple[int, ...]
+    mask_path: Path | None = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The samples of one split.
+
+    ``class_names[c - 1]`` is the name of class index ``c``. ``mask_values`` maps a pixel value stored in a mask file to a
+    class index (uint8, 256 entries; values of classes outside the list map to 255).
+    """
+
+    name: str
+    split: str
+    root: Path
+    class_names: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    mask_values: np.ndarray = field(repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of classes without background."""
+        return len(self.class_names)
+
+    def class_index(self, name: str) -> int:
+        """Index (1..C) of a class name; InputError with the known names if there is none such."""
+        from wsss.errors import did_you_mean
+
+        if name not in self.class_names:
+            raise InputError(f"class {name!r} is not in data set {self.name}: {did_you_mean(name, self.class_names)}")
+        return self.class_names.index(name) + 1
+
+    def load_mask(self, sample: Sample) -> np.ndarray:
+        """Ground truth (H, W) uint8 in 0..C, 255 where it is to be ignored. InputError if missing or unreadable."""
+        if sample.mask_path is None:
+            raise InputError(f"image {sample.id} of {self.name}/{self.split} has no mask")
+        return self.mask_values[read_label_image(sample.mask_path)]
+
+    def labels(self) -> np.ndarray:
+        """Image-level labels (N, C) float32 of 0 and 1, in the order of the samples."""
+        table = np.zeros((len(self.samples), self.num_classes), np.float32)
+        for row, sample in enumerate(self.samples):
+            table[row, [c - 1 for c in sample.classes]] = 1
+        return table

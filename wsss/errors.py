@@ -1,0 +1,26 @@
+"""The one exception a user is meant to see, and the hint for a mistyped name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """What the user gave is wrong.
+
+    The message is one line: it names the file or the option, says what is wrong and what would be right. The command
+    line prints it without a traceback and leaves with status 2.
+    """
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """A closing clause that lists the valid names, the nearest first.
+
+    >>> did_you_mean("rolout", ["rollout", "gradcam"])
+    "did you mean 'rollout'? known: gradcam, rollout"
+    """
+    names = sorted(choices)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}known: {', '.join(names)}"
