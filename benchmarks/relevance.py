@@ -42,7 +42,9 @@ def main() -> None:
     dtype = getattr(torch, options.dtype)
     model = timm.create_model(options.model).eval().to(options.device, dtype)
     size = model.patch_embed.img_size
-    print(f"{options.model}, {options.device}, {options.dtype}, {torch.get_num_threads()} threads, median of {options.repeats}")
+    print(
+        f"{options.model}, {options.device}, {options.dtype}, {torch.get_num_threads()} threads, median of {options.repeats}"
+    )
     for batch in options.batch:
         images = torch.randn(batch, 3, *size, device=options.device, dtype=dtype)
 

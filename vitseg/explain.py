@@ -20,8 +20,8 @@ class Explanation:
     """Maps of the explained classes.
 
     Attributes:
-        maps: (B, h, w) if one target was explained for each image, (B, K, h, w) for K; h and w count patches. Non-negative, not
-            scaled.
+        maps: (B, h, w) if one target was explained for each image, (B, K, h, w) for K; h and w count patches.
+            Non-negative, not scaled.
         targets: class indices that were explained, (B,) or (B, K) likewise.
         logits: (B, C) class scores of the same forward pass.
         method: the method's name.
@@ -44,10 +44,13 @@ def explain(
     """Explain class scores of a timm ViT.
 
     Args:
-        model: timm VisionTransformer with a class token, on any device, of any float dtype. It is left exactly as found.
-        images: (B, 3, H, W), normalised as the model wants them. H and W may differ from each other, and from the size of the
+        model: timm VisionTransformer with a class token, on any device, of any float dtype. It is left exactly as
+        found.
+        images: (B, 3, H, W), normalised as the model wants them. H and W may differ from each other, and from the
+        size of the
             training if the model was made with ``dynamic_img_size=True``.
-        targets: class indices: None (each image's top class), one for all images, (B,), or (B, K) for K classes an image
+        targets: class indices: None (each image's top class), one for all images, (B,), or (B, K) for K classes an
+        image
             from one forward pass.
         method: name of a method (``vitseg.methods.METHODS``).
         first_block: the rollout multiplies the blocks from this one on.
@@ -90,8 +93,12 @@ def _targets(targets: Tensor | list[int] | list[list[int]] | int | None, logits:
     if wanted.ndim == 0:
         wanted = wanted.expand(batch)
     if wanted.ndim not in (1, 2) or len(wanted) != batch or wanted.numel() == 0:
-        raise InputError(f"targets: shape {tuple(wanted.shape)} for {batch} images; expected ({batch},) or ({batch}, K)")
+        raise InputError(
+            f"targets: shape {tuple(wanted.shape)} for {batch} images; expected ({batch},) or ({batch}, K)"
+        )
     if wanted.min() < 0 or wanted.max() >= classes:
-        raise InputError(f"targets: {int(wanted.min())} to {int(wanted.max())}; the model has classes 0 to {classes - 1}")
+        raise InputError(
+            f"targets: {int(wanted.min())} to {int(wanted.max())}; the model has classes 0 to {classes - 1}"
+        )
     many = wanted.ndim == 2
     return (wanted if many else wanted[:, None]), many

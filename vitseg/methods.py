@@ -1,4 +1,6 @@
-"""Explanation methods by name: a captured forward pass and targets in, one map over the patch tokens for each target out."""
+"""Explanation methods by name: a captured forward pass and targets in, one map over the patch tokens for each target
+out.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,9 @@ Compute = Callable[[Trace, Tensor, int], Tensor]
 class Method:
     """A named explanation.
 
-    ``compute(trace, targets (B, K), first)`` returns (K * B, N - prefix), class-major; `first` is the first block of the
-    rollout. ``class_specific`` methods give another map for each target; ``gradients`` says whether they need a graph.
+    ``compute(trace, targets (B, K), first)`` returns (K * B, N - prefix), class-major; `first` is the first block of
+    the rollout. ``class_specific`` methods give another map for each target; ``gradients`` says whether they need a
+    graph.
     """
 
     name: str
@@ -81,7 +84,9 @@ def class_token_rollout(attentions: list[Tensor], *, normalise: bool) -> Tensor:
     gradients=True,
 )
 def transformer_attribution(trace: Trace, targets: Tensor, first: int) -> Tensor:
-    """Relevance times gradient of the attention, positive part, mean over heads; (A + I) multiplied, rows not normalised."""
+    """Relevance times gradient of the attention, positive part, mean over heads; (A + I) multiplied, rows not
+    normalised.
+    """
     gradients = walk.attention_gradients(trace, targets, first)
     relevances = walk.attention_relevances(trace, targets, first)
     attentions = [
@@ -93,7 +98,9 @@ def transformer_attribution(trace: Trace, targets: Tensor, first: int) -> Tensor
 
 @_register("rollout", "Abnar and Zuidema, ACL 2020, eq. 1", class_specific=False, gradients=False)
 def rollout(trace: Trace, targets: Tensor, first: int) -> Tensor:
-    """Mean over heads of the attention, (A + I) with rows normalised, multiplied over the blocks. The same for every class."""
+    """Mean over heads of the attention, (A + I) with rows normalised, multiplied over the blocks. The same for every
+    class.
+    """
     attentions = [record.attention.detach().mean(dim=1) for record in trace.blocks[first:]]
     tokens = class_token_rollout(attentions, normalise=True)[:, trace.prefix :]
     return tokens.repeat(targets.shape[1], 1)

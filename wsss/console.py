@@ -44,15 +44,16 @@ def run(app: App, tokens: list[str] | None = None) -> int:
     on the command line win. Bad input ends in one line on standard error and status 2, an interruption in 130.
     """
 
-    @app.meta.default
     def launch(
         *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
         config: Annotated[str | None, Parameter(help="YAML file with options of the command")] = None,
     ) -> int | None:
-        if config is not None:
-            app.config = (Yaml(find_config(config), must_exist=True, use_commands_as_keys=False),)
+        source = () if config is None else (Yaml(find_config(config), must_exist=True, use_commands_as_keys=False),)
+        app.config = source
         return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
 
+    if app.meta.default_command is None:
+        app.meta.default(launch)
     try:
         status = app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         return status if isinstance(status, int) else 0
@@ -65,7 +66,9 @@ def run(app: App, tokens: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             where = f" while writing {error.filename}" if error.filename else ""
-            return _fail(f"the disk is full{where}: free some space and run the same command again, it goes on from here")
+            return _fail(
+                f"the disk is full{where}: free some space and run the same command again, it goes on from here"
+            )
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENOENT):
             return _fail(f"{error.filename}: {os.strerror(error.errno).lower()}")
         raise
@@ -112,7 +115,7 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
             yield from bar.track(items, total=total, description=description)
         return
-    step = max(1, (total or 1000) // 10)
+    step = -(-(total or 1000) // 10)
     for count, item in enumerate(items, start=1):
         yield item
         if count % step == 0 or count == total:

@@ -68,7 +68,7 @@ def check_supported(model: nn.Module) -> None:
     """Raise InputError, naming the part and the reason, if the walk has no rule for something in `model`."""
     if type(model) is not VisionTransformer:
         raise InputError(
-            f"model {type(model).__name__}: not supported; the relevance walk knows timm's VisionTransformer (vit_*, deit_*)"
+            f"model {type(model).__name__}: not supported; the walk knows timm's VisionTransformer (vit_*, deit_*)"
         )
     if model.global_pool != "token" or model.attn_pool is not None:
         raise InputError(f"model: global_pool {model.global_pool!r} is not supported, only 'token' (the class token)")
@@ -77,7 +77,9 @@ def check_supported(model: nn.Module) -> None:
         if type(block) is not Block:
             raise InputError(f"{where} is a {type(block).__name__}; there are rules for timm's Block only")
         if type(block.attn) is not Attention or block.attn.gate is not None:
-            raise InputError(f"{where}.attn is a {type(block.attn).__name__} without a rule; expected timm's plain Attention")
+            raise InputError(
+                f"{where}.attn is a {type(block.attn).__name__} without a rule; expected timm's plain Attention"
+            )
         if type(block.mlp) is not Mlp:
             raise InputError(f"{where}.mlp is a {type(block.mlp).__name__}; there are rules for timm's Mlp only")
     if not isinstance(model.head, nn.Linear):
@@ -98,11 +100,17 @@ def run(model: VisionTransformer, images: Tensor, watch_from: int | None = 0) ->
     records = tuple(BlockRecord(block) for block in model.blocks)
     head_in: list[Tensor] = []
     detached = {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
-    with _evaluation(model), _hooks(model, records, head_in, watch_from), torch.set_grad_enabled(watch_from is not None):
+    with (
+        _evaluation(model),
+        _hooks(model, records, head_in, watch_from),
+        torch.set_grad_enabled(watch_from is not None),
+    ):
         try:
             logits = functional_call(model, detached, (images.detach(),))
         except AssertionError as error:
-            raise InputError(f"images of {tuple(images.shape[2:])}: {error}; make the model with dynamic_img_size=True") from None
+            raise InputError(
+                f"images of {tuple(images.shape[2:])}: {error}; make the model with dynamic_img_size=True"
+            ) from None
     grid = model.patch_embed.dynamic_feat_size(tuple(images.shape[2:]))
     return Trace(model, records, logits, head_in[0], (int(grid[0]), int(grid[1])))
 

@@ -71,7 +71,8 @@ def product(a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def skip(a: Tensor, b: Tensor, z: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
-    """Relevance through the sum ``z = a + b``, normalised so that both parts together conserve (CVPR 2021 eq. 9 and 10).
+    """Relevance through the sum ``z = a + b``, normalised so that both parts together conserve (CVPR 2021 eq. 9 and
+    10).
 
     The elementwise shares a R / z and b R / z can be large with opposite signs; each is rescaled, for each item of
     the batch, to its share of the absolute sums times the incoming relevance.

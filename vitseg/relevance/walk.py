@@ -39,8 +39,8 @@ def attention_relevances(trace: Trace, targets: Tensor, first: int) -> list[Tens
         targets: class indices (B, K).
 
     Returns:
-        One tensor (K * B, H, N, N) a block, class-major; of the last block the class token's row alone, (K * B, H, 1, N):
-        no other row carries relevance.
+        One tensor (K * B, H, N, N) a block, class-major. Of the last block the class token's row
+        alone, (K * B, H, 1, N): no other row carries relevance.
     """
     pairs = _Pairs(trace, targets)
     relevance = pairs.start()
@@ -90,13 +90,11 @@ def _through_block(
 ) -> tuple[Tensor, Tensor | None]:
     """One block: relevance of its attention, and of its input unless this is where the walk ends.
 
-    `relevance` (P, n, D) belongs to the token `rows` of the block's output; LayerNorm, GELU, softmax, layer scale and drop-out
-    pass it on unchanged.
+    `relevance` (P, n, D) belongs to the token `rows` of the block's output; LayerNorm, GELU, softmax, layer scale and
+    drop-out pass it on unchanged.
     """
     middle = pairs(record.middle[:, rows])
-    to_skip, to_mlp = rules.skip(
-        middle, pairs(record.mlp_branch[:, rows]), pairs(record.out[:, rows]), relevance
-    )
+    to_skip, to_mlp = rules.skip(middle, pairs(record.mlp_branch[:, rows]), pairs(record.out[:, rows]), relevance)
     mlp = record.block.mlp
     to_mlp = pairs.linear(mlp.fc2, pairs(record.fc2_in[:, rows]), pairs(record.fc2_out[:, rows]), to_mlp)
     to_mlp = pairs.linear(mlp.fc1, pairs(record.fc1_in[:, rows]), pairs(record.fc1_out[:, rows]), to_mlp)
@@ -119,10 +117,10 @@ def _through_block(
     return to_attention, relevance
 
 
-def _through_qkv(
-    pairs: _Pairs, record: BlockRecord, to_q: Tensor, to_k: Tensor, to_v: Tensor, rows: slice
-) -> Tensor:
-    """The joint projection to q, k and v, whose rule is a sum over outputs: queries of `rows` only, keys and values of all."""
+def _through_qkv(pairs: _Pairs, record: BlockRecord, to_q: Tensor, to_k: Tensor, to_v: Tensor, rows: slice) -> Tensor:
+    """The joint projection to q, k and v, whose rule is a sum over outputs: queries of `rows` only, keys and values
+    of all.
+    """
     layer = record.block.attn.qkv
     width = record.block.attn.attn_dim
     weight = pairs.weight(layer)

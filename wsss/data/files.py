@@ -9,6 +9,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from wsss.errors import InputError
 
+_UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError)
+"""What Pillow raises for a file that it cannot or will not decode."""
+
 
 def read_image(path: Path) -> Image.Image:
     """The photograph as an upright RGB image (EXIF orientation applied). InputError if it cannot be read."""
@@ -17,7 +20,7 @@ def read_image(path: Path) -> Image.Image:
             return ImageOps.exif_transpose(image).convert("RGB")
     except FileNotFoundError:
         raise InputError(f"image {path}: no such file") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except _UNREADABLE as error:
         raise InputError(f"image {path}: cannot be read ({_reason(path, error)})") from None
 
 
@@ -27,10 +30,10 @@ def read_label_image(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             if image.mode not in ("P", "L", "1"):
                 raise InputError(f"mask {path}: mode {image.mode}; a mask is a palette or 8-bit grey-scale image")
-            return np.asarray(image.convert("L") if image.mode == "1" else image, dtype=np.uint8).copy()
+            return np.array(image, dtype=np.uint8)  # a 1-bit mask gives 0 and 1
     except FileNotFoundError:
         raise InputError(f"mask {path}: no such file") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except _UNREADABLE as error:
         raise InputError(f"mask {path}: cannot be read ({_reason(path, error)})") from None
 
 
@@ -43,7 +46,7 @@ def image_size(path: Path) -> tuple[int, int]:
             return (width, height) if turned else (height, width)
     except FileNotFoundError:
         raise InputError(f"image {path}: no such file") from None
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except _UNREADABLE as error:
         raise InputError(f"image {path}: cannot be read ({_reason(path, error)})") from None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from wsss.data.files import read_label_image
-from wsss.errors import InputError
+from wsss.errors import InputError, did_you_mean
 
 BACKGROUND = 0
 IGNORE = 255
@@ -33,8 +33,8 @@ class Sample:
 class Dataset:
     """The samples of one split.
 
-    ``class_names[c - 1]`` is the name of class index ``c``. ``mask_values`` maps a pixel value stored in a mask file to a
-    class index (uint8, 256 entries; values of classes outside the list map to 255).
+    ``class_names[c - 1]`` is the name of class index ``c``. ``mask_values`` maps a pixel value stored in a mask file
+    to a class index (uint8, 256 entries; values of classes outside the list map to 255).
     """
 
     name: str
@@ -57,8 +57,6 @@ class Dataset:
 
     def class_index(self, name: str) -> int:
         """Index (1..C) of a class name; InputError with the known names if there is none such."""
-        from wsss.errors import did_you_mean
-
         if name not in self.class_names:
             raise InputError(f"class {name!r} is not in data set {self.name}: {did_you_mean(name, self.class_names)}")
         return self.class_names.index(name) + 1

@@ -1,0 +1,205 @@
+"""Multi-label fine-tuning of a ViT on image-level labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import data
+from torchvision.transforms import v2
+
+from vitseg.models import Classifier, create_classifier, save_classifier
+from vitseg.settings import ClassifierConfig
+from wsss.console import note, track
+from wsss.data import Dataset, Sample, read_image
+from wsss.errors import InputError
+from wsss.metrics import ClassificationScores, classification_scores
+from wsss.training import EpochBatches, read_state, save_state, stable_seed
+
+CHECKPOINT = "classifier.safetensors"
+STATE = "resume.pt"
+
+
+@dataclass(frozen=True)
+class TrainedClassifier:
+    """A finished training: the checkpoint, the mean loss of every epoch, and the scores on the validation split, if
+    any.
+    """
+
+    path: Path
+    losses: tuple[float, ...]
+    scores: ClassificationScores | None
+
+
+class _Crops(data.Dataset):
+    """Map of (epoch, index, size) to (image (3, size, size) in [0, 1], label (C,)); the crop depends on (seed, epoch,
+    index).
+    """
+
+    def __init__(self, samples: tuple[Sample, ...], labels: np.ndarray, config: ClassifierConfig) -> None:
+        self.samples, self.labels, self.config = samples, torch.from_numpy(labels), config
+        change: list[v2.Transform] = [v2.RandomHorizontalFlip()] if config.flip else []
+        if strength := config.colour_jitter:
+            change.append(v2.ColorJitter(strength, strength, strength, strength / 6))
+        self.change = v2.Compose([*change, v2.ToDtype(torch.float32, scale=True)])
+
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        epoch, index, size = key
+        image = v2.functional.pil_to_tensor(read_image(self.samples[index].image_path))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(stable_seed(self.config.seed, epoch, index))
+            if self.config.crop_min < 1:
+                cut = v2.RandomResizedCrop(size, scale=(self.config.crop_min, 1.0), antialias=True)
+            else:
+                cut = v2.Resize((size, size), antialias=True)
+            return self.change(cut(image)), self.labels[index]
+
+
+class _SizedBatches(EpochBatches):
+    """Batches of (epoch, index, size): the size is drawn for a whole batch, from (seed, epoch, step)."""
+
+    def __init__(self, count: int, config: ClassifierConfig) -> None:
+        super().__init__(count, config.batch_size, config.seed)
+        self.sizes = config.sizes
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        for step, batch in enumerate(super().__iter__()):
+            size = self.sizes[stable_seed(self.seed, batch[0][0], step, 1) % len(self.sizes)]
+            yield [(epoch, index, size) for epoch, index in batch]
+
+
+def train_classifier(
+    train: Dataset,
+    val: Dataset | None,
+    folder: Path,
+    config: ClassifierConfig = ClassifierConfig(),
+    *,
+    device: str = "cpu",
+    workers: int = 0,
+) -> TrainedClassifier:
+    """Fine-tune with binary cross-entropy for each class and write ``<folder>/classifier.safetensors``.
+
+    After every epoch the whole state goes to ``<folder>/resume.pt``; a run that was killed goes on from it to the
+    same result, as all randomness is a function of (seed, epoch, index). The last epoch is the result: nothing is
+    chosen on `val`.
+
+    Raises:
+        InputError: no labelled image, unreadable files, weights of another model, a loss that is not finite.
+    """
+    if not any(sample.classes for sample in train):
+        raise InputError(
+            f"data set {train.name}/{train.split}: no image shows any of the classes {', '.join(train.class_names)}"
+        )
+    torch.manual_seed(stable_seed(config.seed))
+    classifier = create_classifier(config.architecture, train.class_names, config.weights)
+    model = classifier.model.to(device)
+    optimizer = _optimizer(model, config)
+    batches = _SizedBatches(len(train), config)
+    identity = {"config": config.model_dump(mode="json"), "ids": [sample.id for sample in train]}
+    losses: list[float] = []
+    if state := read_state(folder / STATE, identity, device):
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        losses = state["losses"]
+        note(f"going on after epoch {len(losses)} of {config.epochs}")
+    loader = data.DataLoader(
+        _Crops(train.samples, train.labels(), config),
+        batch_sampler=batches,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=device.startswith("cuda"),
+        multiprocessing_context="forkserver" if workers else None,
+    )
+    steps = config.epochs * len(batches)
+
+    def training() -> Iterator[None]:
+        for epoch in range(len(losses), config.epochs):
+            batches.epoch = epoch
+            torch.manual_seed(stable_seed(config.seed, epoch))  # for layers that draw, such as stochastic depth
+            model.train()
+            total = 0.0
+            for index, (images, labels) in enumerate(loader):
+                _set_lr(optimizer, config, epoch * len(batches) + index, steps)
+                total += _step(classifier, optimizer, images.to(device), labels.to(device), config)
+                yield
+            losses.append(total / len(batches))
+            save_state(
+                folder / STATE,
+                identity,
+                {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses},
+            )
+            note(f"epoch {epoch + 1}/{config.epochs}: loss {losses[-1]:.4f}")
+
+    for _ in track(training(), "train classifier", total=steps - len(losses) * len(batches)):
+        pass
+    model.eval()
+    path = folder / CHECKPOINT
+    save_classifier(classifier, path, getattr(torch, config.export))
+    scores = None
+    if val is not None:
+        predicted = predict(classifier, val, config.sizes[-1], device=device, precision=config.precision)
+        scores = classification_scores(predicted, val.labels(), val.class_names)
+    (folder / STATE).unlink(missing_ok=True)
+    return TrainedClassifier(path, tuple(losses), scores)
+
+
+@torch.inference_mode()
+def predict(
+    classifier: Classifier,
+    dataset: Dataset,
+    size: int,
+    *,
+    device: str = "cpu",
+    batch_size: int = 32,
+    precision: str = "fp32",
+) -> np.ndarray:
+    """Class probabilities (N, C) float32 of every image, squeezed to a square of side `size`."""
+    model = classifier.model.to(device).eval()
+    rows: list[Tensor] = []
+    samples = dataset.samples
+    for start in track(range(0, len(samples), batch_size), f"classify {dataset.split}"):
+        chunk = samples[start : start + batch_size]
+        images = torch.stack([classifier.prepare(read_image(sample.image_path), (size, size)) for sample in chunk])
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
+            rows.append(model(images.to(device)).float().sigmoid().cpu())
+    return torch.cat(rows).numpy()
+
+
+def _step(
+    classifier: Classifier, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, config: ClassifierConfig
+) -> float:
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        logits = classifier.model(classifier.normalise(images))
+    loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(classifier.model.parameters(), config.clip)
+    optimizer.step()
+    value = loss.item()
+    if not math.isfinite(value):
+        raise InputError(f"the loss is {value}: lower --lr (now {config.lr})")
+    return value
+
+
+def _optimizer(model: nn.Module, config: ClassifierConfig) -> torch.optim.Optimizer:
+    """Weight decay on matrices only, as is usual for transformers."""
+    decayed: list[Any] = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    plain = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, config.lr, momentum=0.9, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay)
+
+
+def _set_lr(optimizer: torch.optim.Optimizer, config: ClassifierConfig, step: int, steps: int) -> None:
+    done = step / steps
+    falling = 0.5 * (1 + math.cos(math.pi * done)) if config.schedule == "cosine" else (1 - done) ** 0.9
+    rising = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    for group in optimizer.param_groups:
+        group["lr"] = config.lr * falling * rising

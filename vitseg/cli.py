@@ -1,0 +1,330 @@
+"""The command ``vitseg``: a classifier of image-level labels, its explanations, and seeds made of them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from vitseg.settings import ClassifierConfig, SeedConfig
+from wsss.console import Flat, note, run
+from wsss.errors import InputError
+
+if TYPE_CHECKING:
+    from wsss.data import Dataset
+    from wsss.metrics import ClassificationScores
+
+app = App(
+    name="vitseg",
+    help="Relevance through vision transformers: explanations of images, and seeds for segmentation.",
+    default_parameter=Parameter(negative_iterable=""),
+)
+
+
+@app.command
+def train_classifier(
+    *,
+    data: str,
+    train_split: str = "train",
+    val_split: str | None = None,
+    name: str = "classifier",
+    root: Path | None = None,
+    runs: Path = Path("runs"),
+    device: str = "auto",
+    workers: int = 0,
+    cfg: Annotated[ClassifierConfig, Flat] = ClassifierConfig(),
+) -> None:
+    """Fine-tune a ViT to name the classes of an image, from image-level labels alone.
+
+    Writes classifier/classifier.safetensors into the run. The state is kept after every epoch: a training that was
+    killed goes on from there and, on a CPU, ends with the same classifier. Nothing is chosen on the validation split.
+
+    Parameters
+    ----------
+    data
+        Data set: a YAML file, or a name below configs/data.
+    train_split
+        Split to train on.
+    val_split
+        Split whose F1 and average precision are reported at the end.
+    name
+        Name of the run.
+    root
+        Folder of the data, if neither the YAML nor its environment variable gives it.
+    runs
+        Folder of runs.
+    device
+        cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.
+    workers
+        Processes that read images; 0 reads in the main process.
+    """
+    from vitseg.classifier import train_classifier as train
+    from wsss.data import load_dataset
+    from wsss.store import Stage
+    from wsss.training import choose_device
+
+    begin = time.monotonic()
+    train_set = load_dataset(data, train_split, root)
+    val_set = load_dataset(data, val_split, root) if val_split else None
+    stage = Stage.open(
+        runs / name / "classifier",
+        kind="classifier",
+        config={**cfg.model_dump(mode="json"), "data": train_set.name, "split": train_split},
+        class_names=train_set.class_names,
+        suffix=".safetensors",
+    )
+    if not stage.pending(["classifier"]):
+        note(f"{stage.folder / 'classifier.safetensors'}: trained already")
+        return
+    trained = train(train_set, val_set, stage.folder, cfg, device=choose_device(device), workers=workers)
+    if trained.scores is not None and val_set is not None:
+        _report_scores(trained.scores, val_set, stage.folder / "scores.json")
+    stage.done(
+        command=_command(),
+        split=train_split,
+        counts={"images": len(train_set)},
+        seconds=time.monotonic() - begin,
+        losses=list(trained.losses),
+    )
+    note(f"wrote {trained.path}")
+
+
+@app.command
+def evaluate_classifier(
+    *,
+    classifier: str,
+    data: str,
+    split: str,
+    size: int = 384,
+    root: Path | None = None,
+    runs: Path = Path("runs"),
+    device: str = "auto",
+) -> None:
+    """Score a classifier on a split: F1 and average precision of each class, and their means.
+
+    Parameters
+    ----------
+    classifier
+        Checkpoint (.safetensors), or the name of a run that holds one.
+    data
+        Data set: a YAML file, or a name below configs/data.
+    split
+        Split to classify.
+    size
+        Side of the square that images are squeezed to.
+    root
+        Folder of the data, if neither the YAML nor its environment variable gives it.
+    runs
+        Folder of runs.
+    device
+        cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.
+    """
+    from vitseg.classifier import predict
+    from vitseg.models import load_classifier
+    from vitseg.seeds import outputs_for
+    from wsss.data import load_dataset
+    from wsss.metrics import classification_scores
+    from wsss.training import choose_device
+
+    dataset = load_dataset(data, split, root)
+    model = load_classifier(_checkpoint(classifier, runs))
+    columns = list(outputs_for(model, dataset).values())
+    probabilities = predict(model, dataset, size, device=choose_device(device))[:, columns]
+    _report_scores(classification_scores(probabilities, dataset.labels()), dataset, None)
+
+
+@app.command
+def seeds(
+    *,
+    classifier: str,
+    data: str,
+    split: str,
+    name: str | None = None,
+    root: Path | None = None,
+    runs: Path = Path("runs"),
+    device: str = "auto",
+    batch_size: int = 8,
+    shard: str = "1/1",
+    cfg: Annotated[SeedConfig, Flat] = SeedConfig(),
+) -> None:
+    """Make seeds: soft maps of the classes each image is labelled with.
+
+    Writes seeds/IMAGE.npz into the run, at the method's own grid. Goes on where it was stopped.
+
+    Parameters
+    ----------
+    classifier
+        Checkpoint (.safetensors), or the name of a run that holds one.
+    data
+        Data set: a YAML file, or a name below configs/data.
+    split
+        Split to explain.
+    name
+        Name of the run; lrp_vit for transformer attribution, rollout_vit for rollout, and so on, unless given.
+    root
+        Folder of the data, if neither the YAML nor its environment variable gives it.
+    runs
+        Folder of runs.
+    device
+        cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.
+    batch_size
+        Maps made at once.
+    shard
+        i/n: this process makes the i-th of n parts; run the others beside it, on other devices or machines.
+    """
+    from vitseg.methods import find_method
+    from vitseg.models import load_classifier
+    from vitseg.seeds import make_seeds, outputs_for, seed_name
+    from wsss.data import load_dataset
+    from wsss.store import Stage, file_hash
+    from wsss.training import choose_device
+
+    begin = time.monotonic()
+    find_method(cfg.method)
+    part, parts = _shard(shard)
+    dataset = load_dataset(data, split, root)
+    path = _checkpoint(classifier, runs)
+    model = load_classifier(path)
+    outputs = outputs_for(model, dataset)
+    stage = Stage.open(
+        runs / (name or seed_name(cfg.method)) / "seeds",
+        kind="seeds",
+        config=cfg.model_dump(mode="json"),
+        class_names=dataset.class_names,
+        suffix=".npz",
+        inputs={"classifier": file_hash(path)},
+    )
+    mine = dataset.samples[part - 1 :: parts]
+    todo = set(stage.pending([sample.id for sample in mine]))
+    if len(todo) < len(mine):
+        note(f"{len(mine) - len(todo)} of {len(mine)} seeds are there already")
+    counts = make_seeds(
+        model,
+        [sample for sample in mine if sample.id in todo],
+        outputs,
+        stage.folder,
+        cfg,
+        device=choose_device(device),
+        batch_size=batch_size,
+    )
+    stage.done(
+        command=_command(),
+        split=split,
+        counts={"images": counts.images, "maps": counts.maps, "failed": len(counts.failed)},
+        seconds=time.monotonic() - begin,
+    )
+    if counts.failed:
+        more = f" ({len(counts.failed)} images have no seed; the others are made)" if len(counts.failed) > 1 else ""
+        raise InputError(f"{counts.failed[0]}{more}")
+    note(f"{stage.folder}: seeds of all {len(mine)} images of {dataset.name}/{split}")
+
+
+@app.command
+def explain(
+    images: list[Path],
+    /,
+    *,
+    classifier: str | None = None,
+    architecture: str | None = None,
+    weights: str = "pretrained",
+    classes: list[str] | None = None,
+    top: int = 1,
+    out: Path = Path("explanations"),
+    runs: Path = Path("runs"),
+    device: str = "auto",
+    cfg: Annotated[SeedConfig, Flat] = SeedConfig(power=1),
+) -> None:
+    """Explain photographs: one overlay for each of the top or the named classes.
+
+    Either with a classifier of train-classifier (--classifier), or with any ImageNet ViT of timm (--architecture,
+    --weights).
+
+    Parameters
+    ----------
+    images
+        Photographs.
+    classifier
+        Checkpoint (.safetensors), or the name of a run that holds one.
+    architecture
+        timm's name of a ViT with its ImageNet head, instead of --classifier.
+    weights
+        Weights of --architecture: 'pretrained' (fetched by timm) or a file.
+    classes
+        Classes to explain, by name (by index, of an ImageNet model); may be given several times.
+    top
+        Number of most probable classes to explain where none is named.
+    out
+        Folder of the overlays, IMAGE_CLASS.png.
+    runs
+        Folder of runs.
+    device
+        cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.
+    """
+    from vitseg.models import load_classifier, load_imagenet_vit
+    from vitseg.pictures import explain_photographs
+    from wsss.training import choose_device
+
+    if (classifier is None) == (architecture is None):
+        raise InputError("--classifier or --architecture: give one of the two")
+    if classifier is not None:
+        model = load_classifier(_checkpoint(classifier, runs))
+    else:
+        model = load_imagenet_vit(architecture, weights)
+    explain_photographs(model, images, out, cfg, classes=classes, top=top, device=choose_device(device))
+
+
+def _checkpoint(name: str, runs: Path) -> Path:
+    """The checkpoint of that path, or of the run of that name."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    of_run = runs / name / "classifier" / "classifier.safetensors"
+    if of_run.is_file():
+        return of_run
+    raise InputError(
+        f"--classifier {name}: no such file, and no run {of_run.parent}; `vitseg train-classifier` makes one"
+    )
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise InputError(f"--shard {text}: expected i/n with 1 <= i <= n, such as 1/4")
+    return int(part), int(parts)
+
+
+def _report_scores(scores: ClassificationScores, dataset: Dataset, path: Path | None) -> None:
+    """Print a classifier's scores, and keep them in a file if `path` is given."""
+    from wsss.store import write_json
+
+    for class_name, f1, precision in zip(dataset.class_names, scores.f1, scores.average_precision, strict=True):
+        note(f"{class_name:>16s}  F1 {100 * f1:5.1f}  AP {100 * precision:5.1f}")
+    note(
+        f"{'mean':>16s}  F1 {100 * scores.macro_f1:5.1f}  AP {100 * scores.mean_average_precision:5.1f}"
+        f"  ({len(dataset)} images of {dataset.name}/{dataset.split}, threshold {scores.threshold})"
+    )
+    if path is not None:
+        content = {
+            "data": dataset.name,
+            "split": dataset.split,
+            "images": len(dataset),
+            "macro_f1": 100 * scores.macro_f1,
+            "map": 100 * scores.mean_average_precision,
+            "f1": dict(zip(dataset.class_names, (100 * scores.f1).tolist(), strict=True)),
+            "ap": dict(zip(dataset.class_names, (100 * scores.average_precision).tolist(), strict=True)),
+            "command": _command(),
+        }
+        write_json(path, content)
+
+
+def _command() -> str:
+    return shlex.join(["vitseg", *sys.argv[1:]])
+
+
+def main() -> None:
+    """Entry point of ``vitseg``."""
+    sys.exit(run(app))

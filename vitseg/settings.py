@@ -1,0 +1,69 @@
+"""Settings of the commands; importing them costs no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from wsss.console import Config
+
+
+class ClassifierConfig(Config):
+    """Fine-tuning of a classifier."""
+
+    architecture: str = "vit_tiny_patch16_224"
+    """timm's name of the ViT"""
+    weights: str = "pretrained"
+    """where the training starts: 'pretrained' (fetched by timm), 'none', or a file of weights"""
+    sizes: tuple[int, ...] = (224, 288, 352, 384)
+    """sides of the square inputs; every batch draws one; the last is the size of the evaluation"""
+    crop_min: float = Field(0.4, gt=0, le=1)
+    """smallest share of the image's area in a random crop; 1: the whole image, squeezed to the square"""
+    flip: bool = True
+    """mirror half of the images"""
+    colour_jitter: float = Field(0.3, ge=0, lt=1)
+    """strength of the random brightness, contrast and saturation; a sixth of it for hue"""
+    epochs: int = Field(12, ge=1)
+    """passes over the images"""
+    batch_size: int = Field(16, ge=1)
+    """images in a step"""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """optimiser (sgd with momentum 0.9)"""
+    lr: float = Field(1e-4, gt=0)
+    """highest learning rate"""
+    warmup: int = Field(50, ge=0)
+    """steps of linear warm-up"""
+    schedule: Literal["cosine", "poly"] = "cosine"
+    """how the learning rate falls to 0: half a cosine, or (1 - t)^0.9"""
+    weight_decay: float = Field(0.05, ge=0)
+    """weight decay"""
+    clip: float = Field(1.0, gt=0)
+    """largest norm of a gradient"""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """bf16: autocast to bfloat16 (twice as fast on CPUs and GPUs that have it)"""
+    export: Literal["float16", "float32"] = "float32"
+    """precision of the weights in the finished checkpoint"""
+    seed: int = Field(0, ge=0)
+    """seed of the new head, the order of the images and their augmentation"""
+
+
+class SeedConfig(Config):
+    """How class maps are made and scaled."""
+
+    method: str = "transformer_attribution"
+    """explanation method"""
+    sizes: tuple[int, ...] = (224, 384)
+    """the image is explained at each of these sizes (side of the square of equal area) and the maps are averaged"""
+    flip: bool = True
+    """average with the map of the mirrored image"""
+    first_block: int = Field(8, ge=0)
+    """the rollout multiplies the blocks from this one on; the peers take 1"""
+    power: float = Field(0.5, gt=0)
+    """the min-max scaled map is raised to this power: relevance is peaky, the body of an object lies at a few per
+    cent
+    """
+    percentile: float = Field(100, gt=0, le=100)
+    """the scale's upper end; what lies above it is clipped at 1"""
+    precision: Literal["float32", "float64"] = "float32"
+    """precision of the walk; the peers' rules are badly conditioned, float64 takes about twice as long on a CPU"""

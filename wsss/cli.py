@@ -1,0 +1,244 @@
+"""The command ``wsss``: look through a data set, evaluate a run, compare runs."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from wsss.console import console, note, run
+from wsss.entries import MetricEntry, save_metrics
+from wsss.errors import InputError
+
+app = App(name="wsss", help="Images, labels and numbers of weakly supervised segmentation.")
+
+Many = Parameter(negative_iterable="")
+
+
+@app.command(name="data-check")
+def data_check(
+    *,
+    data: str,
+    split: Annotated[list[str] | None, Many] = None,
+    root: Path | None = None,
+    workers: int | None = None,
+) -> int:
+    """Read a data set as the other commands would and tell what is wrong with it.
+
+    Prints counts by split and class, then a line for each problem: unreadable images, missing masks, masks of another
+    size than their image, unknown labels. Exit status 2 if there are problems.
+
+    Parameters
+    ----------
+    data
+        Data set: a YAML file, or a name below configs/data.
+    split
+        Split to check; may be repeated. All splits unless given.
+    root
+        Folder of the data, if neither the YAML nor its environment variable gives it.
+    workers
+        Processes; one for each core unless given.
+    """
+    from wsss.data.check import check_dataset
+
+    report = check_dataset(data, split, root, _workers(workers))
+    table = Table("split", box=box.SIMPLE_HEAD, title=f"{report.name} in {report.root}", title_justify="left")
+    for heading in ("images", "masks", *report.splits[0].per_class, "no class"):
+        table.add_column(heading, justify="right")
+    for counts in report.splits:
+        figures = (counts.images, counts.masks, *counts.per_class.values(), counts.unlabelled)
+        table.add_row(counts.split, *map(str, figures))
+    _print_table(table)
+    for line in report.notes:
+        note(f"note: {line}")
+    for line in report.problems:
+        print(f"problem: {line}", file=sys.stderr)
+    if report.problems:
+        print(f"error: data set {report.name}: {len(report.problems)} problems, listed above", file=sys.stderr)
+        return 2
+    note("no problems found")
+    return 0
+
+
+@app.command
+def evaluate(
+    name: str,
+    /,
+    *,
+    data: str,
+    split: str,
+    root: Path | None = None,
+    runs: Path = Path("runs"),
+    stage: Annotated[list[str] | None, Many] = None,
+    alpha: Annotated[list[float] | None, Many] = None,
+    workers: int | None = None,
+) -> None:
+    """Score the stages of a run against ground truth, and keep the figures in the run's metrics.json.
+
+    mIoU from one confusion matrix over all images at native size, background included, 255 ignored. Seeds are scored by
+    the alpha rule, background = (1 - strongest score)^alpha, which reads no mask, and by the best fixed threshold on
+    these very masks: an oracle, printed as such. Affinity labels leave pixels out, so they get coverage and precision.
+
+    Parameters
+    ----------
+    name
+        Run: a name below the folder of runs, or a path.
+    data
+        Data set: a YAML file, or a name below configs/data.
+    split
+        Split to evaluate; its images without a mask are left out.
+    root
+        Folder of the data, if neither the YAML nor its environment variable gives it.
+    runs
+        Folder of runs.
+    stage
+        Stage to evaluate: seeds, refined, affinity_labels or masks; may be repeated. All that exist unless given.
+    alpha
+        Exponent of the alpha rule; may be repeated, the first is the headline. 4, 16 and 32 unless given.
+    workers
+        Processes; one for each core unless given.
+    """
+    from wsss.data import load_dataset
+    from wsss.evaluate import evaluate_run
+    from wsss.store import resolve_run
+
+    folder = resolve_run(name, runs)
+    options = _options(data=data, split=split, root=root, runs=runs if runs != Path("runs") else None)
+    command = shlex.join(["wsss", "evaluate", name, *options, *_options(stage=stage, alpha=alpha)])
+    entries = evaluate_run(
+        folder,
+        load_dataset(data, split, root),
+        stages=stage,
+        alphas=alpha or (4, 16, 32),
+        workers=_workers(workers),
+        command=command,
+    )
+    save_metrics(folder, entries)
+    _print_figures(folder.name, entries)
+    note(f"wrote {folder / 'metrics.json'}")
+
+
+@app.command
+def compare(
+    names: Annotated[list[str], Parameter(negative_iterable="")],
+    /,
+    *,
+    data: str,
+    split: str,
+    out: Path = Path("report.html"),
+    root: Path | None = None,
+    runs: Path = Path("runs"),
+    images: str | None = None,
+    pictures: int = 8,
+    alpha: float = 4,
+    workers: int | None = None,
+) -> None:
+    """Put finished runs side by side in one self-contained web page: figures by stage and class, and pictures.
+
+    Figures are those of wsss evaluate. The table is written as Markdown and CSV beside the page too. Without ground
+    truth the page shows the pictures alone.
+
+    Parameters
+    ----------
+    names
+        Runs: names below the folder of runs, or paths.
+    data
+        Data set: a YAML file, or a name below configs/data.
+    split
+        Split to show.
+    out
+        The page to write, .html; the table goes beside it as .md and .csv.
+    root
+        Folder of the data, if neither the YAML nor its environment variable gives it.
+    runs
+        Folder of runs.
+    images
+        Ids of the images to show, separated by commas. Unless given, images from the worst masks to the best.
+    pictures
+        How many images to choose.
+    alpha
+        Exponent of the alpha rule for the outline on a seed.
+    workers
+        Processes; one for each core unless given.
+    """
+    from wsss.data import load_dataset
+    from wsss.report import write_report
+    from wsss.store import resolve_run
+
+    ids = [part.strip() for part in images.split(",") if part.strip()] if images is not None else None
+    options = _options(data=data, split=split, root=root, runs=runs if runs != Path("runs") else None, out=out)
+    chosen = {"images": images} if images else {"pictures": pictures}
+    report = write_report(
+        [resolve_run(name, runs) for name in names],
+        load_dataset(data, split, root),
+        out,
+        images=ids,
+        pictures=pictures,
+        alpha=alpha,
+        workers=_workers(workers),
+        command=shlex.join(["wsss", "compare", *names, *options, *_options(**chosen, alpha=alpha)]),
+    )
+    size = report.html.stat().st_size / 1e6
+    note(f"wrote {report.html} ({size:.1f} MB, needs no network), {report.markdown} and {report.csv}")
+
+
+def _print_figures(name: str, entries: Sequence[MetricEntry]) -> None:
+    from wsss.report.tables import COLUMNS, columns_of, figure_rows, rule_text, show
+
+    rows = figure_rows({name: entries})
+    columns = columns_of(rows)
+    title = f"{name} on {entries[0].data} / {entries[0].split}, {entries[0].images} images"
+    table = Table("stage", "rule", box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for column in columns:
+        table.add_column(COLUMNS[column], justify="right")
+    for row in rows:
+        style = "bold" if row.entry.headline else "dim"
+        table.add_row(row.entry.stage, rule_text(row.entry), *(show(c, row.figure(c)) for c in columns), style=style)
+    _print_table(table)
+    for entry in entries:
+        if entry.headline and entry.iou:
+            known = ", ".join(f"{key} {value:.1f}" for key, value in entry.iou.items() if value is not None)
+            note(f"IoU by class, {entry.stage} ({rule_text(entry)}): {known}")
+    for protocol in dict.fromkeys(entry.protocol.split("; ", 1)[1] for entry in entries):
+        note(f"protocol: {protocol}")
+    if any(entry.oracle for entry in entries):
+        note("oracle: the threshold was chosen on these very masks, an upper bound and no result")
+
+
+def _print_table(table: Table) -> None:
+    """As wide as it needs to be: a file or a pipe has no width, and a cut figure is no figure."""
+    needed = console.measure(table, options=console.options.update(width=10_000)).maximum
+    Console(file=console.file, width=max(needed, console.width), highlight=False).print(table)
+
+
+def _options(**values: object) -> list[str]:
+    """The command line's words for options that were given."""
+    words = []
+    for key, value in values.items():
+        for item in value if isinstance(value, list) else [value]:
+            if item is not None:
+                words += [f"--{key}", f"{item:g}" if isinstance(item, float) else str(item)]
+    return words
+
+
+def _workers(given: int | None) -> int:
+    if given is not None and given < 1:
+        raise InputError(f"--workers {given}: at least 1")
+    return given or len(os.sched_getaffinity(0))
+
+
+def main() -> None:
+    """Entry point of the command ``wsss``."""
+    sys.exit(run(app))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""Looking through a data set before hours are spent on it: what the other commands would stumble over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from wsss.data import folder
+from wsss.data.config import DataConfig, list_splits, load_config, load_dataset
+from wsss.data.files import image_size, read_image, read_label_image
+from wsss.data.sample import BACKGROUND, IGNORE, Dataset, Sample
+from wsss.errors import InputError
+from wsss.parallel import map_parallel
+
+_NAMED = 3  # images that a summary line names
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """Counts of one split. ``per_class``: images by class name; ``unlabelled``: images that show no chosen class."""
+
+    split: str
+    images: int
+    masks: int
+    unlabelled: int
+    per_class: dict[str, int]
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check_dataset` found. ``problems`` have to be mended, ``notes`` are worth knowing; one line each."""
+
+    name: str
+    root: Path
+    splits: tuple[SplitReport, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The report as plain lines: counts by split and class, then notes, then problems."""
+        found = [f"data set {self.name} in {self.root}"]
+        for split in self.splits:
+            counts = ", ".join(f"{name} {count}" for name, count in split.per_class.items())
+            rest = f", none of them {split.unlabelled}" if split.unlabelled else ""
+            found.append(f"{split.split}: {split.images} images, {split.masks} masks; images by class: {counts}{rest}")
+        found += [f"note: {line}" for line in self.notes]
+        found += [f"problem: {line}" for line in self.problems]
+        return found
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """What one image and its mask show."""
+
+    id: str
+    problems: tuple[str, ...] = ()
+    shown: tuple[int, ...] | None = None  # class indices in the mask
+    only_ignored: bool = False  # a mask of 0 and 255 alone
+
+
+def check_dataset(
+    config: str | Path | DataConfig,
+    splits: Sequence[str] | None = None,
+    root: Path | None = None,
+    workers: int = 1,
+) -> CheckReport:
+    """Read every image and mask of the splits (all splits unless given) and collect what is wrong.
+
+    Problems: an image or mask that cannot be read; a listed image without file; an image without a row in the CSV or
+    without any label; an unknown label; a pixel value that no class has; a mask of another size than its (upright)
+    image; an image listed twice; and, in the lists ``train``, ``val`` and ``trainval`` of a devkit, a missing mask if
+    other images of the list have theirs (these are the lists of images with masks; ``train_aug`` may lack some).
+
+    Notes: masks for a part of the images only; masks without image; images of which labels and mask disagree; masks
+    that hold 0 and 255 alone.
+
+    Raises InputError where nothing can be read at all: no root, no list, no CSV, no images.
+    """
+    config = load_config(config)
+    where = config.find_root(root)
+    problems: list[str] = []
+    notes: list[str] = []
+    datasets = [load_dataset(config, split, where, problems=problems) for split in splits or list_splits(config, where)]
+    samples = {sample.id: sample for dataset in datasets for sample in dataset}
+    look = partial(_look, table=config.mask_table(), highest=len(config.stored_names()))
+    results = map_parallel(look, list(samples.values()), workers=workers, description="checking images")
+    findings = {finding.id: finding for finding in results}
+    problems += [line for finding in findings.values() for line in finding.problems]
+    for dataset in datasets:
+        _check_masks(config, dataset, problems, notes)
+        _compare_labels(dataset, findings, notes)
+    if config.layout == "folder":
+        stray = sorted(folder.mask_files(config, where).keys() - folder.image_files(where / config.images).keys())
+        if stray:
+            notes.append(f"{_some(stray)} in the folder of masks without an image of that name")
+    hollow = [finding.id for finding in findings.values() if finding.only_ignored]
+    if hollow:
+        values = ", ".join(f"{value} {name}" for value, name in enumerate(config.stored_names(), start=1))
+        notes.append(f"masks of 0 and 255 alone, and 255 is ignored (classes are {values}): {_some(hollow)}")
+    reports = tuple(_count(dataset) for dataset in datasets)
+    return CheckReport(config.name, where, reports, tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(notes)))
+
+
+def _look(sample: Sample, table: np.ndarray, highest: int) -> _Finding:
+    """Decode an image and its mask. `table` maps stored values to class indices, `highest` is the last stored class."""
+    problems: list[str] = []
+    size = None
+    try:
+        image = read_image(sample.image_path)
+        size = (image.height, image.width)
+        if size != image_size(sample.image_path):
+            problems.append(f"image {sample.image_path}: {size} decoded, {image_size(sample.image_path)} in its header")
+    except InputError as error:
+        problems.append(str(error))
+    except Image.DecompressionBombError as error:
+        problems.append(f"image {sample.image_path}: {error}")
+    if sample.mask_path is None:
+        return _Finding(sample.id, tuple(problems))
+    try:
+        mask = read_label_image(sample.mask_path)
+    except InputError as error:
+        return _Finding(sample.id, (*problems, str(error)))
+    if size is not None and mask.shape != size:
+        sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, its image {size[1]} x {size[0]}"
+        problems.append(f"mask {sample.mask_path}: {sizes} (width x height)")
+    values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
+    unknown = [int(value) for value in values if value > highest and value != IGNORE]
+    if unknown:
+        listed = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
+        problems.append(f"mask {sample.mask_path}: pixel values {listed} that no class has (1 to {highest}, 0 and 255)")
+    shown = set(table[values].tolist()) - {BACKGROUND, IGNORE}
+    only_ignored = bool(sample.classes) and IGNORE in values and set(values.tolist()) <= {BACKGROUND, IGNORE}
+    return _Finding(sample.id, tuple(problems), tuple(sorted(shown)), only_ignored)
+
+
+def _check_masks(config: DataConfig, dataset: Dataset, problems: list[str], notes: list[str]) -> None:
+    missing = [sample.id for sample in dataset if sample.mask_path is None]
+    if not missing or len(missing) == len(dataset):
+        return
+    if config.layout == "voc" and dataset.split in ("train", "val", "trainval"):
+        problems += [f"{dataset.split}: image {image_id} has no mask" for image_id in missing]
+    else:
+        notes.append(f"{dataset.split}: {len(missing)} of {len(dataset)} images have no mask")
+
+
+def _compare_labels(dataset: Dataset, findings: dict[str, _Finding], notes: list[str]) -> None:
+    differ = []
+    for sample in dataset:
+        shown = findings[sample.id].shown
+        if shown is not None and set(shown) != set(sample.classes):
+            differ.append(sample.id)
+    if differ:
+        notes.append(f"{dataset.split}: labels and mask name different classes in {_some(differ)}")
+
+
+def _count(dataset: Dataset) -> SplitReport:
+    totals = dataset.labels().sum(axis=0).astype(int).tolist()
+    return SplitReport(
+        split=dataset.split,
+        images=len(dataset),
+        masks=sum(sample.mask_path is not None for sample in dataset),
+        unlabelled=sum(not sample.classes for sample in dataset),
+        per_class=dict(zip(dataset.class_names, totals, strict=True)),
+    )
+
+
+def _some(names: list[str]) -> str:
+    """``3 (a, b, c)`` or ``9 (a, b, c, ...)``."""
+    return f"{len(names)} ({', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''})"

@@ -1,0 +1,182 @@
+"""The description of a data set (one YAML under ``configs/data``), and the way from it to samples."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import yaml
+from pydantic import ValidationError, model_validator
+
+from wsss.configs import find_config
+from wsss.console import Config, validation_line
+from wsss.data import folder, voc
+from wsss.data.sample import BACKGROUND, IGNORE, Dataset
+from wsss.errors import InputError, did_you_mean
+
+MAX_CLASSES = 254
+"""Class indices are stored as uint8: 0 is background, 255 is ignored."""
+
+
+class DataConfig(Config):
+    """One data set: its layout, where it lies, and the classes of interest.
+
+    Class index c (1..C) is the place in ``classes`` plus one. Pixels of classes outside the list are ignored (255).
+    """
+
+    name: str
+    """Name in messages and reports."""
+    layout: Literal["voc", "folder"]
+    """"voc": a PASCAL VOC devkit. "folder": a folder of images with a CSV of labels."""
+    root: Path | None = None
+    """Folder of the data. In a YAML file, a relative path starts at that file's folder."""
+    root_env: str | None = None
+    """Environment variable that gives the root; it wins over ``root``, and ``--root`` wins over both."""
+    classes: tuple[str, ...] | None = None
+    """The classes, in the order of their indices. Layout voc: all 20 unless given. Layout folder: required."""
+
+    year: str = "2012"
+    """Layout voc: the devkit's year; the root contains ``VOCdevkit/VOC<year>`` or is that folder."""
+
+    images: str = "images"
+    """Layout folder: the subfolder of images (jpg, jpeg, png, bmp, webp)."""
+    labels: str = "labels.csv"
+    """Layout folder: CSV with the columns ``image``, ``classes`` (separated by ``;``) and, if wanted, ``split``."""
+    masks: str | None = None
+    """Subfolder of masks ``<image id>.png``; "masks" (folder) or "SegmentationClass" (voc) unless given."""
+    mask_values: tuple[str, ...] | None = None
+    """Layout folder: names of the pixel values 1, 2, ... in the masks, ``classes`` unless given. A name that is not in
+    ``classes`` is known and left out: its pixels are ignored, its label in the CSV is passed over."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DataConfig:
+        for field, names in (("classes", self.classes), ("mask_values", self.mask_values)):
+            if names is None:
+                continue
+            twice = [name for name, count in Counter(names).items() if count > 1]
+            if twice:
+                raise ValueError(f"{field}: {twice[0]!r} stands there twice")
+            if not 1 <= len(names) <= MAX_CLASSES:
+                raise ValueError(f"{field}: {len(names)} names; 1 to {MAX_CLASSES} are possible")
+            for name in names:
+                if name != name.strip() or not name or ";" in name or name == "background":
+                    raise ValueError(f"{field}: {name!r} cannot be a class name (background has index 0 by itself)")
+        if self.layout == "folder" and self.classes is None:
+            raise ValueError("classes: layout 'folder' needs the list of class names")
+        if self.layout == "voc":
+            if self.mask_values is not None:
+                raise ValueError("mask_values: layout 'voc' has its own")
+            for name in self.classes or ():
+                if name not in voc.VOC_CLASSES:
+                    raise ValueError(f"classes: no VOC class {name!r}: {did_you_mean(name, voc.VOC_CLASSES)}")
+        return self
+
+    def class_names(self) -> tuple[str, ...]:
+        """The chosen classes in the order of their indices 1..C."""
+        return self.classes if self.classes is not None else voc.VOC_CLASSES
+
+    def stored_names(self) -> tuple[str, ...]:
+        """Names of the pixel values 1, 2, ... as the mask files store them."""
+        if self.layout == "voc":
+            return voc.VOC_CLASSES
+        return self.mask_values if self.mask_values is not None else self.class_names()
+
+    def mask_table(self) -> np.ndarray:
+        """Stored pixel value -> class index, uint8 (256,): 0 is 0; classes outside the list, unused values: 255."""
+        index = {name: c for c, name in enumerate(self.class_names(), start=1)}
+        table = np.full(256, IGNORE, np.uint8)
+        table[BACKGROUND] = BACKGROUND
+        for value, name in enumerate(self.stored_names(), start=1):
+            table[value] = index.get(name, IGNORE)
+        return table
+
+    def find_root(self, root: Path | None = None) -> Path:
+        """The folder of the data: `root`, else the environment variable, else the file's own.
+
+        Raises InputError where none is given or the one given is no folder.
+        """
+        from_env = os.environ.get(self.root_env) if self.root_env else None
+        if root is not None:
+            given, source = root, "--root"
+        elif from_env:
+            given, source = Path(from_env), self.root_env
+        elif self.root is not None:
+            given, source = self.root, f"root of data set {self.name}"
+        else:
+            variable = f" or the environment variable {self.root_env}" if self.root_env else ""
+            raise InputError(f"data set {self.name}: no root folder known; give it with --root PATH{variable}")
+        path = Path(given).expanduser()
+        if not path.is_dir():
+            raise InputError(f"{source} {path}: no such folder")
+        return path
+
+
+def load_config(config: str | Path | DataConfig) -> DataConfig:
+    """A data set's description from a YAML file: a path, or a name below ``configs/data``.
+
+    Raises InputError naming the file and the key at fault.
+    """
+    if isinstance(config, DataConfig):
+        return config
+    path = find_config(config, "data")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: a data set is described by keys such as name, layout, root_env, classes")
+    if isinstance(content.get("root"), str):
+        content["root"] = path.parent / Path(content["root"]).expanduser()
+    try:
+        return DataConfig(**content)
+    except ValidationError as error:
+        raise InputError(f"{path}: {validation_line(error)}") from None
+
+
+def load_dataset(
+    config: str | Path | DataConfig,
+    split: str,
+    root: Path | None = None,
+    *,
+    problems: list[str] | None = None,
+) -> Dataset:
+    """The samples of one split. Decodes no image (masks only where nothing else gives the labels of a VOC image).
+
+    Args:
+        config: a data YAML (path or name below ``configs/data``) or the description itself.
+        split: layout voc, a list under ``ImageSets/Segmentation``; layout folder, a value of the CSV's ``split``
+            column, or "all".
+        root: folder of the data; else the environment variable named by the description, else the description's root.
+        problems: where given, a fault of a single image or row is appended to this list instead of raised, and reading
+            goes on; an image with a file stays in, with the labels that could be read.
+
+    Raises InputError naming what is missing or wrong and how to give it.
+    """
+    config = load_config(config)
+    where = config.find_root(root)
+    reader = voc if config.layout == "voc" else folder
+    return Dataset(
+        name=config.name,
+        split=split,
+        root=where,
+        class_names=config.class_names(),
+        samples=tuple(reader.read_samples(config, where, split, _reporter(problems))),
+        mask_values=config.mask_table(),
+    )
+
+
+def list_splits(config: str | Path | DataConfig, root: Path | None = None) -> tuple[str, ...]:
+    """The names that `load_dataset` takes as split; "all" only where a folder's CSV names no splits."""
+    config = load_config(config)
+    return (voc if config.layout == "voc" else folder).list_splits(config, config.find_root(root))
+
+
+def _reporter(problems: list[str] | None) -> Callable[[str], None]:
+    def stop(line: str) -> None:
+        raise InputError(line)
+
+    return stop if problems is None else problems.append

@@ -1,0 +1,240 @@
+"""The figures of a run's stages on one split: what ``wsss evaluate`` prints and ``metrics.json`` holds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from wsss.console import note
+from wsss.data import IGNORE, Dataset, Sample, read_label_image
+from wsss.entries import MAKERS, STAGES, SUFFIX, MetricEntry, stages_of
+from wsss.errors import InputError, did_you_mean
+from wsss.metrics import ConfusionMatrix, ThresholdSweep, seed_to_mask
+from wsss.parallel import map_parallel
+from wsss.store import Stage, read_mask, read_seed
+
+# every protocol reads "<rule>; <labels>; <this>"
+PROTOCOL = "one confusion matrix over all images at native size, background included, 255 ignored"
+
+
+def evaluate_run(
+    run: Path,
+    dataset: Dataset,
+    *,
+    stages: Sequence[str] | None = None,
+    alphas: Sequence[float] = (4, 16, 32),
+    workers: int = 1,
+    command: str = "",
+) -> list[MetricEntry]:
+    """Evaluate stages of a run against the ground truth of a split (PROTOCOLS.md section 3).
+
+    Args:
+        run: folder of the run.
+        dataset: the split; its images without a mask are skipped with a note.
+        stages: names of ``STAGES``; None means all that hold files of this split.
+        alphas: exponents of the alpha rule for seeds, all > 0; the first is the headline.
+        workers: processes.
+        command: the command line, recorded with every figure.
+
+    Returns:
+        Entries in the order of the chain; :func:`save_metrics` writes them.
+
+    Raises:
+        InputError: no ground truth, no such stage, files missing, of another size or of other classes.
+    """
+    for alpha in alphas:
+        if not (math.isfinite(alpha) and alpha > 0):
+            raise InputError(f"--alpha {alpha:g}: must be greater than 0")
+    for stage in stages or ():
+        if stage not in STAGES:
+            raise InputError(f"--stage {stage}: no such stage; {did_you_mean(stage, STAGES)}")
+    samples = [sample for sample in dataset if sample.mask_path is not None]
+    if not samples:
+        raise InputError(
+            f"data set {dataset.name}, split {dataset.split}: none of {len(dataset)} images has a ground-truth mask "
+            "to evaluate against (wsss compare shows the pictures without figures)"
+        )
+    if len(samples) < len(dataset):
+        note(f"{len(dataset) - len(samples)} of {len(dataset)} images have no ground truth and are left out")
+    chosen = list(stages) if stages else stages_of(run, samples)
+    if not chosen:
+        raise InputError(
+            f"{run}: holds nothing for split {dataset.split} of {dataset.name}; its stages are made by "
+            f"{MAKERS['seeds']}, {MAKERS['affinity_labels']} and {MAKERS['masks']} with --split {dataset.split}"
+        )
+    entries: list[MetricEntry] = []
+    for name in sorted(set(chosen), key=list(STAGES).index):
+        stage = Stage.read(run / name, kind=STAGES[name], class_names=dataset.class_names)
+        _check_complete(stage, name, samples, dataset.split)
+        entries += _evaluate_stage(stage, name, dataset, samples, tuple(dict.fromkeys(alphas)), workers, command)
+    return entries
+
+
+def _check_complete(stage: Stage, name: str, samples: Sequence[Sample], split: str) -> None:
+    missing = [s.id for s in samples if not (stage.folder / f"{s.id}{SUFFIX[STAGES[name]]}").is_file()]
+    if missing:
+        history = stage.manifest.get("history") or [{}]
+        maker = history[-1].get("command") or MAKERS[name]
+        raise InputError(
+            f"{stage.folder}: {len(missing)} of {len(samples)} images of split {split} are missing "
+            f"(first: {missing[0]}{SUFFIX[STAGES[name]]}); run again with --split {split}: {maker}"
+        )
+
+
+def _evaluate_stage(
+    stage: Stage,
+    name: str,
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    alphas: tuple[float, ...],
+    workers: int,
+    command: str,
+) -> list[MetricEntry]:
+    classes = dataset.num_classes + 1
+    kind = STAGES[name]
+    count = _Counter(kind, stage.folder, dataset.mask_values, classes, alphas)
+    matrices = [ConfusionMatrix(classes) for _ in (alphas if kind == "seeds" else (0,))]
+    sweep = ThresholdSweep(classes)
+    confident = counted = strangers = 0
+    for part in map_parallel(count, samples, workers=workers, description=f"evaluate {name}"):
+        for matrix, counts in zip(matrices, part.counts, strict=True):
+            matrix.add(counts)
+        if part.histogram is not None:
+            sweep.add(part.histogram, part.classes)
+        confident, counted = confident + part.confident, counted + part.counted
+        strangers += part.stranger
+    if not counted:
+        raise InputError(
+            f"data set {dataset.name}, split {dataset.split}: every pixel of its ground truth is 255 (ignored)"
+        )
+    labels_given = bool(stage.manifest.get("config", {}).get("labels_given", True)) and not strangers
+    if strangers:
+        note(f"{name}: {strangers} images show classes that their labels do not name: not counted as made from labels")
+
+    def entry(rule: str, matrix: ConfusionMatrix, how: str, **extra) -> MetricEntry:
+        given = (
+            "image-level labels given (absent classes cannot be predicted)"
+            if labels_given
+            else "no image-level labels given"
+        )
+        figures = {"miou": _percent(matrix.miou), "pixel_accuracy": _percent(matrix.pixel_accuracy)}
+        names = ("background", *dataset.class_names)
+        figures["iou"] = {key: _percent(value) for key, value in zip(names, matrix.iou(), strict=True)}
+        return MetricEntry(
+            data=dataset.name,
+            stage=name,
+            split=dataset.split,
+            rule=rule,
+            labels_given=labels_given,
+            images=len(samples),
+            command=command,
+            source=stage.fingerprint,
+            protocol=f"{how}; {given}; {PROTOCOL}",
+            **(figures | extra),
+        )
+
+    if kind == "affinity_labels":
+        return [_label_entry(entry, matrices[0].counts, confident / counted)]
+    if kind == "masks":
+        return [entry("masks", matrices[0], "masks as written", headline=True)]
+    bilinear = "seeds upsampled bilinearly"
+    rows = [
+        entry(
+            f"alpha {alpha:g}",
+            matrix,
+            f"background (1 - max score)^{alpha:g}, {bilinear}",
+            headline=not i,
+        )
+        for i, (alpha, matrix) in enumerate(zip(alphas, matrices, strict=True))
+    ]
+    best = sweep.best()
+    how = f"ORACLE: best fixed background threshold, chosen on these very masks, {bilinear}"
+    return [*rows, entry(f"oracle threshold {best.threshold:g}", best.matrix, how, oracle=True)]
+
+
+def _label_entry(entry, counts: np.ndarray, coverage: float) -> MetricEntry:
+    """Affinity labels leave pixels out, so an IoU would not compare: coverage, and precision of what is labelled."""
+    foreground, background = counts[:, 1:].sum(), counts[:, 0].sum()
+    right = np.diag(counts)
+    return entry(
+        "confident pixels",
+        ConfusionMatrix(len(counts)),
+        "neutral pixels (255) left out, precision among confident pixels",
+        headline=True,
+        iou={},
+        coverage=_percent(coverage),
+        foreground_precision=_percent(right[1:].sum() / foreground) if foreground else None,
+        background_precision=_percent(right[0] / background) if background else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one image adds."""
+
+    counts: list[np.ndarray]
+    confident: int
+    counted: int
+    stranger: bool
+    histogram: np.ndarray | None = None
+    classes: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class _Counter:
+    """The work on one image; small enough to be sent to worker processes."""
+
+    kind: str
+    folder: Path
+    mask_values: np.ndarray
+    num_classes: int
+    alphas: tuple[float, ...]
+
+    def __call__(self, sample: Sample) -> _Part:
+        truth = self.mask_values[read_label_image(sample.mask_path)]
+        path = self.folder / f"{sample.id}{SUFFIX[self.kind]}"
+        try:
+            return self._seed(sample, path, truth) if self.kind == "seeds" else self._mask(sample, path, truth)
+        except ValueError as error:
+            raise InputError(f"{path}: {error} ({sample.mask_path})") from None
+
+    def _seed(self, sample: Sample, path: Path, truth: np.ndarray) -> _Part:
+        seed = read_seed(self.folder, sample.id)
+        if tuple(seed.size) != truth.shape:
+            raise ValueError(f"made for an image of {_hw(seed.size)}, its ground truth is {_hw(truth.shape)}")
+        if len(seed.classes) and not 1 <= seed.classes.min() <= seed.classes.max() < self.num_classes:
+            raise ValueError(f"holds class index {seed.classes.max()}, the data set has {self.num_classes - 1} classes")
+        scores, counts = seed.upsample(), []
+        for alpha in self.alphas:
+            matrix = ConfusionMatrix(self.num_classes)
+            matrix.update(seed_to_mask(scores, seed.classes, alpha=alpha), truth)
+            counts.append(matrix.counts)
+        histogram, classes = ThresholdSweep(self.num_classes).count(scores, seed.classes, truth)
+        kept = int((truth != IGNORE).sum())
+        return _Part(counts, kept, kept, not set(seed.classes.tolist()) <= set(sample.classes), histogram, classes)
+
+    def _mask(self, sample: Sample, path: Path, truth: np.ndarray) -> _Part:
+        mask = read_mask(self.folder, sample.id)
+        if mask.shape != truth.shape:
+            raise ValueError(f"mask is {_hw(mask.shape)}, its ground truth is {_hw(truth.shape)}")
+        kept = truth != IGNORE
+        counted = int(kept.sum())
+        stranger = not set(np.unique(mask).tolist()) - {0, IGNORE} <= set(sample.classes)
+        if self.kind == "affinity_labels":
+            kept &= mask != IGNORE
+            mask, truth = np.where(kept, mask, 0), np.where(kept, truth, IGNORE)
+        matrix = ConfusionMatrix(self.num_classes)
+        matrix.update(mask, truth)
+        return _Part([matrix.counts], int(kept.sum()), counted, stranger)
+
+
+def _percent(value: float) -> float | None:
+    return round(100 * float(value), 4) if math.isfinite(value) else None
+
+
+def _hw(size: Sequence[int]) -> str:
+    return f"{size[0]} x {size[1]}"

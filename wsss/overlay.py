@@ -1,0 +1,108 @@
+"""Pictures of maps and masks on photographs: pure functions on uint8 RGB arrays."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from wsss.data.sample import IGNORE as NEUTRAL
+
+GREY = (150, 150, 150)
+
+
+def fit_width(image: np.ndarray, width: int, *, nearest: bool = False) -> np.ndarray:
+    """`image` (H, W) or (H, W, 3) shrunk to at most `width` pixels wide, its proportions kept; never enlarged.
+
+    Masks need ``nearest=True``; photographs are averaged over areas.
+    """
+    height = max(1, round(image.shape[0] * width / image.shape[1]))
+    if image.shape[1] <= width:
+        return image
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST if nearest else cv2.INTER_AREA)
+
+
+def heat_overlay(image: np.ndarray, heat: np.ndarray, opacity: float = 0.6) -> np.ndarray:
+    """A map in inferno colours (perceptually uniform: black 0, purple, orange, pale yellow 1) over a photograph.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        heat: (H, W) in [0, 1].
+        opacity: share of the colours in [0, 1]; the photograph has the rest.
+
+    Returns:
+        uint8 (H, W, 3) RGB.
+
+    Raises:
+        ValueError: sizes differ, `heat` is not finite or leaves [0, 1].
+    """
+    heat = np.asarray(heat, np.float32)
+    _check(image, heat, opacity)
+    # a bilinear map may leave [0, 1] by rounding, no more
+    if not np.isfinite(heat).all() or heat.min() < -1e-3 or heat.max() > 1 + 1e-3:
+        raise ValueError("heat must be finite and lie in [0, 1]")
+    colours = cv2.applyColorMap(np.rint(heat.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    return _blend(image, colours, np.float32(opacity))
+
+
+def mask_overlay(
+    image: np.ndarray,
+    mask: np.ndarray,
+    palette: np.ndarray,
+    opacity: float = 0.55,
+    *,
+    contours: bool = True,
+    neutral: tuple[int, int, int] | None = GREY,
+) -> np.ndarray:
+    """Class colours of a mask over a photograph, each region edged; background stays the bare photograph.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        mask: uint8 (H, W) of class indices, 0 background, 255 neutral or ignored.
+        palette: uint8 (256, 3) RGB, as ``wsss.store.voc_palette()``.
+        opacity: share of the colours in [0, 1].
+        contours: draw the edges in the full class colour with a white rim.
+        neutral: colour of 255; None leaves the photograph there.
+
+    Returns:
+        uint8 (H, W, 3) RGB.
+    """
+    _check(image, mask, opacity)
+    colours = label_picture(mask, palette, neutral=neutral or GREY)
+    shown = (mask > 0) if neutral is not None else (mask > 0) & (mask != NEUTRAL)
+    picture = _blend(image, colours, np.where(shown, opacity, 0).astype(np.float32)[..., None])
+    return contour_overlay(picture, mask, palette) if contours else picture
+
+
+def contour_overlay(image: np.ndarray, mask: np.ndarray, palette: np.ndarray, thickness: int = 1) -> np.ndarray:
+    """A copy of `image` with the edges of a mask's regions in class colours, rimmed white; 0 and 255 have none."""
+    _check(image, mask, 1)
+    picture = np.ascontiguousarray(image).copy()
+    for index in np.unique(mask):
+        if index in (0, NEUTRAL):
+            continue
+        edges, _ = cv2.findContours((mask == index).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(picture, edges, -1, (255, 255, 255), thickness + 2, cv2.LINE_AA)
+        cv2.drawContours(picture, edges, -1, palette[index].tolist(), thickness, cv2.LINE_AA)
+    return picture
+
+
+def label_picture(mask: np.ndarray, palette: np.ndarray, *, neutral: tuple[int, int, int] | None = GREY) -> np.ndarray:
+    """A mask in plain colours, uint8 (H, W, 3); 255 in the colour `neutral` (None: as the palette has it)."""
+    picture = np.asarray(palette, np.uint8)[np.asarray(mask, np.uint8)]
+    if neutral is not None:
+        picture[np.asarray(mask) == NEUTRAL] = neutral
+    return picture
+
+
+def _blend(image: np.ndarray, colours: np.ndarray, weight: np.ndarray | np.float32) -> np.ndarray:
+    mixed = image.astype(np.float32) * (1 - weight) + colours.astype(np.float32) * weight
+    return np.rint(mixed).astype(np.uint8)
+
+
+def _check(image: np.ndarray, plane: np.ndarray, opacity: float) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"image of shape {image.shape} and dtype {image.dtype}: must be uint8 (H, W, 3)")
+    if plane.shape != image.shape[:2]:
+        raise ValueError(f"map of shape {plane.shape} on an image of shape {image.shape[:2]}")
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity {opacity}: must be in [0, 1]")

@@ -1,0 +1,227 @@
+"""The pictures of a report: which images, and each stage of each run drawn on them, as data URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from wsss.data import IGNORE, Dataset, Sample, read_image, read_label_image
+from wsss.entries import STAGES, stage_file
+from wsss.errors import InputError, did_you_mean
+from wsss.metrics import ConfusionMatrix, seed_to_mask
+from wsss.overlay import contour_overlay, fit_width, heat_overlay, label_picture, mask_overlay
+from wsss.parallel import map_parallel
+from wsss.report.tables import STAGE_TITLES
+from wsss.store import read_mask, read_seed, voc_palette
+
+WIDTH = 320
+QUALITY = 80
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One cell of the report: the picture as data URI (None: there is none), what it shows, a line beneath."""
+
+    uri: str | None
+    alt: str
+    caption: str = ""
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(frozen=True)
+class ImageBlock:
+    """The pictures of one image: photograph and ground truth once, then one row a run, a cell for each stage."""
+
+    id: str
+    classes: tuple[str, ...]
+    photograph: Picture
+    truth: Picture | None
+    rows: tuple[tuple[str, tuple[Picture, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The images to show and how they were chosen."""
+
+    samples: tuple[Sample, ...]
+    how: str
+
+
+def choose_images(
+    dataset: Dataset,
+    runs: dict[str, Path],
+    *,
+    ids: Sequence[str] | None = None,
+    count: int = 8,
+    workers: int = 1,
+) -> Choice:
+    """Which images to show: the named ones; else spread over the ranks of mask IoU; else spread over the split.
+
+    Deterministic. The IoU of an image is the mean over its classes, and over the runs that have a mask of it.
+    """
+    if ids:
+        known = {sample.id: sample for sample in dataset}
+        for image_id in ids:
+            if image_id not in known:
+                near = did_you_mean(image_id, known) if len(known) <= 20 else "see the data set's list of images"
+                raise InputError(f"--images {image_id}: not in split {dataset.split} of {dataset.name}; {near}")
+        return Choice(tuple(known[image_id] for image_id in dict.fromkeys(ids)), "named with --images")
+    shown = [
+        s for s in dataset if any(stage_file(run, stage, s.id).is_file() for run in runs.values() for stage in STAGES)
+    ]
+    if not shown:
+        raise InputError(
+            f"{', '.join(map(str, runs.values()))}: no files of split {dataset.split} of {dataset.name} to show; "
+            "make the seeds of this split first"
+        )
+    folders = tuple(run / "masks" for run in runs.values())
+    ranked = [s for s in shown if s.mask_path and any((f / f"{s.id}.png").is_file() for f in folders)]
+    if not ranked:
+        return Choice(_spread(shown, count), "spread evenly over the split")
+    score = _MaskIoU(folders, dataset.mask_values, dataset.num_classes + 1)
+    values = list(map_parallel(score, ranked, workers=workers, description="choose images"))
+    order = sorted(range(len(ranked)), key=lambda i: (values[i], ranked[i].id))
+    chosen = _spread([ranked[i] for i in order], count)
+    return Choice(chosen, "at evenly spaced ranks of the masks' IoU, from the worst image to the best")
+
+
+def _spread(items: Sequence[Sample], count: int) -> tuple[Sample, ...]:
+    places = np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))
+    return tuple(items[i] for i in places)
+
+
+@dataclass(frozen=True)
+class _MaskIoU:
+    """Mean IoU of one image's masks; picklable."""
+
+    folders: tuple[Path, ...]
+    mask_values: np.ndarray
+    num_classes: int
+
+    def __call__(self, sample: Sample) -> float:
+        truth = self.mask_values[read_label_image(sample.mask_path)]
+        found = [folder for folder in self.folders if (folder / f"{sample.id}.png").is_file()]
+        scores = [image_iou(read_mask(f, sample.id), truth, self.num_classes, f / f"{sample.id}.png") for f in found]
+        return float(np.mean(np.nan_to_num(scores)))  # all pixels ignored: counts as the worst
+
+
+def image_iou(mask: np.ndarray, truth: np.ndarray, num_classes: int, path: Path) -> float:
+    """Mean IoU over the classes of one image, in [0, 1]; NaN if all is ignored. InputError naming `path`."""
+    matrix = ConfusionMatrix(num_classes)
+    try:
+        matrix.update(mask, truth)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}; delete it and run the command that makes it again") from None
+    return matrix.miou
+
+
+def draw_block(
+    sample: Sample, dataset: Dataset, runs: dict[str, Path], stages: Sequence[str], *, alpha: float, width: int = WIDTH
+) -> ImageBlock:
+    """Read and draw everything about one image.
+
+    Args:
+        runs: name -> folder. stages: which to draw, in order.
+        alpha: of the alpha rule, for the contour on a seed.
+        width: of the pictures, in pixels.
+    """
+    photograph = np.asarray(read_image(sample.image_path))
+    size = photograph.shape[:2]
+    small = fit_width(photograph, width)
+    names = tuple(dataset.class_names[c - 1] for c in sample.classes)
+    truth = dataset.load_mask(sample) if sample.mask_path else None
+    shown_truth = None
+    if truth is not None:
+        _same_size(truth, size, sample.mask_path, sample.id)
+        drawn = mask_overlay(small, fit_width(truth, width, nearest=True), voc_palette(), 0.6, neutral=(224, 224, 192))
+        shown_truth = _jpeg(drawn, f"Ground truth of image {sample.id}: {_named(truth, dataset)}")
+    draw = _Drawing(sample, dataset, small, size, truth, alpha)
+    rows = tuple((name, tuple(draw.cell(name, run, stage) for stage in stages)) for name, run in runs.items())
+    alt = f"Photograph {sample.id}, labelled {', '.join(names) or 'with no class of the list'}"
+    return ImageBlock(sample.id, names, _jpeg(small, alt), shown_truth, rows)
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    sample: Sample
+    dataset: Dataset
+    small: np.ndarray
+    size: tuple[int, int]
+    truth: np.ndarray | None
+    alpha: float
+
+    def cell(self, name: str, run: Path, stage: str) -> Picture:
+        title = STAGE_TITLES[stage]
+        path = stage_file(run, stage, self.sample.id)
+        if not path.is_file():
+            return Picture(None, f"{name} has no {title} of image {self.sample.id}", "not made")
+        what = f"{name}, {title} of image {self.sample.id}"
+        if STAGES[stage] == "seeds":
+            return self._seed(what, path)
+        mask = read_mask(path.parent, self.sample.id)
+        _same_size(mask, self.size, path, self.sample.id)
+        little = fit_width(mask, self.small.shape[1], nearest=True)
+        if STAGES[stage] == "affinity_labels":
+            neutral = 100 * float((mask == IGNORE).mean())
+            alt = f"{what}: {_named(mask, self.dataset)}, {neutral:.0f} % neutral"
+            return _png(label_picture(little, voc_palette()), alt, f"{neutral:.0f} % neutral")
+        caption = ""
+        if self.truth is not None:
+            iou = image_iou(mask, self.truth, self.dataset.num_classes + 1, path)
+            caption = f"IoU {100 * iou:.1f}" if np.isfinite(iou) else ""
+        alt = f"{what}: {_named(mask, self.dataset)}" + (f", {caption}" if caption else "")
+        return _jpeg(mask_overlay(self.small, little, voc_palette()), alt, caption)
+
+    def _seed(self, what: str, path: Path) -> Picture:
+        seed = read_seed(path.parent, self.sample.id)
+        if tuple(seed.size) != self.size:
+            raise InputError(
+                f"{path}: made for an image of {seed.size}, {self.sample.id} is {self.size}; make it again"
+            )
+        scores = seed.upsample(self.small.shape[:2])
+        heat = scores.max(0) if len(scores) else np.zeros(self.small.shape[:2], np.float32)
+        mask = seed_to_mask(scores, seed.classes, alpha=self.alpha)
+        drawn = contour_overlay(heat_overlay(self.small, heat.clip(0, 1)), mask, voc_palette())
+        caption = f"{100 * float((mask > 0).mean()):.0f} % foreground at alpha {self.alpha:g}"
+        return _jpeg(drawn, f"{what}: heat map, {_named(mask, self.dataset)} by the alpha rule, {caption}", caption)
+
+
+def _named(mask: np.ndarray, dataset: Dataset) -> str:
+    """The classes in a mask with their share of the pixels, for alternative texts."""
+    values, counts = np.unique(mask, return_counts=True)
+    parts = [
+        f"{dataset.class_names[v - 1]} {100 * n / mask.size:.0f} %"
+        for v, n in zip(values.tolist(), counts.tolist(), strict=True)
+        if 1 <= v <= dataset.num_classes
+    ]
+    return ", ".join(parts) or "background only"
+
+
+def _same_size(mask: np.ndarray, size: tuple[int, int], path: Path | None, image_id: str) -> None:
+    if mask.shape != size:
+        raise InputError(f"{path}: {mask.shape[0]} x {mask.shape[1]}, but image {image_id} is {size[0]} x {size[1]}")
+
+
+def _jpeg(picture: np.ndarray, alt: str, caption: str = "") -> Picture:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    return _embed(buffer, "jpeg", picture, alt, caption)
+
+
+def _png(picture: np.ndarray, alt: str, caption: str = "") -> Picture:
+    """Plain colours compress better so, and keep their edges."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return _embed(buffer, "png", picture, alt, caption)
+
+
+def _embed(buffer: io.BytesIO, kind: str, picture: np.ndarray, alt: str, caption: str) -> Picture:
+    uri = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return Picture(uri, alt, caption, picture.shape[1], picture.shape[0])

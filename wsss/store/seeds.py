@@ -1,0 +1,97 @@
+"""Seeds: the soft maps of an image's classes, on the grid of the method that made them."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from wsss.errors import InputError
+from wsss.store.atomic import write_bytes
+
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True, eq=False)
+class Seed:
+    """Maps of the classes that an image is labelled with.
+
+    ``scores``: float16 (K, h, w) in [0, 1], at the method's own grid. ``classes``: uint8 (K,), class indices in 1..254,
+    ascending. ``size``: (H, W) of the image in pixels. K may be 0.
+    """
+
+    scores: np.ndarray
+    classes: np.ndarray
+    size: tuple[int, int]
+
+    def upsample(self, size: tuple[int, int] | None = None) -> np.ndarray:
+        """The maps at `size` (H, W), the image's own unless given: float32 (K, H, W) in [0, 1].
+
+        Bilinear with pixel centres at half integers and the border value beyond it, as
+        ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)``.
+        """
+        height, width = size or self.size
+        maps = np.empty((len(self.scores), height, width), np.float32)
+        for source, target in zip(self.scores.astype(np.float32), maps, strict=True):
+            cv2.resize(source, (width, height), dst=target, interpolation=cv2.INTER_LINEAR)
+        return maps
+
+
+def write_seed(folder: Path, image_id: str, seed: Seed) -> None:
+    """Write ``<folder>/<image_id>.npz``, atomically. InputError naming the image if the seed is not as `Seed` says."""
+    fault = _fault(seed)
+    if fault:
+        raise InputError(f"seed of image {image_id}: {fault}; nothing was written")
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, scores=seed.scores, classes=seed.classes, size=np.asarray(seed.size, np.int32))
+    write_bytes(folder / f"{image_id}.npz", buffer.getvalue())
+
+
+def read_seed(folder: Path, image_id: str) -> Seed:
+    """Read a seed. InputError naming the file if it is missing, half-written, or no seed."""
+    path = folder / f"{image_id}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            height, width = (int(n) for n in arrays["size"])
+            seed = Seed(arrays["scores"], arrays["classes"], (height, width))
+    except FileNotFoundError:
+        raise InputError(f"seed {path}: no such file; run the command that makes the seeds") from None
+    except _UNREADABLE as error:
+        raise _damaged(path, f"not a seed or half-written ({error})") from None
+    fault = _fault(seed)
+    if fault:
+        raise _damaged(path, fault)
+    return seed
+
+
+def _damaged(path: Path, fault: str) -> InputError:
+    return InputError(f"seed {path}: {fault}; delete it and run the command that makes the seeds again")
+
+
+def _fault(seed: Seed) -> str | None:
+    """What is wrong with a seed, or None."""
+    scores, classes = seed.scores, seed.classes
+    if scores.ndim != 3 or classes.ndim != 1 or len(scores) != len(classes):
+        return f"scores of shape {scores.shape} and classes of shape {classes.shape}; (K, h, w) and (K,) are due"
+    if scores.dtype != np.float16 or classes.dtype != np.uint8:
+        return f"scores are {scores.dtype} and classes {classes.dtype}; float16 and uint8 are due"
+    if 0 in scores.shape[1:] or len(seed.size) != 2 or min(seed.size) < 1:
+        return f"a grid of {scores.shape[1:]} for an image of {seed.size}; both need at least one pixel"
+    if np.any(classes[1:] <= classes[:-1]) or np.any((classes == 0) | (classes == 255)):
+        return f"classes {classes.tolist()}; ascending indices in 1..254 are due"
+    if not np.isfinite(scores).all():
+        return f"NaN or infinite values in the map of class index {_first(classes, ~np.isfinite(scores))}"
+    outside = (scores < 0) | (scores > 1)
+    if outside.any():
+        found = f"{scores.min()} to {scores.max()}"
+        return f"values outside [0, 1] in the map of class index {_first(classes, outside)} ({found})"
+    return None
+
+
+def _first(classes: np.ndarray, bad: np.ndarray) -> int:
+    return int(classes[bad.any(axis=(1, 2))][0])

@@ -1,0 +1,236 @@
+"""A stage of a run: a folder of results with a manifest that says how they were made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from wsss.console import warn
+from wsss.errors import InputError, did_you_mean
+from wsss.store.atomic import locked, read_json, remove_leftovers, write_json
+
+MANIFEST = "manifest.json"
+MADE_BY = {
+    "seeds": "vitseg seeds",
+    "affinity_labels": "affinity labels",
+    "affinity_net": "affinity train",
+    "masks": "affinity refine",
+    "classifier": "vitseg train-classifier",
+}
+"""The command that makes each kind of stage, for messages."""
+_IDENTITY = ("kind", "config", "class_names", "inputs")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage folder with its manifest. Made by `open` (to write) or `read` (to read), not by hand."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        *,
+        kind: str,
+        config: dict[str, Any],
+        class_names: tuple[str, ...],
+        suffix: str,
+        inputs: dict[str, str] | None = None,
+    ) -> Stage:
+        """Open a stage to write into: a new folder, or one that was made with the same settings, to go on there.
+
+        `config` is everything that changes the results (not the split: several may share the folder). `inputs` maps
+        the name of each input to its fingerprint. `suffix` is that of the image files, such as ".npz".
+        Temporaries of killed writers are removed. Raises InputError saying which setting differs from the manifest's.
+        """
+        folder = Path(folder)
+        content = {
+            "kind": kind,
+            "config": config,
+            "class_names": list(class_names),
+            "inputs": inputs or {},
+            "suffix": suffix,
+            "versions": versions(),
+            "commit": commit(),
+            "history": [],
+        }
+        content = json.loads(json.dumps(content, default=str))  # as it will be read back: tuples are lists, paths text
+        path = folder / MANIFEST
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder}: is a file; choose another --name")
+        with locked(folder / f".{MANIFEST}.lock"):
+            if path.exists():
+                manifest = _read_manifest(folder)
+                for key in _IDENTITY:
+                    _same(folder, key, manifest[key], content[key])
+            elif any(not entry.name.startswith(".") for entry in os.scandir(folder)):
+                raise InputError(f"{folder}: holds files but no {MANIFEST}; choose another --name or delete the folder")
+            else:
+                manifest = content
+                write_json(path, manifest)
+        remove_leftovers(folder)
+        return cls(folder, manifest)
+
+    @classmethod
+    def read(cls, folder: Path, *, kind: str, class_names: tuple[str, ...] | None = None) -> Stage:
+        """Open a stage that another command made, to read it.
+
+        Raises InputError if it is not there, is of another kind, or was made for other classes than `class_names`.
+        """
+        folder = Path(folder)
+        if not (folder / MANIFEST).is_file():
+            maker = f"; `{MADE_BY[kind]}` makes it" if kind in MADE_BY else ""
+            raise InputError(f"{folder}: no {kind.replace('_', ' ')} there (no {MANIFEST}){maker}")
+        manifest = _read_manifest(folder)
+        if manifest["kind"] != kind:
+            raise InputError(f"{folder}: holds {manifest['kind']}, {kind} are due")
+        if class_names is not None and tuple(manifest["class_names"]) != tuple(class_names):
+            theirs, ours = ", ".join(manifest["class_names"]), ", ".join(class_names)
+            raise InputError(f"{folder}: {kind} made for other classes: {theirs}; this data set has: {ours}")
+        return cls(folder, manifest)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of what the results depend on (kind, config, classes, inputs); the next stage records it as an input."""
+        identity = {key: self.manifest[key] for key in _IDENTITY}
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """``class_names[c - 1]`` is the name of class index ``c``."""
+        return tuple(self.manifest["class_names"])
+
+    def pending(self, ids: Iterable[str]) -> list[str]:
+        """The ids without a complete file ``<id><suffix>``, in the order given. A file cut short is named in a warning.
+
+        Looks at the ends of a file only, so that ten thousand images take a fraction of a second.
+        """
+        suffix = self.manifest["suffix"]
+        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(self.folder) if entry.name.endswith(suffix)}
+        missing, damaged = [], []
+        for image_id in ids:
+            name = f"{image_id}{suffix}"
+            if name not in sizes:
+                missing.append(image_id)
+            elif not _complete(self.folder / name, sizes[name]):
+                missing.append(image_id)
+                damaged.append(name)
+        if damaged:
+            more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+            warn(f"{self.folder / damaged[0]}{more}: half-written or not of this kind, made again")
+        return missing
+
+    def done(self, *, command: str, split: str, counts: dict[str, int], seconds: float, **extra: Any) -> None:
+        """Append an entry to the manifest's history. Safe beside other processes that finish at the same time."""
+        entry = {
+            "command": command,
+            "split": split,
+            "counts": counts,
+            "seconds": round(seconds, 3),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": versions(),
+            "commit": commit(),
+            **extra,
+        }
+        path = self.folder / MANIFEST
+        with locked(self.folder / f".{MANIFEST}.lock"):
+            manifest = _read_manifest(self.folder) if path.exists() else self.manifest
+            manifest = {**manifest, "history": [*manifest["history"], entry]}
+            write_json(path, manifest)
+        self.manifest["history"] = json.loads(json.dumps(manifest["history"], default=str))
+
+
+def resolve_run(name_or_path: str | Path, runs: Path) -> Path:
+    """The folder of a run: a name below `runs`, or a path (of the run, or of the ``seeds`` folder in it).
+
+    Raises InputError that lists the known runs.
+    """
+    runs = Path(runs)
+    is_name = os.sep not in str(name_or_path) and str(name_or_path) not in ("", ".", "..")
+    if is_name and (runs / name_or_path).is_dir():
+        return runs / name_or_path
+    path = Path(name_or_path)
+    if str(name_or_path) and path.is_dir():
+        if not (path / MANIFEST).is_file():
+            return path
+        if path.name == "seeds":
+            return path.parent
+        raise InputError(f"{path}: is one stage of a run; give the run's folder, {path.parent}")
+    known = sorted(entry.name for entry in runs.iterdir() if any(entry.glob(f"*/{MANIFEST}"))) if runs.is_dir() else []
+    hint = did_you_mean(str(name_or_path), known) if known else "there are none yet"
+    raise InputError(f"{name_or_path}: no such run in {runs} and no such folder; {hint}")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of Python, this toolkit, NumPy, and PyTorch if it is loaded."""
+    found = {"python": sys.version.split()[0]}
+    for package in ("relseg", "numpy", *(("torch",) if "torch" in sys.modules else ())):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+@cache
+def commit() -> str | None:
+    """The commit of the checkout this package runs from ("-dirty" if changed), None outside a checkout."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():  # installed: a repository further up is somebody else's
+        return None
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    manifest = read_json(folder / MANIFEST)
+    missing = [
+        key for key in (*_IDENTITY, "suffix", "history") if not isinstance(manifest, dict) or key not in manifest
+    ]
+    if missing:
+        raise InputError(f"{folder / MANIFEST}: not a manifest of this toolkit ({', '.join(missing)} missing)")
+    return manifest
+
+
+def _same(folder: Path, key: str, old: Any, new: Any) -> None:
+    """InputError with the first key, however deep, at which two manifests differ."""
+    if old == new:
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in dict.fromkeys([*old, *new]):
+            _same(folder, f"{key}.{name}", old.get(name), new.get(name))
+    change = f"{key} was {old!r}, is {new!r} now"
+    raise InputError(f"{folder}: made with other settings: {change}; choose another --name or delete the folder")
+
+
+def _complete(path: Path, size: int) -> bool:
+    """Whether a file has the beginning and the end of its kind (by suffix); of other kinds, whether it is not empty."""
+    if path.suffix not in (".npz", ".png"):
+        return size > 0
+    with path.open("rb") as file:
+        start = file.read(8)
+        file.seek(max(0, size - 22))
+        end = file.read(22)
+    if path.suffix == ".png":
+        return start == b"\x89PNG\r\n\x1a\n" and end.endswith(b"\0\0\0\0IEND\xaeB`\x82")
+    if len(end) < 22 or not start.startswith(b"PK\3\4") or not end.startswith(b"PK\5\6"):
+        return False
+    directory_size, directory_start = struct.unpack("<II", end[12:20])  # zip: end of central directory record
+    return directory_start + directory_size + 22 == size

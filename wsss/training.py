@@ -1,0 +1,76 @@
+"""What every training here shares: randomness that is a function of (seed, epoch, index), and a state to go on from.
+
+The one module of the ground floor that imports torch.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils import data
+
+from wsss.errors import InputError
+from wsss.store import atomic
+
+
+def stable_seed(*numbers: int) -> int:
+    """A 63-bit seed from several non-negative numbers; near numbers give unrelated seeds."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class EpochBatches(data.Sampler):
+    """Batches of (epoch, index) in an order that depends on (seed, epoch) alone. Set `epoch` before every pass."""
+
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, 0
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.epoch
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.count).tolist()
+        for start in range(0, self.count, self.batch_size):
+            yield [(epoch, index) for index in order[start : start + self.batch_size]]
+
+
+def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
+    """Write the state of a training, atomically. `identity` is what must be the same for another run to go on from
+    it.
+    """
+    with atomic(path) as temporary:
+        torch.save({"identity": identity, **state}, temporary)
+
+
+def read_state(path: Path, identity: dict[str, Any], device: str | torch.device) -> dict[str, Any] | None:
+    """What `save_state` wrote, or None if there is no such file.
+
+    Raises InputError if the file cannot be read or belongs to a training with another identity.
+    """
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: cannot be read ({reason}); delete it to train from the start") from None
+    if state.get("identity") != identity:
+        raise InputError(f"{path}: is of a training with other settings or images; delete it to train from the start")
+    return state
+
+
+def choose_device(name: str) -> str:
+    """The device of that name; "auto" is a GPU if there is one, else the CPU. InputError if it is not to be had."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name}: not available here ({reason}); cpu always is") from None
+    return name
