@@ -56,8 +56,8 @@ def read_state(path: Path, identity: dict[str, Any], device: str | torch.device)
         return None
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: cannot be read ({reason}); delete it to train from the start") from None
     if state.get("identity") != identity:
         raise InputError(f"{path}: is of a training with other settings or images; delete it to train from the start")

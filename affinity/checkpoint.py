@@ -1,0 +1,78 @@
+"""The affinity network as one safetensors file that says how to build it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from affinity.network import AffinityNetwork
+from affinity.settings import NetworkConfig
+from wsss.console import validation_line
+from wsss.errors import InputError
+from wsss.store import atomic
+
+FORMAT = "relseg affinity network 1"
+
+
+def save_affinity_network(
+    path: Path,
+    network: AffinityNetwork,
+    *,
+    dtype: Literal["float16", "float32"] = "float16",
+    info: dict[str, Any] | None = None,
+) -> None:
+    """Write a checkpoint, atomically.
+
+    float16 halves the weights of convolutions and linear layers; vectors (normalisation statistics, biases) stay
+    float32. `info` (JSON) is kept in the metadata: how the network was trained.
+    """
+    state = {}
+    for key, tensor in network.state_dict().items():
+        half = dtype == "float16" and tensor.is_floating_point() and tensor.ndim >= 2
+        state[key] = tensor.detach().cpu().to(torch.float16 if half else tensor.dtype).contiguous()
+    config = network.config.model_dump(mode="json")
+    if config["weights"] is not None:  # where the first weights came from, without the folders of this machine
+        config["weights"] = Path(config["weights"]).name
+    # One entry: the library writes several in random order, and equal networks shall be equal files.
+    content = {"format": FORMAT, "config": config, "info": info or {}}
+    metadata = {"relseg": json.dumps(content, default=str)}
+    with atomic(path) as temporary:
+        temporary.write_bytes(save(state, metadata))
+
+
+def load_affinity_network(path: Path, device: str | torch.device = "cpu") -> AffinityNetwork:
+    """The network of a checkpoint, in float32 and evaluation mode, on `device`.
+
+    Raises InputError naming the file if it is missing, no safetensors file, a checkpoint of something else, or
+    damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"affinity network {path}: no such file; `affinity train` makes it")
+    try:
+        with safe_open(path, "pt") as file:
+            content = json.loads((file.metadata() or {}).get("relseg", "{}"))
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise InputError(f"affinity network {path}: not a safetensors file, or cut short ({error})") from None
+    if content.get("format") != FORMAT:
+        found = content.get("format", "none of this toolkit's")
+        raise InputError(
+            f"affinity network {path}: a checkpoint of another model ({found}); `affinity train` makes the right one"
+        )
+    try:
+        network = AffinityNetwork(NetworkConfig.model_validate(content["config"]), load_weights=False)
+        network.load_state_dict({key: t.float() if t.is_floating_point() else t for key, t in state.items()})
+    except ValidationError as error:
+        raise InputError(f"affinity network {path}: {validation_line(error)}") from None
+    except (KeyError, RuntimeError) as error:
+        raise InputError(
+            f"affinity network {path}: does not fit its own configuration ({str(error).splitlines()[0]})"
+        ) from None
+    return network.to(device).eval()

@@ -1,0 +1,124 @@
+"""Seeds to confident labels, from which the affinity network learns (seed paper, section 3.3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from affinity.crf import CRFConfig, DenseCRF
+from wsss.console import Config
+from wsss.data import BACKGROUND, IGNORE, Sample, read_image
+from wsss.errors import InputError
+from wsss.metrics import alpha_background
+from wsss.parallel import map_parallel
+from wsss.store import Seed, read_seed, write_mask
+
+
+class LabelsConfig(Config):
+    """How seeds become confident labels."""
+
+    alpha_low: float = Field(4, gt=0)
+    """exponent of the strong background: what is foreground even so is confident foreground"""
+    alpha_high: float = Field(32, gt=0)
+    """exponent of the weak background: what is background even so is confident background"""
+    crf: CRFConfig = CRFConfig()
+
+    @model_validator(mode="after")
+    def _ordered(self) -> LabelsConfig:
+        if self.alpha_low > self.alpha_high:
+            raise ValueError(f"alpha_low {self.alpha_low} must not exceed alpha_high {self.alpha_high}")
+        return self
+
+
+def confident_labels(
+    image: np.ndarray, scores: np.ndarray, classes: np.ndarray, config: LabelsConfig = LabelsConfig()
+) -> np.ndarray:
+    """Confident foreground and background of one image.
+
+    M_bg = (1 - max_c M_c)^alpha is *large* where alpha is *low*. So a pixel that the CRF gives to a class
+    although alpha is low is confidently that class; a pixel that it leaves to the background although alpha is
+    high is confidently background; everything else is neutral. Where both hold (the CRF may do that at a pixel
+    here and there) the background wins, as in AffinityNet's `VOC12AffDataset`.
+
+    Parameters
+    ----------
+    image
+        (H, W, 3) uint8, RGB.
+    scores
+        (K, H, W) in [0, 1], the seed at the size of the image.
+    classes
+        (K,) class indices in 1..C. With K = 0, an image that shows no class of the list, every pixel is confident
+        background: its image-level label says exactly that.
+
+    Returns
+    -------
+    (H, W) uint8: 0 background, class index, 255 neutral.
+    """
+    if len(classes) == 0:
+        return np.full(image.shape[:2], BACKGROUND, np.uint8)
+    crf = DenseCRF(image, len(classes) + 1, config.crf)
+    values = np.array([BACKGROUND, *classes], np.uint8)
+
+    def decide(alpha: float) -> np.ndarray:
+        return values[crf(np.concatenate([alpha_background(scores, alpha)[None], scores])).argmax(axis=0)]
+
+    label = decide(config.alpha_low)
+    label[label == BACKGROUND] = IGNORE
+    label[decide(config.alpha_high) == BACKGROUND] = BACKGROUND
+    return label
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """What the labels of a set of images hold: `images`, those without any class, and pixels of each kind."""
+
+    images: int
+    images_without_classes: int
+    background: int
+    foreground: int
+    neutral: int
+
+    def line(self) -> str:
+        """The shares in one line."""
+        total = max(1, self.background + self.foreground + self.neutral)
+        shares = {kind: 100 * getattr(self, kind) / total for kind in ("background", "foreground", "neutral")}
+        return ", ".join(f"{kind} {share:.1f} %" for kind, share in shares.items())
+
+
+def label_images(
+    samples: Sequence[Sample], seeds: Path, folder: Path, config: LabelsConfig = LabelsConfig(), *, workers: int = 1
+) -> LabelCounts:
+    """Write ``<folder>/<id>.png`` for every sample from ``<seeds>/<id>.npz``, in `workers` processes.
+
+    Raises InputError naming the file if an image or a seed cannot be read or the two differ in size.
+    """
+    job = partial(_label_image, seeds=seeds, folder=folder, config=config)
+    counts = np.zeros(4, np.int64)
+    for count in map_parallel(job, samples, workers=workers, description="affinity labels"):
+        counts += count
+    return LabelCounts(len(samples), *counts.tolist())
+
+
+def _label_image(sample: Sample, seeds: Path, folder: Path, config: LabelsConfig) -> np.ndarray:
+    """Label one image; counts (without classes, background, foreground, neutral)."""
+    seed = read_seed(seeds, sample.id)
+    image = np.asarray(read_image(sample.image_path))
+    check_size(sample, image, seed)
+    label = confident_labels(image, seed.upsample(), seed.classes, config)
+    write_mask(folder, sample.id, label)
+    background, neutral = (label == BACKGROUND).sum(), (label == IGNORE).sum()
+    return np.array([len(seed.classes) == 0, background, label.size - background - neutral, neutral], np.int64)
+
+
+def check_size(sample: Sample, image: np.ndarray, seed: Seed) -> None:
+    """InputError if a seed was made from an image of another size."""
+    if image.shape[:2] != seed.size:
+        sizes = " and ".join(f"{width} x {height}" for height, width in (seed.size, image.shape[:2]))
+        raise InputError(
+            f"seed of image {sample.id} and {sample.image_path} differ in size: {sizes}; make the seeds again"
+        )

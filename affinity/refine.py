@@ -1,0 +1,225 @@
+"""Seeds to masks by the random walk (seed paper, section 3.3.3): network here, walk and CRF in worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import cv2
+import numpy as np
+from pydantic import Field
+
+from affinity.crf import CRFConfig, DenseCRF
+from affinity.labels import check_size
+from affinity.walk import pair_affinity, random_walk
+from wsss.console import Config
+from wsss.data import BACKGROUND, Sample, read_image
+from wsss.errors import InputError
+from wsss.metrics import alpha_background
+from wsss.parallel import map_parallel
+from wsss.store import Seed, read_seed, write_mask, write_seed
+
+if TYPE_CHECKING:
+    from affinity.network import AffinityNetwork
+
+STRIDE = 8
+PRESETS = {"seed": (16.0, 8), "affinitynet": (8.0, 256)}
+"""(beta, steps): the seed paper's, and those of AffinityNet's own code (2^8 steps)."""
+
+
+class FinalCRFConfig(CRFConfig):
+    """Settings of the CRF after the walk: nearer and more alike pixels than for the labels.
+
+    As in IRNet, AffinityNet's successor (Ahn, Cho and Kwak, CVPR 2019).
+    """
+
+    colour_sigma_xy: float = Field(50, gt=0)
+    """reach of the appearance term, in pixels"""
+    colour_sigma_rgb: float = Field(5, gt=0)
+    """reach of the appearance term, in grey levels"""
+
+
+class RefineConfig(Config):
+    """Settings of the walk and of what turns its scores into a mask."""
+
+    preset: Literal["seed", "affinitynet"] = "affinitynet"
+    """beta and steps: 16 and 8 (seed paper), or 8 and 256 (AffinityNet's code)"""
+    beta: float | None = Field(None, gt=0)
+    """exponent of the affinities, instead of the preset's"""
+    steps: int | None = Field(None, ge=0)
+    """steps of the walk, instead of the preset's"""
+    alpha: float = Field(16, gt=0)
+    """exponent of the background channel that walks beside the classes"""
+    radius: int = Field(5, ge=2)
+    """nodes closer than this are neighbours"""
+    crf: bool = False
+    """dense CRF on the walked scores at the size of the image"""
+    crf_sharpness: float = Field(8, gt=0)
+    """power that the walked scores are raised to before the CRF; they lie close together, and an unsharpened CRF wipes
+    small objects out"""
+    crf_settings: FinalCRFConfig = FinalCRFConfig()
+    """settings of that CRF"""
+
+    def walk(self) -> tuple[float, int]:
+        """(beta, steps) with the preset applied."""
+        beta, steps = PRESETS[self.preset]
+        return (beta if self.beta is None else self.beta, steps if self.steps is None else self.steps)
+
+    def identity(self) -> dict:
+        """What the masks depend on: a preset and the same numbers by hand are the same."""
+        beta, steps = self.walk()
+        content = self.model_dump(mode="json", exclude={"preset"}) | {"beta": beta, "steps": steps}
+        return content if self.crf else {key: content[key] for key in content if not key.startswith("crf_")}
+
+
+@dataclass(frozen=True)
+class Refined:
+    """The result for one image.
+
+    ``mask``: uint8 (H, W), 0 background, class index. ``seed``: the walked scores as a seed on the grid of stride 8,
+    r_c = s_c / (s_c + s_background). A class beats the background where r_c > 1/2 and another class where its r is
+    larger, so the alpha rule with alpha = 1 on it is the argmax over classes and background that the mask was made by
+    (before upsampling).
+    """
+
+    mask: np.ndarray
+    seed: Seed
+
+
+def grid_scores(seed: Seed, alpha: float) -> np.ndarray:
+    """Background (alpha rule) and class scores, averaged over the cells of stride 8.
+
+    (K, h, w) scores at the method's grid -> float32 (K + 1, ceil(H / 8), ceil(W / 8)) in [0, 1]. The background is
+    computed at the size of the image, as in AffinityNet's code. A cell that the image only part fills is completed by
+    repeating the border.
+    """
+    scores = seed.upsample()
+    scores = np.concatenate([alpha_background(scores, alpha)[None], scores])
+    height, width = seed.size
+    scores = np.pad(scores, ((0, 0), (0, -height % STRIDE), (0, -width % STRIDE)), mode="edge")
+    channels, height, width = scores.shape
+    return scores.reshape(channels, height // STRIDE, STRIDE, width // STRIDE, STRIDE).mean(axis=(2, 4))
+
+
+def refine_seed(
+    features: np.ndarray, seed: Seed, config: RefineConfig = RefineConfig(), image: np.ndarray | None = None
+) -> Refined:
+    """Walk the scores of one image along the affinities of its features, and decide.
+
+    Parameters
+    ----------
+    features
+        (D, ceil(H / 8), ceil(W / 8)) of the affinity network.
+    seed
+        The seed; with K = 0 everything is background.
+    config
+        Settings; `image`, (H, W, 3) uint8, is needed for ``config.crf``.
+
+    Raises
+    ------
+    ValueError
+        If the shape of the features does not belong to ``seed.size``, or the image is needed and missing.
+    """
+    height, width = seed.size
+    grid = (-(-height // STRIDE), -(-width // STRIDE))
+    if features.shape[1:] != grid:
+        raise ValueError(f"features have shape {features.shape}, an image of {height} x {width} needs (D, *{grid})")
+    if config.crf and image is None:
+        raise ValueError("the CRF needs the image")
+    if len(seed.classes) == 0:
+        empty = Seed(np.zeros((0, *grid), np.float16), seed.classes, seed.size)
+        return Refined(np.full(seed.size, BACKGROUND, np.uint8), empty)
+    beta, steps = config.walk()
+    walked = random_walk(pair_affinity(features, config.radius), grid_scores(seed, config.alpha), beta, steps)
+
+    scores = np.stack([_upsample(channel, seed.size) for channel in walked])
+    if config.crf:
+        sharp = (scores / scores.max(axis=0).clip(min=1e-12)) ** config.crf_sharpness
+        scores = DenseCRF(image, len(scores), config.crf_settings)(sharp / sharp.sum(axis=0))
+    mask = np.array([BACKGROUND, *seed.classes], np.uint8)[scores.argmax(axis=0)]
+    relative = walked[1:] / (walked[1:] + walked[:1]).clip(min=1e-12)
+    return Refined(mask, Seed(relative.clip(0, 1).astype(np.float16), seed.classes, seed.size))
+
+
+def refine_images(
+    samples: Sequence[Sample],
+    seeds: Path,
+    network: AffinityNetwork,
+    masks: Path,
+    refined: Path | None,
+    config: RefineConfig = RefineConfig(),
+    *,
+    batch_size: int = 1,
+    workers: int = 1,
+) -> int:
+    """Write ``<masks>/<id>.png`` (and ``<refined>/<id>.npz``) for every sample; returns the number of images.
+
+    Images of one size go through the network together, `batch_size` at a time; `workers` processes walk meanwhile.
+
+    The network runs in this process, on the device where it is.
+
+    Raises InputError naming the file if an image or a seed cannot be read, or the two differ in size.
+    """
+    groups: dict[tuple[int, int], list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(read_seed(seeds, sample.id).size, []).append(sample)
+    batches = [tuple(group[i : i + batch_size]) for group in groups.values() for i in range(0, len(group), batch_size)]
+    tasks = _Tasks(batches, seeds, network, with_image=config.crf)
+    job = partial(_finish, masks=masks, refined=refined, config=config)
+    return sum(1 for _ in map_parallel(job, tasks, workers=workers, description="affinity refine"))
+
+
+class _Task(NamedTuple):
+    id: str
+    features: np.ndarray
+    seed: Seed
+    image: np.ndarray | None
+
+
+class _Tasks:
+    """The images with their features, made when they are asked for: only a few are in memory at a time."""
+
+    def __init__(
+        self, batches: list[tuple[Sample, ...]], seeds: Path, network: AffinityNetwork, *, with_image: bool
+    ) -> None:
+        self.batches, self.seeds, self.network, self.with_image = batches, seeds, network, with_image
+
+    def __len__(self) -> int:
+        return sum(map(len, self.batches))
+
+    def __iter__(self) -> Iterator[_Task]:
+        import torch
+
+        device = self.network.mean.device
+        for batch in self.batches:
+            samples = [(sample, np.asarray(read_image(sample.image_path))) for sample in batch]
+            seeds = [read_seed(self.seeds, sample.id) for sample in batch]
+            for (sample, image), seed in zip(samples, seeds, strict=True):
+                check_size(sample, image, seed)
+            images = torch.from_numpy(np.stack([image for _, image in samples])).to(device)
+            with torch.inference_mode():
+                features = self.network(images.movedim(-1, 1).float() / 255).cpu().numpy()
+            for (sample, image), seed, feature in zip(samples, seeds, features, strict=True):
+                if not np.isfinite(feature).all():
+                    raise InputError(
+                        f"image {sample.id}: the affinity network gives NaN or infinite features; train again"
+                    )
+                yield _Task(sample.id, feature, seed, image if self.with_image else None)
+
+
+def _finish(task: _Task, masks: Path, refined: Path | None, config: RefineConfig) -> None:
+    """Walk, decide and write one image; the mask last, as it is what says that the image is done."""
+    result = refine_seed(task.features, task.seed, config, task.image)
+    if refined is not None:
+        write_seed(refined, task.id, result.seed)
+    write_mask(masks, task.id, result.mask)
+
+
+def _upsample(channel: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear from the grid to the image; the grid's last cells may reach beyond it and are cut off."""
+    height, width = channel.shape
+    full = cv2.resize(channel, (width * STRIDE, height * STRIDE), interpolation=cv2.INTER_LINEAR)
+    return full[: size[0], : size[1]]

