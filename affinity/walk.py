@@ -31,7 +31,8 @@ def pair_affinity(features: ArrayLike, radius: int = 5) -> sparse.csr_array:
 
     Returns
     -------
-    scipy.sparse CSR array (h*w, h*w), float32 (float64 for float64 features), nodes in row-major order; symmetric, values in [0, 1], 1 on the diagonal, sorted column indices.
+    scipy.sparse CSR array (h*w, h*w), float32 (float64 for float64 features), nodes in row-major
+    order; symmetric, values in [0, 1], 1 on the diagonal, sorted column indices.
 
     Raises
     ------

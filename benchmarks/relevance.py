@@ -43,7 +43,8 @@ def main() -> None:
     model = timm.create_model(options.model).eval().to(options.device, dtype)
     size = model.patch_embed.img_size
     print(
-        f"{options.model}, {options.device}, {options.dtype}, {torch.get_num_threads()} threads, median of {options.repeats}"
+        f"{options.model}, {options.device}, {options.dtype}, {torch.get_num_threads()} threads, "
+        f"median of {options.repeats}"
     )
     for batch in options.batch:
         images = torch.randn(batch, 3, *size, device=options.device, dtype=dtype)

@@ -139,12 +139,12 @@ def train_classifier(
     for _ in track(training(), "train classifier", total=steps - len(losses) * len(batches)):
         pass
     model.eval()
-    path = folder / CHECKPOINT
-    save_classifier(classifier, path, getattr(torch, config.export))
     scores = None
     if val is not None:
         predicted = predict(classifier, val, config.sizes[-1], device=device, precision=config.precision)
-        scores = classification_scores(predicted, val.labels(), val.class_names)
+        scores = classification_scores(predicted, val.labels())
+    path = folder / CHECKPOINT
+    save_classifier(classifier, path, getattr(torch, config.export))  # last: what is there is finished, scores and all
     (folder / STATE).unlink(missing_ok=True)
     return TrainedClassifier(path, tuple(losses), scores)
 

@@ -33,6 +33,7 @@ class Explanation:
     method: str
 
 
+@torch.inference_mode(False)  # the gradients are needed under a caller's inference_mode or no_grad as well
 def explain(
     model: nn.Module,
     images: Tensor,

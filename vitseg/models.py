@@ -11,7 +11,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from timm.models import load_state_dict
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
@@ -88,8 +88,9 @@ def save_classifier(classifier: Classifier, path: Path, dtype: torch.dtype = tor
     state = {
         name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in classifier.model.state_dict().items()
     }
+    # One entry: the library writes several in random order, and equal classifiers shall be equal files.
     with atomic(path) as temporary:
-        save_file(state, temporary, metadata=description)
+        temporary.write_bytes(save(state, metadata={"relseg": json.dumps(description)}))
 
 
 def load_classifier(path: Path) -> Classifier:
@@ -102,18 +103,22 @@ def load_classifier(path: Path) -> Classifier:
         raise InputError(f"classifier {path}: no such file; `vitseg train-classifier` makes one")
     try:
         with safe_open(path, "pt") as file:
-            description = file.metadata() or {}
+            metadata = file.metadata() or {}
+            description = json.loads(metadata["relseg"]) if "relseg" in metadata else metadata
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"classifier {path}: not a readable safetensors file ({error})") from None
     if description.get("kind") != KIND:
-        raise InputError(
-            f"classifier {path}: holds {description.get('kind', 'plain weights')}; `vitseg train-classifier` makes one"
-        )
-    names = tuple(json.loads(description["class_names"]))
-    model = _create(description["architecture"], len(names), pretrained=False)
-    model.load_state_dict(state)
-    mean, std = (tuple(json.loads(description[key])) for key in ("mean", "std"))
+        found = description.get("format", "another model") if "relseg" in metadata else "plain weights"
+        raise InputError(f"classifier {path}: holds {found}; `vitseg train-classifier` makes one")
+    try:
+        names = tuple(json.loads(description["class_names"]))
+        mean, std = (tuple(json.loads(description[key])) for key in ("mean", "std"))
+        model = _create(description["architecture"], len(names), pretrained=False)
+        model.load_state_dict(state)
+    except (KeyError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"classifier {path}: does not fit its own description ({reason})") from None
     return Classifier(model.eval(), description["architecture"], names, mean, std)
 
 
@@ -122,17 +127,19 @@ def _create(architecture: str, num_classes: int | None, *, pretrained: bool) -> 
         family = timm.list_models("vit_*") + timm.list_models("deit*")
         raise InputError(f"architecture {architecture!r} is unknown to timm: {_nearest(architecture, family)}")
     keywords = {} if num_classes is None else {"num_classes": num_classes}
+    other = f"architecture {architecture!r} is no plain ViT: the relevance walk needs timm's vit_* or deit_*"
     try:
-        return timm.create_model(architecture, pretrained=pretrained, dynamic_img_size=True, **keywords)
+        model = timm.create_model(architecture, pretrained=pretrained, dynamic_img_size=True, **keywords)
     except TypeError:
-        raise InputError(
-            f"architecture {architecture!r} is no plain ViT: the relevance walk needs timm's vit_* or deit_*"
-        ) from None
+        raise InputError(other) from None
     except (OSError, RuntimeError) as error:  # the hub cannot be reached
         reason = str(error).split("\n")[0]
         raise InputError(
             f"--weights pretrained: {architecture} could not be fetched ({reason}); give a file instead"
         ) from None
+    if not isinstance(model, VisionTransformer):
+        raise InputError(other)
+    return model
 
 
 def _nearest(name: str, family: list[str]) -> str:

@@ -46,7 +46,7 @@ def explain_photographs(
     written = []
     for path in paths:
         image = read_image(path)
-        size = input_size(image, max(config.sizes), model.patch_embed.patch_size)
+        size = input_size(image, max(config.sizes), model.patch_embed.feat_ratio(as_scalar=False))
         with torch.inference_mode():
             inputs = classifier.prepare(image, size)[None].to(device, getattr(torch, config.precision))
             logits = model(inputs)[0].float().cpu()

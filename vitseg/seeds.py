@@ -139,7 +139,7 @@ def scale_maps(maps: Tensor, percentile: float = 100, power: float = 1) -> Tenso
     """Min-max scale each map, the upper end at a percentile, clip to [0, 1], and raise to `power`.
 
     Args:
-        maps: (K, h, w). A constant map becomes 0.
+        maps: (K, h, w). A constant map becomes 0, one with NaN or infinity NaN throughout.
 
     Returns:
         (K, h, w) float32 in [0, 1].
@@ -148,10 +148,11 @@ def scale_maps(maps: Tensor, percentile: float = 100, power: float = 1) -> Tenso
         return maps.float()
     flat = maps.flatten(1).double()
     low = flat.amin(1)[:, None, None]
-    high = (flat.amax(1) if percentile == 100 else flat.nanquantile(percentile / 100, dim=1))[:, None, None]
+    high = (flat.amax(1) if percentile == 100 else flat.quantile(percentile / 100, dim=1))[:, None, None]
     span = high - low
-    scaled = torch.where(span > 0, (maps.double() - low) / torch.where(span > 0, span, 1.0), span * 0)
-    return scaled.clamp(0, 1).pow(power).float()
+    scaled = torch.where(span > 0, (maps.double() - low) / torch.where(span > 0, span, 1.0), 0.0)
+    finite = flat.isfinite().all(1)[:, None, None]
+    return torch.where(finite, scaled.clamp(0, 1).pow(power), torch.nan).float()
 
 
 def input_size(image: Image.Image, size: int, patch: tuple[int, int]) -> tuple[int, int]:
@@ -175,7 +176,7 @@ def _maps_of_size(
     """Unscaled maps (K, h, w) of each image at one size, on the CPU; (image, class) pairs of one shape go in
     batches.
     """
-    patch = classifier.model.patch_embed.patch_size
+    patch = classifier.model.patch_embed.feat_ratio(as_scalar=False)
     specific = find_method(config.method).class_specific
     pairs: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
     for index, (image, outputs) in enumerate(zip(images, wanted, strict=True)):

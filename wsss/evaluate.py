@@ -11,7 +11,7 @@ import numpy as np
 
 from wsss.console import note
 from wsss.data import IGNORE, Dataset, Sample, read_label_image
-from wsss.entries import MAKERS, STAGES, SUFFIX, MetricEntry, stages_of
+from wsss.entries import MAKERS, READING_ALPHA, STAGES, SUFFIX, MetricEntry, stages_of
 from wsss.errors import InputError, did_you_mean
 from wsss.metrics import ConfusionMatrix, ThresholdSweep, seed_to_mask
 from wsss.parallel import map_parallel
@@ -36,7 +36,7 @@ def evaluate_run(
         run: folder of the run.
         dataset: the split; its images without a mask are skipped with a note.
         stages: names of ``STAGES``; None means all that hold files of this split.
-        alphas: exponents of the alpha rule for seeds, all > 0; the first is the headline.
+        alphas: exponents of the alpha rule for seeds, all > 0; the first is the headline. Walked seeds have their own.
         workers: processes.
         command: the command line, recorded with every figure.
 
@@ -70,7 +70,8 @@ def evaluate_run(
     for name in sorted(set(chosen), key=list(STAGES).index):
         stage = Stage.read(run / name, kind=STAGES[name], class_names=dataset.class_names)
         _check_complete(stage, name, samples, dataset.split)
-        entries += _evaluate_stage(stage, name, dataset, samples, tuple(dict.fromkeys(alphas)), workers, command)
+        of_stage = (READING_ALPHA[name],) if name in READING_ALPHA else tuple(dict.fromkeys(alphas))
+        entries += _evaluate_stage(stage, name, dataset, samples, of_stage, workers, command)
     return entries
 
 

@@ -99,7 +99,7 @@ def run(model: VisionTransformer, images: Tensor, watch_from: int | None = 0) ->
     """
     records = tuple(BlockRecord(block) for block in model.blocks)
     head_in: list[Tensor] = []
-    detached = {name: tensor.detach() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+    detached = {name: _detached(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     with (
         _evaluation(model),
         _hooks(model, records, head_in, watch_from),
@@ -108,20 +108,26 @@ def run(model: VisionTransformer, images: Tensor, watch_from: int | None = 0) ->
         try:
             logits = functional_call(model, detached, (images.detach(),))
         except AssertionError as error:
-            raise InputError(
-                f"images of {tuple(images.shape[2:])}: {error}; make the model with dynamic_img_size=True"
-            ) from None
+            hint = "" if model.dynamic_img_size else "; make the model with dynamic_img_size=True"
+            raise InputError(f"images of {tuple(images.shape[2:])}: {error}{hint}") from None
     grid = model.patch_embed.dynamic_feat_size(tuple(images.shape[2:]))
     return Trace(model, records, logits, head_in[0], (int(grid[0]), int(grid[1])))
 
 
+def _detached(tensor: Tensor) -> Tensor:
+    """Without its graph; a copy of what was made in inference mode, which no graph may keep."""
+    return tensor.detach().clone() if tensor.is_inference() else tensor.detach()
+
+
 @contextmanager
 def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and unfused attention inside; every module as it was afterwards."""
+    """Evaluation mode, unfused attention and no checkpointing inside; every module as it was afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     fused = [(block.attn, block.attn.fused_attn) for block in model.blocks]
+    checkpointing = model.grad_checkpointing
     try:
         model.eval()
+        model.grad_checkpointing = False  # it would run the blocks again, without the hooks
         for attention, _ in fused:
             attention.fused_attn = False  # scaled_dot_product_attention never shows the matrix
         yield
@@ -130,6 +136,7 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
             module.training = mode
         for attention, flag in fused:
             attention.fused_attn = flag
+        model.grad_checkpointing = checkpointing
 
 
 @contextmanager

@@ -18,8 +18,11 @@ EPSILON = 1e-9
 
 
 def ratio(relevance: Tensor, z: Tensor) -> Tensor:
-    """``relevance / z``, zero where z is exactly zero; z is moved by +1e-9 whatever its sign, as in the peers' code."""
-    quotient = relevance / torch.where(z == 0, 1.0, z + EPSILON)
+    """``relevance / z``, zero where z is exactly zero; z is moved by +1e-9 whatever its sign, as in the peers' code
+    (and to 1e-9 where that would make it zero).
+    """
+    moved = z + EPSILON
+    quotient = relevance / torch.where(moved == 0, EPSILON, moved)
     return torch.where(z == 0, 0.0, quotient)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from wsss.data import IGNORE, Dataset, Sample, read_image, read_label_image
-from wsss.entries import STAGES, stage_file
+from wsss.entries import READING_ALPHA, STAGES, stage_file
 from wsss.errors import InputError, did_you_mean
 from wsss.metrics import ConfusionMatrix, seed_to_mask
 from wsss.overlay import contour_overlay, fit_width, heat_overlay, label_picture, mask_overlay
@@ -164,7 +164,7 @@ class _Drawing:
             return Picture(None, f"{name} has no {title} of image {self.sample.id}", "not made")
         what = f"{name}, {title} of image {self.sample.id}"
         if STAGES[stage] == "seeds":
-            return self._seed(what, path)
+            return self._seed(what, path, READING_ALPHA.get(stage, self.alpha))
         mask = read_mask(path.parent, self.sample.id)
         _same_size(mask, self.size, path, self.sample.id)
         little = fit_width(mask, self.small.shape[1], nearest=True)
@@ -179,7 +179,7 @@ class _Drawing:
         alt = f"{what}: {_named(mask, self.dataset)}" + (f", {caption}" if caption else "")
         return _jpeg(mask_overlay(self.small, little, voc_palette()), alt, caption)
 
-    def _seed(self, what: str, path: Path) -> Picture:
+    def _seed(self, what: str, path: Path, alpha: float) -> Picture:
         seed = read_seed(path.parent, self.sample.id)
         if tuple(seed.size) != self.size:
             raise InputError(
@@ -187,9 +187,9 @@ class _Drawing:
             )
         scores = seed.upsample(self.small.shape[:2])
         heat = scores.max(0) if len(scores) else np.zeros(self.small.shape[:2], np.float32)
-        mask = seed_to_mask(scores, seed.classes, alpha=self.alpha)
+        mask = seed_to_mask(scores, seed.classes, alpha=alpha)
         drawn = contour_overlay(heat_overlay(self.small, heat.clip(0, 1)), mask, voc_palette())
-        caption = f"{100 * float((mask > 0).mean()):.0f} % foreground at alpha {self.alpha:g}"
+        caption = f"{100 * float((mask > 0).mean()):.0f} % foreground at alpha {alpha:g}"
         return _jpeg(drawn, f"{what}: heat map, {_named(mask, self.dataset)} by the alpha rule, {caption}", caption)
 
 

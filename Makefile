@@ -1,0 +1,53 @@
+# make demo   the whole chain on three photographs, on a CPU
+# make test   the tests
+# make lint   style and format
+# make env    the environment alone, in .venv
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.relseg-installed
+
+# The first that works is taken; PYTHON=... chooses another. pydensecrf2 does not build on Python 3.13.
+PYTHON ?= python3.11 python3.12 python3
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
+
+.PHONY: help env demo test lint
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+env: $(STAMP)
+
+# An environment that is there and fits is kept: what was installed into it by hand stays, and an interrupted
+# installation goes on.
+$(STAMP): pyproject.toml
+	@if ! "$(BIN)/python" -c '$(FITS)' 2>/dev/null; then \
+	  for python in $(PYTHON); do \
+	    if "$$python" -c '$(FITS)' 2>/dev/null; then found=$$python; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo "error: no Python 3.11 or 3.12 among: $(PYTHON); install one, or name it: make PYTHON=/path/to/python3.12" >&2; \
+	    exit 2; \
+	  fi; \
+	  echo "$$found -m venv $(VENV)"; \
+	  "$$found" -m venv --clear "$(VENV)"; \
+	fi
+	@"$(BIN)/python" -c 'import pip' 2>/dev/null || "$(BIN)/python" -m ensurepip
+	@echo "installing into $(VENV): PyTorch and others, about 6 GB, some minutes"
+	@"$(BIN)/python" -m pip install --disable-pip-version-check -q -e '.[dev]' || { \
+	  echo "error: the installation failed, see above; pydensecrf2 is compiled here and needs a C++ compiler and" \
+	    "Python's headers (Debian: apt install g++ python3-dev)" >&2; \
+	  exit 2; \
+	}
+	@touch "$@"
+
+demo: env
+	@"$(BIN)/python" demo/demo.py
+
+# One thread each: the tests are many small computations, and several of them start processes of their own.
+test: env
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} "$(BIN)/python" -m pytest
+
+lint: env
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
