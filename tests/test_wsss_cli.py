@@ -56,8 +56,8 @@ def test_evaluate_then_compare(call, tiny):
         assert "oracle: the threshold was chosen on these very masks" in out
     entries = json.loads(Path("runs/one/metrics.json").read_text())["entries"]
     assert [e["rule"] for e in entries if e["stage"] == "seeds" and not e["oracle"]] == [
-        "alpha 4",
         "alpha 16",
+        "alpha 4",
         "alpha 32",
     ]
     assert {e["command"] for e in entries} == {f"wsss evaluate one --data {tiny} --split val"}

@@ -155,6 +155,14 @@ def scale_maps(maps: Tensor, percentile: float = 100, power: float = 1) -> Tenso
     return torch.where(finite, scaled.clamp(0, 1).pow(power), torch.nan).float()
 
 
+def first_block(classifier: Classifier, config: SeedConfig) -> int:
+    """First block of the rollout: the configured one, else where the last third of the blocks begins.
+
+    The peers take 1. Measured on images with masks (README), seeds from the upper blocks alone cover objects better.
+    """
+    return len(classifier.model.blocks) * 2 // 3 if config.first_block is None else config.first_block
+
+
 def input_size(image: Image.Image, size: int, patch: tuple[int, int]) -> tuple[int, int]:
     """(height, width) of about `size`^2 pixels in the image's own proportions, in whole patches."""
     factor = size / (image.width * image.height) ** 0.5
@@ -178,6 +186,7 @@ def _maps_of_size(
     """
     patch = classifier.model.patch_embed.feat_ratio(as_scalar=False)
     specific = find_method(config.method).class_specific
+    first = first_block(classifier, config)
     pairs: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
     for index, (image, outputs) in enumerate(zip(images, wanted, strict=True)):
         for output in outputs if specific else outputs[:1]:
@@ -192,7 +201,7 @@ def _maps_of_size(
             targets = [output for _, output in chunk]
             if config.flip:
                 inputs, targets = torch.cat([inputs, inputs.flip(-1)]), targets * 2
-            maps = explain(classifier.model, inputs, targets, config.method, first_block=config.first_block).maps
+            maps = explain(classifier.model, inputs, targets, config.method, first_block=first).maps
             if config.flip:
                 upright, mirrored = maps.chunk(2)
                 maps = (upright + mirrored.flip(-1)) / 2

@@ -53,12 +53,12 @@ class SeedConfig(Config):
 
     method: str = "transformer_attribution"
     """explanation method"""
-    sizes: tuple[int, ...] = (224, 384)
+    sizes: tuple[int, ...] = (224, 320, 448)
     """the image is explained at each of these sizes (side of the square of equal area) and the maps are averaged"""
     flip: bool = True
     """average with the map of the mirrored image"""
-    first_block: int = Field(8, ge=0)
-    """the rollout multiplies the blocks from this one on; the peers take 1"""
+    first_block: int | None = Field(None, ge=0)
+    """the rollout multiplies the blocks from this one on (the peers: 1); the last third of the blocks if not given"""
     power: float = Field(0.5, gt=0)
     """the min-max scaled map is raised to this power: relevance is peaky, the body of an object lies at a few per
     cent

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wsss.console import console, note, run
-from wsss.entries import MetricEntry, save_metrics
+from wsss.entries import ALPHAS, MetricEntry, save_metrics
 from wsss.errors import InputError
 
 app = App(name="wsss", help="Images, labels and numbers of weakly supervised segmentation.")
@@ -102,7 +102,7 @@ def evaluate(
     stage
         Stage to evaluate: seeds, refined, affinity_labels or masks; may be repeated. All that exist unless given.
     alpha
-        Exponent of the alpha rule; may be repeated, the first is the headline. 4, 16 and 32 unless given.
+        Exponent of the alpha rule; may be repeated, the first is the headline. 16, 4 and 32 unless given.
     workers
         Processes; one for each core unless given.
     """
@@ -117,7 +117,7 @@ def evaluate(
         folder,
         load_dataset(data, split, root),
         stages=stage,
-        alphas=alpha or (4, 16, 32),
+        alphas=alpha or ALPHAS,
         workers=_workers(workers),
         command=command,
     )
@@ -138,7 +138,7 @@ def compare(
     runs: Path = Path("runs"),
     images: str | None = None,
     pictures: int = 8,
-    alpha: float = 4,
+    alpha: float = ALPHAS[0],
     workers: int | None = None,
 ) -> None:
     """Put finished runs side by side in one self-contained web page: figures by stage and class, and pictures.

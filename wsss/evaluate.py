@@ -11,7 +11,7 @@ import numpy as np
 
 from wsss.console import note
 from wsss.data import IGNORE, Dataset, Sample, read_label_image
-from wsss.entries import MAKERS, READING_ALPHA, STAGES, SUFFIX, MetricEntry, stages_of
+from wsss.entries import ALPHAS, MAKERS, READING_ALPHA, STAGES, SUFFIX, MetricEntry, stages_of
 from wsss.errors import InputError, did_you_mean
 from wsss.metrics import ConfusionMatrix, ThresholdSweep, seed_to_mask
 from wsss.parallel import map_parallel
@@ -26,7 +26,7 @@ def evaluate_run(
     dataset: Dataset,
     *,
     stages: Sequence[str] | None = None,
-    alphas: Sequence[float] = (4, 16, 32),
+    alphas: Sequence[float] = ALPHAS,
     workers: int = 1,
     command: str = "",
 ) -> list[MetricEntry]:

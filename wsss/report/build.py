@@ -14,7 +14,7 @@ import jinja2
 
 from wsss.console import warn
 from wsss.data import Dataset
-from wsss.entries import STAGES, MetricEntry, read_metrics, stages_of
+from wsss.entries import ALPHAS, STAGES, MetricEntry, read_metrics, stages_of
 from wsss.errors import InputError
 from wsss.parallel import map_parallel
 from wsss.report import tables
@@ -48,7 +48,7 @@ def write_report(
     *,
     images: Sequence[str] | None = None,
     pictures: int = 8,
-    alpha: float = 4,
+    alpha: float = ALPHAS[0],
     workers: int = 1,
     command: str = "",
 ) -> ReportFiles:
