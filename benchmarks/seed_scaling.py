@@ -3,8 +3,9 @@
     python benchmarks/seed_scaling.py --classifier runs/animals/classifier/classifier.safetensors \\
         --data voc12_animals --split train --every 8
 
-Reads masks: run it on a training split, and choose there. Image-level labels are given; every second pixel is counted,
-which is quick and hardly moves the figures. The last column is the oracle: the best fixed threshold on these very masks.
+Reads masks: run it on a training split, and choose there. Image-level labels are given; every second pixel is
+counted, which is quick and hardly moves the figures. The last column is the oracle: the best fixed threshold on these
+very masks.
 """
 
 from __future__ import annotations
