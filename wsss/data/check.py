@@ -11,8 +11,9 @@ import numpy as np
 from PIL import Image
 
 from wsss.data import folder
-from wsss.data.config import DataConfig, list_splits, load_config, load_dataset
+from wsss.data.config import DataConfig, load_config
 from wsss.data.files import image_size, read_image, read_label_image
+from wsss.data.load import list_splits, load_dataset
 from wsss.data.sample import BACKGROUND, IGNORE, Dataset, Sample
 from wsss.errors import InputError
 from wsss.parallel import map_parallel

@@ -1,10 +1,9 @@
-"""The description of a data set (one YAML under ``configs/data``), and the way from it to samples."""
+"""The description of a data set: one YAML under ``configs/data``."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -14,9 +13,31 @@ from pydantic import ValidationError, model_validator
 
 from wsss.configs import find_config
 from wsss.console import Config, validation_line
-from wsss.data import folder, voc
-from wsss.data.sample import BACKGROUND, IGNORE, Dataset
+from wsss.data.sample import BACKGROUND, IGNORE
 from wsss.errors import InputError, did_you_mean
+
+VOC_CLASSES = (
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
 
 MAX_CLASSES = 254
 """Class indices are stored as uint8: 0 is background, 255 is ignored."""
@@ -71,18 +92,18 @@ class DataConfig(Config):
             if self.mask_values is not None:
                 raise ValueError("mask_values: layout 'voc' has its own")
             for name in self.classes or ():
-                if name not in voc.VOC_CLASSES:
-                    raise ValueError(f"classes: no VOC class {name!r}: {did_you_mean(name, voc.VOC_CLASSES)}")
+                if name not in VOC_CLASSES:
+                    raise ValueError(f"classes: no VOC class {name!r}: {did_you_mean(name, VOC_CLASSES)}")
         return self
 
     def class_names(self) -> tuple[str, ...]:
         """The chosen classes in the order of their indices 1..C."""
-        return self.classes if self.classes is not None else voc.VOC_CLASSES
+        return self.classes if self.classes is not None else VOC_CLASSES
 
     def stored_names(self) -> tuple[str, ...]:
         """Names of the pixel values 1, 2, ... as the mask files store them."""
         if self.layout == "voc":
-            return voc.VOC_CLASSES
+            return VOC_CLASSES
         return self.mask_values if self.mask_values is not None else self.class_names()
 
     def mask_table(self) -> np.ndarray:
@@ -135,48 +156,3 @@ def load_config(config: str | Path | DataConfig) -> DataConfig:
         return DataConfig(**content)
     except ValidationError as error:
         raise InputError(f"{path}: {validation_line(error)}") from None
-
-
-def load_dataset(
-    config: str | Path | DataConfig,
-    split: str,
-    root: Path | None = None,
-    *,
-    problems: list[str] | None = None,
-) -> Dataset:
-    """The samples of one split. Decodes no image (masks only where nothing else gives the labels of a VOC image).
-
-    Args:
-        config: a data YAML (path or name below ``configs/data``) or the description itself.
-        split: layout voc, a list under ``ImageSets/Segmentation``; layout folder, a value of the CSV's ``split``
-            column, or "all".
-        root: folder of the data; else the environment variable named by the description, else the description's root.
-        problems: where given, a fault of a single image or row is appended to this list instead of raised, and reading
-            goes on; an image with a file stays in, with the labels that could be read.
-
-    Raises InputError naming what is missing or wrong and how to give it.
-    """
-    config = load_config(config)
-    where = config.find_root(root)
-    reader = voc if config.layout == "voc" else folder
-    return Dataset(
-        name=config.name,
-        split=split,
-        root=where,
-        class_names=config.class_names(),
-        samples=tuple(reader.read_samples(config, where, split, _reporter(problems))),
-        mask_values=config.mask_table(),
-    )
-
-
-def list_splits(config: str | Path | DataConfig, root: Path | None = None) -> tuple[str, ...]:
-    """The names that `load_dataset` takes as split; "all" only where a folder's CSV names no splits."""
-    config = load_config(config)
-    return (voc if config.layout == "voc" else folder).list_splits(config, config.find_root(root))
-
-
-def _reporter(problems: list[str] | None) -> Callable[[str], None]:
-    def stop(line: str) -> None:
-        raise InputError(line)
-
-    return stop if problems is None else problems.append

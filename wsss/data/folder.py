@@ -7,13 +7,10 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from wsss.data.config import DataConfig
 from wsss.data.sample import Sample
 from wsss.errors import InputError, did_you_mean
-
-if TYPE_CHECKING:
-    from wsss.data.config import DataConfig
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 NO_CLASS = "background"

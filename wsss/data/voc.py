@@ -7,40 +7,15 @@ import pickle
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import numpy as np
 
+from wsss.data.config import VOC_CLASSES, DataConfig
 from wsss.data.files import read_label_image
 from wsss.data.sample import Sample
 from wsss.errors import InputError, did_you_mean
 
-if TYPE_CHECKING:
-    from wsss.data.config import DataConfig
-
-VOC_CLASSES = (
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
 """Names of the pixel values 1..20, and of the columns of ``cls_labels.npy``."""
 
 Report = Callable[[str], None]
