@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from affinity.network import AffinityNetwork
 
 STRIDE = 8
-PRESETS = {"seed": (16.0, 8), "affinitynet": (8.0, 256)}
-"""(beta, steps): the seed paper's, and those of AffinityNet's own code (2^8 steps)."""
+PRESETS = {"relseg": (8.0, 64), "seed": (16.0, 8), "affinitynet": (8.0, 256)}
+"""(beta, steps): ours, chosen on training images (README); the seed paper's; those of AffinityNet's own code (2^8 steps)."""
 
 
 class FinalCRFConfig(CRFConfig):
@@ -45,13 +45,13 @@ class FinalCRFConfig(CRFConfig):
 class RefineConfig(Config):
     """Settings of the walk and of what turns its scores into a mask."""
 
-    preset: Literal["seed", "affinitynet"] = "affinitynet"
-    """beta and steps: 16 and 8 (seed paper), or 8 and 256 (AffinityNet's code)"""
+    preset: Literal["relseg", "seed", "affinitynet"] = "relseg"
+    """beta and steps: 8 and 64 (ours), 16 and 8 (seed paper), or 8 and 256 (AffinityNet's code)"""
     beta: float | None = Field(None, gt=0)
     """exponent of the affinities, instead of the preset's"""
     steps: int | None = Field(None, ge=0)
     """steps of the walk, instead of the preset's"""
-    alpha: float = Field(16, gt=0)
+    alpha: float = Field(8, gt=0)
     """exponent of the background channel that walks beside the classes"""
     radius: int = Field(5, ge=2)
     """nodes closer than this are neighbours"""

@@ -112,7 +112,7 @@ def test_the_chain(place: Path, affinity: Callable[..., int], train: tuple[objec
     assert manifest["inputs"]["seeds"] == Stage.read(folder / "seeds", kind="seeds").fingerprint
 
     # Workers, batches and the way a setting is written do not change a mask.
-    options = ("--into", "other", "--network", net, "--beta", 8, "--steps", 256, "--preset", "seed")
+    options = ("--into", "other", "--network", net, "--beta", 8, "--steps", 64, "--preset", "seed")
     assert affinity("refine", *options, "--workers", 2, "--batch-size", 3, "--device", "cpu") == 0
     for name in SIZES:
         np.testing.assert_array_equal(read_mask(place / "runs/other/masks", name), read_mask(folder / "masks", name))
@@ -271,6 +271,7 @@ def test_image_without_classes_is_background() -> None:
 
 def test_presets_and_their_overrides() -> None:
     assert RefineConfig(preset="seed").walk() == (16, 8)
+    assert RefineConfig().walk() == (8, 64)
     assert RefineConfig(preset="affinitynet").walk() == (8, 256)
     assert RefineConfig(preset="seed", steps=0).walk() == (16, 0)
     assert RefineConfig(preset="seed", beta=2).walk() == (2, 8)

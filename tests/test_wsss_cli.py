@@ -56,7 +56,7 @@ def test_evaluate_then_compare(call, tiny):
         assert "oracle: the threshold was chosen on these very masks" in out
     entries = json.loads(Path("runs/one/metrics.json").read_text())["entries"]
     assert [e["rule"] for e in entries if e["stage"] == "seeds" and not e["oracle"]] == [
-        "alpha 16",
+        "alpha 8",
         "alpha 4",
         "alpha 32",
     ]

@@ -102,7 +102,7 @@ def evaluate(
     stage
         Stage to evaluate: seeds, refined, affinity_labels or masks; may be repeated. All that exist unless given.
     alpha
-        Exponent of the alpha rule; may be repeated, the first is the headline. 16, 4 and 32 unless given.
+        Exponent of the alpha rule; may be repeated, the first is the headline. 8, 4 and 32 unless given.
     workers
         Processes; one for each core unless given.
     """

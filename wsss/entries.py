@@ -15,8 +15,8 @@ from wsss.store import locked, read_json, write_json
 STAGES: dict[str, str] = {"seeds": "seeds", "refined": "seeds", "affinity_labels": "affinity_labels", "masks": "masks"}
 """Stage folder of a run, in the order of the chain -> kind of files that lie there."""
 
-ALPHAS = (16.0, 4.0, 32.0)
-"""Exponents that seeds are evaluated with, the headline first: AffinityNet's at inference, and its labels'."""
+ALPHAS = (8.0, 4.0, 32.0)
+"""Exponents that seeds are evaluated with: the headline, and the two of the affinity labels that lie about it."""
 
 READING_ALPHA: dict[str, float] = {"refined": 1}
 """Stages whose scores are to be read with one alpha: after the walk a class has beaten the background above 1/2."""
