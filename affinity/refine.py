@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 STRIDE = 8
 PRESETS = {"relseg": (8.0, 64), "seed": (16.0, 8), "affinitynet": (8.0, 256)}
-"""(beta, steps): ours, chosen on training images (README); the seed paper's; those of AffinityNet's own code (2^8 steps)."""
+"""(beta, steps): ours, chosen on training images (README); the seed paper's; AffinityNet's own code's (2^8 steps)."""
 
 
 class FinalCRFConfig(CRFConfig):

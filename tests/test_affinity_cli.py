@@ -108,7 +108,7 @@ def test_the_chain(place: Path, affinity: Callable[..., int], train: tuple[objec
         np.testing.assert_array_equal(read_mask(folder / "masks", sample.id), result.mask)
         np.testing.assert_array_equal(read_seed(folder / "refined", sample.id).scores, result.seed.scores)
     manifest = read_json(folder / "masks/manifest.json")
-    assert (manifest["config"]["beta"], manifest["config"]["steps"]) == (8, 256)
+    assert (manifest["config"]["beta"], manifest["config"]["steps"]) == (8, 64)
     assert manifest["inputs"]["seeds"] == Stage.read(folder / "seeds", kind="seeds").fingerprint
 
     # Workers, batches and the way a setting is written do not change a mask.
