@@ -101,7 +101,8 @@ def test_the_chain(place: Path, affinity: Callable[..., int], train: tuple[objec
     assert affinity("refine", "--workers", 1, "--device", "cpu") == 0
     dataset = load_dataset(place / "data.yaml", "all")
     for sample in dataset:
-        image = torch.tensor(np.asarray(read_image(sample.image_path))).movedim(-1, 0)[None] / 255
+        # strides as in the command: another memory layout takes another convolution and rounds otherwise
+        image = torch.tensor(np.asarray(read_image(sample.image_path))[None]).movedim(-1, 1).float() / 255
         with torch.inference_mode():
             features = network(image)[0].numpy()
         result = refine_seed(features, read_seed(folder / "seeds", sample.id))

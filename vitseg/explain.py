@@ -45,14 +45,11 @@ def explain(
     """Explain class scores of a timm ViT.
 
     Args:
-        model: timm VisionTransformer with a class token, on any device, of any float dtype. It is left exactly as
-        found.
+        model: timm VisionTransformer with a class token, on any device, of any float dtype; left exactly as found.
         images: (B, 3, H, W), normalised as the model wants them. H and W may differ from each other, and from the
-        size of the
-            training if the model was made with ``dynamic_img_size=True``.
+            size of the training if the model was made with ``dynamic_img_size=True``.
         targets: class indices: None (each image's top class), one for all images, (B,), or (B, K) for K classes an
-        image
-            from one forward pass.
+            image from one forward pass.
         method: name of a method (``vitseg.methods.METHODS``).
         first_block: the rollout multiplies the blocks from this one on.
 
@@ -66,11 +63,16 @@ def explain(
     """
     chosen = find_method(method)
     capture.check_supported(model)
-    if images.ndim != 4:
-        raise InputError(f"images: shape {tuple(images.shape)}; expected (B, 3, H, W)")
+    if images.ndim != 4 or 0 in images.shape:
+        raise InputError(f"images: shape {tuple(images.shape)}; expected (B, 3, H, W), B >= 1")
+    parameter = next(model.parameters())
+    if (images.dtype, images.device) != (parameter.dtype, parameter.device):
+        raise InputError(
+            f"images: {images.dtype} on {images.device}; the model is {parameter.dtype} on {parameter.device}"
+        )
     if not 0 <= first_block < len(model.blocks):
         raise InputError(f"first_block {first_block}: the model has blocks 0 to {len(model.blocks) - 1}")
-    trace = capture.run(model, images, watch_from=first_block if chosen.gradients else None)
+    trace = capture.run(model, images, first=first_block, relevance=chosen.gradients)
     wanted, many = _targets(targets, trace.logits)
     with torch.no_grad() if not chosen.gradients else torch.enable_grad():
         tokens = chosen.compute(trace, wanted, first_block).detach()

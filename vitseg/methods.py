@@ -88,12 +88,11 @@ def transformer_attribution(trace: Trace, targets: Tensor, first: int) -> Tensor
     normalised.
     """
     gradients = walk.attention_gradients(trace, targets, first)
-    relevances = walk.attention_relevances(trace, targets, first)
-    attentions = [
-        (gradient[:, :, : relevance.shape[2]] * relevance).clamp(min=0).mean(dim=1)
-        for gradient, relevance in zip(gradients, relevances, strict=True)
-    ]
-    return class_token_rollout(attentions, normalise=False)[:, trace.prefix :]
+    attentions = []  # last block first, as the walk goes
+    for relevance in walk.attention_relevances(trace, targets, first):
+        gradient = gradients.pop()[:, :, : relevance.shape[2]]
+        attentions.append((gradient * relevance).clamp(min=0).mean(dim=1))
+    return class_token_rollout(attentions[::-1], normalise=False)[:, trace.prefix :]
 
 
 @_register("rollout", "Abnar and Zuidema, ACL 2020, eq. 1", class_specific=False, gradients=False)

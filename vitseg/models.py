@@ -16,6 +16,7 @@ from timm.models import load_state_dict
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
+from vitseg.relevance.capture import check_supported
 from wsss.errors import InputError, did_you_mean
 from wsss.store import atomic
 
@@ -60,6 +61,7 @@ def create_classifier(architecture: str, class_names: tuple[str, ...], weights: 
         InputError: unknown architecture, no such file, or a file of another model.
     """
     model = _create(architecture, len(class_names), pretrained=weights == "pretrained")
+    check_supported(model)  # before hours of training, not after
     if weights not in ("pretrained", "none"):
         _load_backbone(model, Path(weights), architecture)
     settings = model.pretrained_cfg

@@ -18,7 +18,10 @@ from wsss.errors import InputError
 
 @dataclass
 class BlockRecord:
-    """What one block saw, detached; B images, N tokens (prefix first), D channels, H heads of d channels each."""
+    """What one block saw, detached; all None of a block that was not recorded.
+
+    B images, N tokens (prefix first), D channels, H heads of d channels each.
+    """
 
     block: Block
     x: Tensor = None  # (B, N, D) input of the block
@@ -26,7 +29,7 @@ class BlockRecord:
     qkv_out: Tensor = None  # (B, N, 3 H d), bias included
     q: Tensor = None  # (B, H, N, d), after q_norm, not scaled
     k: Tensor = None  # (B, H, N, d), after k_norm
-    attention: Tensor = None  # (B, H, N, N), rows sum to 1; part of the graph from the first watched block on
+    attention: Tensor = None  # (B, H, N, N), rows sum to 1; part of the graph
     proj_in: Tensor = None  # (B, N, H d)
     proj_out: Tensor = None
     attention_branch: Tensor = None  # (B, N, D) what the attention adds to the skip
@@ -49,7 +52,7 @@ class BlockRecord:
 class Trace:
     """A finished forward pass.
 
-    ``logits`` (B, C) still carries the graph down to the attention of the first watched block.
+    ``logits`` (B, C) still carries the graph down to the attention of the first recorded block.
     """
 
     model: VisionTransformer
@@ -86,24 +89,25 @@ def check_supported(model: nn.Module) -> None:
         raise InputError(f"model: head is a {type(model.head).__name__}; expected a Linear classifier")
 
 
-def run(model: VisionTransformer, images: Tensor, watch_from: int | None = 0) -> Trace:
-    """Forward `images` and record every block.
+def run(model: VisionTransformer, images: Tensor, *, first: int = 0, relevance: bool = True) -> Trace:
+    """Forward `images` and record the blocks from `first` on.
 
     Args:
         model: a supported timm ViT, in any mode; it runs in evaluation mode and gets its own mode back.
         images: (B, 3, H, W), normalised.
-        watch_from: index of the first block whose attention will be asked for a gradient; None for no gradients.
+        first: lower blocks are not recorded, and no graph reaches them.
+        relevance: record all that gradients and relevance need; else the attention alone, without a graph.
 
-    The parameters are swapped for detached ones during the pass, so the graph begins at the watched attention, holds no
-    gradient of a weight, and `requires_grad` and `.grad` of the model stay as they are.
+    The parameters are swapped for detached ones during the pass, so the graph begins at the attention of block `first`,
+    holds no gradient of a weight, and `requires_grad` and `.grad` of the model stay as they are.
     """
     records = tuple(BlockRecord(block) for block in model.blocks)
     head_in: list[Tensor] = []
     detached = {name: _detached(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     with (
         _evaluation(model),
-        _hooks(model, records, head_in, watch_from),
-        torch.set_grad_enabled(watch_from is not None),
+        _hooks(model, records, head_in, first, relevance),
+        torch.set_grad_enabled(relevance),
     ):
         try:
             logits = functional_call(model, detached, (images.detach(),))
@@ -141,7 +145,7 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _hooks(
-    model: VisionTransformer, records: tuple[BlockRecord, ...], head_in: list[Tensor], watch_from: int | None
+    model: VisionTransformer, records: tuple[BlockRecord, ...], head_in: list[Tensor], first: int, relevance: bool
 ) -> Iterator[None]:
     with ExitStack() as stack:
 
@@ -163,12 +167,14 @@ def _hooks(
 
             stack.callback(module.register_forward_hook(hook).remove)
 
-        for index, (block, record) in enumerate(zip(model.blocks, records, strict=True)):
+        for block, record in list(zip(model.blocks, records, strict=True))[first:]:
+            watch_attention(block.attn.attn_drop, record, leaf=relevance and record is records[first])
+            if not relevance:
+                continue
             watch(block, record, input="x", output="out")
             watch(block.attn.qkv, record, input="qkv_in", output="qkv_out")
             watch(block.attn.q_norm, record, output="q")
             watch(block.attn.k_norm, record, output="k")
-            watch_attention(block.attn.attn_drop, record, leaf=index == watch_from)
             watch(block.attn.proj, record, input="proj_in", output="proj_out")
             watch(block.drop_path1, record, output="attention_branch")
             watch(block.norm2, record, input="middle")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ def attention_gradients(trace: Trace, targets: Tensor, first: int) -> list[Tenso
     """Gradient of the target scores with respect to the attention of blocks ``first`` and above.
 
     Args:
-        trace: captured with ``watch_from <= first``.
+        trace: recorded from block ``first`` on or lower, with ``relevance=True``.
         targets: class indices (B, K).
 
     Returns:
@@ -32,26 +34,25 @@ def attention_gradients(trace: Trace, targets: Tensor, first: int) -> list[Tenso
 
 
 @torch.no_grad()
-def attention_relevances(trace: Trace, targets: Tensor, first: int) -> list[Tensor]:
-    """Relevance of the attention of blocks ``first`` and above when each target score has relevance 1.
+def attention_relevances(trace: Trace, targets: Tensor, first: int) -> Iterator[Tensor]:
+    """Relevance of the attention of blocks ``first`` and above, last block first, when each target score has
+    relevance 1.
 
     Args:
         targets: class indices (B, K).
 
-    Returns:
-        One tensor (K * B, H, N, N) a block, class-major. Of the last block the class token's row
-        alone, (K * B, H, 1, N): no other row carries relevance.
+    Yields:
+        One tensor (K * B, H, N, N) a block, class-major; the last block's, which comes first, is the class token's row
+        alone, (K * B, H, 1, N): no other row carries relevance. One at a time, so that none need be kept.
     """
     pairs = _Pairs(trace, targets)
     relevance = pairs.start()
-    found: list[Tensor] = []
     rows = CLASS_TOKEN  # in the last block only the class token carries relevance
     for record in reversed(trace.blocks[first:]):
         lowest = record is trace.blocks[first]
         of_attention, relevance = _through_block(pairs, record, relevance, rows, go_on=not lowest)
-        found.append(of_attention)
+        yield of_attention
         rows = EVERY
-    return found[::-1]
 
 
 class _Pairs:
