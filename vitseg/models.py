@@ -83,9 +83,9 @@ def save_classifier(classifier: Classifier, path: Path, dtype: torch.dtype = tor
     description = {
         "kind": KIND,
         "architecture": classifier.architecture,
-        "class_names": json.dumps(classifier.class_names),
-        "mean": json.dumps(classifier.mean),
-        "std": json.dumps(classifier.std),
+        "class_names": classifier.class_names,
+        "mean": classifier.mean,
+        "std": classifier.std,
     }
     state = {
         name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in classifier.model.state_dict().items()
@@ -106,7 +106,7 @@ def load_classifier(path: Path) -> Classifier:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            description = json.loads(metadata["relseg"]) if "relseg" in metadata else metadata
+            description = json.loads(metadata.get("relseg", "{}"))
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"classifier {path}: not a readable safetensors file ({error})") from None
@@ -114,8 +114,7 @@ def load_classifier(path: Path) -> Classifier:
         found = description.get("format", "another model") if "relseg" in metadata else "plain weights"
         raise InputError(f"classifier {path}: holds {found}; `vitseg train-classifier` makes one")
     try:
-        names = tuple(json.loads(description["class_names"]))
-        mean, std = (tuple(json.loads(description[key])) for key in ("mean", "std"))
+        names, mean, std = (tuple(description[key]) for key in ("class_names", "mean", "std"))
         model = _create(description["architecture"], len(names), pretrained=False)
         model.load_state_dict(state)
     except (KeyError, ValueError, RuntimeError) as error:
