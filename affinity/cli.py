@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from affinity.refine import RefineConfig
 from affinity.settings import TrainConfig
 from wsss.console import Flat, existing_file, note, run, warn
 from wsss.errors import InputError
+from wsss.options import Data, Device, Root, Runs, SeedRun, Workers, command_line, worker_count
 
 if TYPE_CHECKING:
     from wsss.data import Dataset, Sample
@@ -33,12 +33,12 @@ FEW_FOREGROUND = 0.02
 @app.command
 def labels(
     *,
-    seeds: str,
-    data: str,
+    seeds: SeedRun,
+    data: Data,
     split: str,
-    root: Path | None = None,
-    runs: Path = Path("runs"),
-    workers: int | None = None,
+    root: Root = None,
+    runs: Runs = Path("runs"),
+    workers: Workers = None,
     cfg: Annotated[LabelsConfig, Flat] = LabelsConfig(),
 ) -> None:
     """Make confident labels from seeds: a dense CRF with a strong and with a weak background.
@@ -49,18 +49,8 @@ def labels(
 
     Parameters
     ----------
-    seeds
-        Run with the seeds: a name below the folder of runs, or a path.
-    data
-        Data set: a YAML file, or a name below configs/data.
     split
         Split to label.
-    root
-        Folder of the data, if neither the YAML nor its environment variable gives it.
-    runs
-        Folder of runs.
-    workers
-        Processes; one for each core unless given.
     """
     from affinity.labels import label_images
     from wsss.store import Stage
@@ -77,7 +67,7 @@ def labels(
         inputs={"seeds": stage.fingerprint},
     )
     todo = _pending(dataset, output)
-    counts = label_images(todo, stage.folder, output.folder, cfg, workers=_workers(workers))
+    counts = label_images(todo, stage.folder, output.folder, cfg, workers=worker_count(workers))
     if todo:
         note(f"confident labels: {counts.line()}")
         known = counts.background + counts.foreground + counts.neutral
@@ -92,12 +82,12 @@ def labels(
 @app.command
 def train(
     *,
-    seeds: str,
-    data: str,
+    seeds: SeedRun,
+    data: Data,
     split: str,
-    root: Path | None = None,
-    runs: Path = Path("runs"),
-    device: str = "auto",
+    root: Root = None,
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
     workers: int = 0,
     cfg: Annotated[TrainConfig, Flat] = TrainConfig(),
 ) -> None:
@@ -110,16 +100,8 @@ def train(
     ----------
     seeds
         Run with the labels: a name below the folder of runs, or a path.
-    data
-        Data set: a YAML file, or a name below configs/data.
     split
         Split to train on.
-    root
-        Folder of the data, if neither the YAML nor its environment variable gives it.
-    runs
-        Folder of runs.
-    device
-        auto, cpu, cuda, cuda:1, ...; auto is the first GPU if there is one.
     workers
         Processes that read and augment images; 0: none beside the training itself.
     """
@@ -155,16 +137,16 @@ def train(
 @app.command
 def refine(
     *,
-    seeds: str,
-    data: str,
+    seeds: SeedRun,
+    data: Data,
     split: str,
-    root: Path | None = None,
-    runs: Path = Path("runs"),
+    root: Root = None,
+    runs: Runs = Path("runs"),
     network: Path | None = None,
     into: str | None = None,
-    device: str = "auto",
+    device: Device = "auto",
     batch_size: int = 1,
-    workers: int | None = None,
+    workers: Workers = None,
     cfg: Annotated[RefineConfig, Flat] = RefineConfig(),
 ) -> None:
     """Make masks from seeds: random walk along the affinities, upsampling, argmax, and a dense CRF if asked for.
@@ -174,23 +156,13 @@ def refine(
 
     Parameters
     ----------
-    seeds
-        Run with the seeds: a name below the folder of runs, or a path.
-    data
-        Data set: a YAML file, or a name below configs/data.
     split
         Split to refine.
-    root
-        Folder of the data, if neither the YAML nor its environment variable gives it.
-    runs
-        Folder of runs.
     network
         Checkpoint of the affinity network; that of the run unless given.
     into
         Run that gets the masks, made if it is not there; the run of the seeds unless given. Keeps masks of several
         settings side by side.
-    device
-        auto, cpu, cuda, cuda:1, ...; auto is the first GPU if there is one.
     batch_size
         Images of one size that go through the network together.
     workers
@@ -225,7 +197,7 @@ def refine(
         refined.folder,
         cfg,
         batch_size=batch_size,
-        workers=_workers(workers),
+        workers=worker_count(workers),
     )
     for output in (refined, masks):
         _done(output, dataset, count, begin)
@@ -233,7 +205,7 @@ def refine(
 
 def _open(
     seeds: str,
-    data: str,
+    data: Data,
     split: str,
     root: Path | None,
     runs: Path,
@@ -271,21 +243,13 @@ def _pending(dataset: Dataset, *stages: Stage) -> list[Sample]:
 
 def _done(stage: Stage, dataset: Dataset, count: int, begin: float, **extra: object) -> None:
     stage.done(
-        command=shlex.join(["affinity", *sys.argv[1:]]),
+        command=command_line("affinity"),
         split=dataset.split,
         counts={"images": len(dataset), "made": count},
         seconds=time.monotonic() - begin,
         **extra,
     )
     note(f"{stage.folder}: {count} of {len(dataset)} images made now")
-
-
-def _workers(workers: int | None) -> int:
-    import os
-
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers {workers}: at least 1")
-    return workers or len(os.sched_getaffinity(0))
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from cyclopts import App, Parameter
 from vitseg.settings import ClassifierConfig, SeedConfig
 from wsss.console import Flat, note, run
 from wsss.errors import InputError
+from wsss.options import Data, Device, Root, Runs, command_line
 
 if TYPE_CHECKING:
     from wsss.data import Dataset
@@ -28,13 +28,13 @@ app = App(
 @app.command
 def train_classifier(
     *,
-    data: str,
+    data: Data,
     train_split: str = "train",
     val_split: str | None = None,
     name: str = "classifier",
-    root: Path | None = None,
-    runs: Path = Path("runs"),
-    device: str = "auto",
+    root: Root = None,
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
     workers: int = 0,
     cfg: Annotated[ClassifierConfig, Flat] = ClassifierConfig(),
 ) -> None:
@@ -45,20 +45,12 @@ def train_classifier(
 
     Parameters
     ----------
-    data
-        Data set: a YAML file, or a name below configs/data.
     train_split
         Split to train on.
     val_split
         Split whose F1 and average precision are reported at the end.
     name
         Name of the run.
-    root
-        Folder of the data, if neither the YAML nor its environment variable gives it.
-    runs
-        Folder of runs.
-    device
-        cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.
     workers
         Processes that read images; 0 reads in the main process.
     """
@@ -84,7 +76,7 @@ def train_classifier(
     if trained.scores is not None and val_set is not None:
         _report_scores(trained.scores, val_set, stage.folder / "scores.json")
     stage.done(
-        command=_command(),
+        command=command_line("vitseg"),
         split=train_split,
         counts={"images": len(train_set)},
         seconds=time.monotonic() - begin,
@@ -97,12 +89,12 @@ def train_classifier(
 def evaluate_classifier(
     *,
     classifier: str,
-    data: str,
+    data: Data,
     split: str,
     size: int = 384,
-    root: Path | None = None,
-    runs: Path = Path("runs"),
-    device: str = "auto",
+    root: Root = None,
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
 ) -> None:
     """Score a classifier on a split: F1 and average precision of each class, and their means.
 
@@ -110,18 +102,10 @@ def evaluate_classifier(
     ----------
     classifier
         Checkpoint (.safetensors), or the name of a run that holds one.
-    data
-        Data set: a YAML file, or a name below configs/data.
     split
         Split to classify.
     size
         Side of the square that images are squeezed to.
-    root
-        Folder of the data, if neither the YAML nor its environment variable gives it.
-    runs
-        Folder of runs.
-    device
-        cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.
     """
     from vitseg.classifier import predict
     from vitseg.models import load_classifier
@@ -141,12 +125,12 @@ def evaluate_classifier(
 def seeds(
     *,
     classifier: str,
-    data: str,
+    data: Data,
     split: str,
     name: str | None = None,
-    root: Path | None = None,
-    runs: Path = Path("runs"),
-    device: str = "auto",
+    root: Root = None,
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
     batch_size: int = 8,
     shard: str = "1/1",
     cfg: Annotated[SeedConfig, Flat] = SeedConfig(),
@@ -159,18 +143,10 @@ def seeds(
     ----------
     classifier
         Checkpoint (.safetensors), or the name of a run that holds one.
-    data
-        Data set: a YAML file, or a name below configs/data.
     split
         Split to explain.
     name
         Name of the run; lrp_vit for transformer attribution, rollout_vit for rollout, and so on, unless given.
-    root
-        Folder of the data, if neither the YAML nor its environment variable gives it.
-    runs
-        Folder of runs.
-    device
-        cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.
     batch_size
         Maps made at once.
     shard
@@ -212,7 +188,7 @@ def seeds(
         batch_size=batch_size,
     )
     stage.done(
-        command=_command(),
+        command=command_line("vitseg"),
         split=split,
         counts={"images": counts.images, "maps": counts.maps, "failed": len(counts.failed)},
         seconds=time.monotonic() - begin,
@@ -234,8 +210,8 @@ def explain(
     classes: list[str] | None = None,
     top: int = 1,
     out: Path = Path("explanations"),
-    runs: Path = Path("runs"),
-    device: str = "auto",
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
     cfg: Annotated[SeedConfig, Flat] = SeedConfig(power=1),
 ) -> None:
     """Explain photographs: one overlay for each of the top or the named classes.
@@ -259,10 +235,6 @@ def explain(
         Number of most probable classes to explain where none is named.
     out
         Folder of the overlays, IMAGE_CLASS.png.
-    runs
-        Folder of runs.
-    device
-        cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.
     """
     from vitseg.models import load_classifier, load_imagenet_vit
     from vitseg.pictures import explain_photographs
@@ -316,13 +288,9 @@ def _report_scores(scores: ClassificationScores, dataset: Dataset, path: Path | 
             "map": 100 * scores.mean_average_precision,
             "f1": dict(zip(dataset.class_names, (100 * scores.f1).tolist(), strict=True)),
             "ap": dict(zip(dataset.class_names, (100 * scores.average_precision).tolist(), strict=True)),
-            "command": _command(),
+            "command": command_line("vitseg"),
         }
         write_json(path, content)
-
-
-def _command() -> str:
-    return shlex.join(["vitseg", *sys.argv[1:]])
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from rich.table import Table
 
 from wsss.console import console, note, run
 from wsss.entries import ALPHAS, MetricEntry, save_metrics
-from wsss.errors import InputError
+from wsss.options import Data, Root, Runs, Workers, worker_count
 
 app = App(name="wsss", help="Images, labels and numbers of weakly supervised segmentation.")
 
@@ -26,10 +25,10 @@ Many = Parameter(negative_iterable="")
 @app.command(name="data-check")
 def data_check(
     *,
-    data: str,
+    data: Data,
     split: Annotated[list[str] | None, Many] = None,
-    root: Path | None = None,
-    workers: int | None = None,
+    root: Root = None,
+    workers: Workers = None,
 ) -> int:
     """Read a data set as the other commands would and tell what is wrong with it.
 
@@ -38,18 +37,12 @@ def data_check(
 
     Parameters
     ----------
-    data
-        Data set: a YAML file, or a name below configs/data.
     split
         Split to check; may be repeated. All splits unless given.
-    root
-        Folder of the data, if neither the YAML nor its environment variable gives it.
-    workers
-        Processes; one for each core unless given.
     """
     from wsss.data.check import check_dataset
 
-    report = check_dataset(data, split, root, _workers(workers))
+    report = check_dataset(data, split, root, worker_count(workers))
     table = Table("split", box=box.SIMPLE_HEAD, title=f"{report.name} in {report.root}", title_justify="left")
     for heading in ("images", "masks", *report.splits[0].per_class, "no class"):
         table.add_column(heading, justify="right")
@@ -73,13 +66,13 @@ def evaluate(
     name: str,
     /,
     *,
-    data: str,
+    data: Data,
     split: str,
-    root: Path | None = None,
-    runs: Path = Path("runs"),
+    root: Root = None,
+    runs: Runs = Path("runs"),
     stage: Annotated[list[str] | None, Many] = None,
     alpha: Annotated[list[float] | None, Many] = None,
-    workers: int | None = None,
+    workers: Workers = None,
 ) -> None:
     """Score the stages of a run against ground truth, and keep the figures in the run's metrics.json.
 
@@ -91,20 +84,12 @@ def evaluate(
     ----------
     name
         Run: a name below the folder of runs, or a path.
-    data
-        Data set: a YAML file, or a name below configs/data.
     split
         Split to evaluate; its images without a mask are left out.
-    root
-        Folder of the data, if neither the YAML nor its environment variable gives it.
-    runs
-        Folder of runs.
     stage
         Stage to evaluate: seeds, refined, affinity_labels or masks; may be repeated. All that exist unless given.
     alpha
         Exponent of the alpha rule; may be repeated, the first is the headline. 8, 4 and 32 unless given.
-    workers
-        Processes; one for each core unless given.
     """
     from wsss.data import load_dataset
     from wsss.evaluate import evaluate_run
@@ -118,7 +103,7 @@ def evaluate(
         load_dataset(data, split, root),
         stages=stage,
         alphas=alpha or ALPHAS,
-        workers=_workers(workers),
+        workers=worker_count(workers),
         command=command,
     )
     save_metrics(folder, entries)
@@ -131,15 +116,15 @@ def compare(
     names: Annotated[list[str], Parameter(negative_iterable="")],
     /,
     *,
-    data: str,
+    data: Data,
     split: str,
     out: Path = Path("report.html"),
-    root: Path | None = None,
-    runs: Path = Path("runs"),
+    root: Root = None,
+    runs: Runs = Path("runs"),
     images: str | None = None,
     pictures: int = 8,
     alpha: float = ALPHAS[0],
-    workers: int | None = None,
+    workers: Workers = None,
 ) -> None:
     """Put finished runs side by side in one self-contained web page: figures by stage and class, and pictures.
 
@@ -150,24 +135,16 @@ def compare(
     ----------
     names
         Runs: names below the folder of runs, or paths.
-    data
-        Data set: a YAML file, or a name below configs/data.
     split
         Split to show.
     out
         The page to write, .html; the table goes beside it as .md and .csv.
-    root
-        Folder of the data, if neither the YAML nor its environment variable gives it.
-    runs
-        Folder of runs.
     images
         Ids of the images to show, separated by commas. Unless given, images from the worst masks to the best.
     pictures
         How many images to choose.
     alpha
         Exponent of the alpha rule for the outline on a seed.
-    workers
-        Processes; one for each core unless given.
     """
     from wsss.data import load_dataset
     from wsss.report import write_report
@@ -183,7 +160,7 @@ def compare(
         images=ids,
         pictures=pictures,
         alpha=alpha,
-        workers=_workers(workers),
+        workers=worker_count(workers),
         command=shlex.join(["wsss", "compare", *names, *options, *_options(**chosen, alpha=alpha)]),
     )
     size = report.html.stat().st_size / 1e6
@@ -227,12 +204,6 @@ def _options(**values: object) -> list[str]:
             if item is not None:
                 words += [f"--{key}", f"{item:g}" if isinstance(item, float) else str(item)]
     return words
-
-
-def _workers(given: int | None) -> int:
-    if given is not None and given < 1:
-        raise InputError(f"--workers {given}: at least 1")
-    return given or len(os.sched_getaffinity(0))
 
 
 def main() -> None:

@@ -1,0 +1,35 @@
+"""Options that several commands share, each said once."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from wsss.errors import InputError
+
+Data = Annotated[str, Parameter(help="Data set: a YAML file, or a name below configs/data.")]
+Root = Annotated[
+    Path | None, Parameter(help="Folder of the data, if neither the YAML nor its environment variable gives it.")
+]
+Runs = Annotated[Path, Parameter(help="Folder of runs.")]
+SeedRun = Annotated[str, Parameter(help="Run with the seeds: a name below the folder of runs, or a path.")]
+Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.")]
+Workers = Annotated[int | None, Parameter(help="Processes; one for each core unless given.")]
+
+
+def worker_count(given: int | None) -> int:
+    """Number of processes: as given, else one for each core this process may use."""
+    if given is not None and given < 1:
+        raise InputError(f"--workers {given}: at least 1")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return given or cores or 1
+
+
+def command_line(program: str) -> str:
+    """The command as it was typed, for manifests and reports."""
+    return shlex.join([program, *sys.argv[1:]])
