@@ -62,7 +62,7 @@ def load_affinity_network(path: Path, device: str | torch.device = "cpu") -> Aff
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise InputError(f"affinity network {path}: not a safetensors file, or cut short ({error})") from None
     if content.get("format") != FORMAT:
-        found = content.get("format", "none of this toolkit's")
+        found = content.get("format") or content.get("kind") or "none of this toolkit's"
         raise InputError(
             f"affinity network {path}: a checkpoint of another model ({found}); `affinity train` makes the right one"
         )

@@ -95,7 +95,7 @@ def label_images(
 ) -> LabelCounts:
     """Write ``<folder>/<id>.png`` for every sample from ``<seeds>/<id>.npz``, in `workers` processes.
 
-    Raises InputError naming the file if an image or a seed cannot be read or the two differ in size.
+    Raises InputError naming the file if an image or a seed cannot be read or the two do not fit.
     """
     job = partial(_label_image, seeds=seeds, folder=folder, config=config)
     counts = np.zeros(4, np.int64)
@@ -108,15 +108,20 @@ def _label_image(sample: Sample, seeds: Path, folder: Path, config: LabelsConfig
     """Label one image; counts (without classes, background, foreground, neutral)."""
     seed = read_seed(seeds, sample.id)
     image = np.asarray(read_image(sample.image_path))
-    check_size(sample, image, seed)
+    check_seed(sample, image, seed)
     label = confident_labels(image, seed.upsample(), seed.classes, config)
     write_mask(folder, sample.id, label)
     background, neutral = (label == BACKGROUND).sum(), (label == IGNORE).sum()
     return np.array([len(seed.classes) == 0, background, label.size - background - neutral, neutral], np.int64)
 
 
-def check_size(sample: Sample, image: np.ndarray, seed: Seed) -> None:
-    """InputError if a seed was made from an image of another size."""
+def check_seed(sample: Sample, image: np.ndarray, seed: Seed) -> None:
+    """InputError if a seed was made from an image of another size, or when the image had other labels."""
+    if tuple(seed.classes.tolist()) != sample.classes:
+        raise InputError(
+            f"seed of image {sample.id} shows the classes {seed.classes.tolist()}, its labels are "
+            f"{list(sample.classes)}: the labels have changed; make the seeds again"
+        )
     if image.shape[:2] != seed.size:
         sizes = " and ".join(f"{width} x {height}" for height, width in (seed.size, image.shape[:2]))
         raise InputError(

@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from affinity.crf import CRFConfig, DenseCRF
-from affinity.labels import check_size
+from affinity.labels import check_seed
 from affinity.walk import pair_affinity, random_walk
 from wsss.console import Config
 from wsss.data import BACKGROUND, Sample, read_image
@@ -141,7 +141,7 @@ def refine_seed(
         scores = DenseCRF(image, len(scores), config.crf_settings)(sharp / sharp.sum(axis=0))
     mask = np.array([BACKGROUND, *seed.classes], np.uint8)[scores.argmax(axis=0)]
     relative = walked[1:] / (walked[1:] + walked[:1]).clip(min=1e-12)
-    return Refined(mask, Seed(relative.clip(0, 1).astype(np.float16), seed.classes, seed.size))
+    return Refined(mask, Seed(_spanning(relative, seed.size).astype(np.float16), seed.classes, seed.size))
 
 
 def refine_images(
@@ -198,7 +198,7 @@ class _Tasks:
             samples = [(sample, np.asarray(read_image(sample.image_path))) for sample in batch]
             seeds = [read_seed(self.seeds, sample.id) for sample in batch]
             for (sample, image), seed in zip(samples, seeds, strict=True):
-                check_size(sample, image, seed)
+                check_seed(sample, image, seed)
             images = torch.from_numpy(np.stack([image for _, image in samples])).to(device)
             with torch.inference_mode():
                 features = self.network(images.movedim(-1, 1).float() / 255).cpu().numpy()
@@ -216,6 +216,17 @@ def _finish(task: _Task, masks: Path, refined: Path | None, config: RefineConfig
     if refined is not None:
         write_seed(refined, task.id, result.seed)
     write_mask(masks, task.id, result.mask)
+
+
+def _spanning(relative: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The walked grid, whose last cells may reach beyond the image, on a grid of the same shape that spans the
+    image.
+    """
+    height, width = relative.shape[1:]
+    if (height * STRIDE, width * STRIDE) == size:
+        return relative.clip(0, 1)
+    resized = [cv2.resize(_upsample(one, size), (width, height), interpolation=cv2.INTER_AREA) for one in relative]
+    return np.stack(resized).clip(0, 1)
 
 
 def _upsample(channel: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -18,7 +18,7 @@ from affinity.network import STRIDE, AffinityNetwork
 from affinity.settings import TrainConfig
 from wsss.console import note, track
 from wsss.errors import InputError
-from wsss.training import EpochBatches, read_state, save_state, stable_seed
+from wsss.training import EpochBatches, loader_errors, read_state, save_state, stable_seed
 
 CHECKPOINT = "affinity_net.safetensors"
 RESUME = "resume.pt"
@@ -59,6 +59,8 @@ def train_affinity_network(
     Raises InputError if there is no example, a file cannot be read, the loss is not finite, or the state is of
     other settings.
     """
+    if workers < 0:
+        raise InputError(f"--workers {workers}: 0 or more")
     if not examples:
         raise InputError("no images to train on")
     device = torch.device(device)
@@ -106,11 +108,9 @@ def train_affinity_network(
                 f"background {losses.background:.4f}, negative {losses.negative:.4f})"
             )
 
-    try:
+    with loader_errors():
         for _ in track(steps(), "affinity train", total=total_steps - start * len(batches)):
             pass
-    except InputError as error:  # from a worker process it comes with that process's traceback in front
-        raise InputError(str(error).strip().splitlines()[-1].removeprefix("wsss.errors.InputError: ")) from None
     path = folder / CHECKPOINT
     info = {
         "config": config.model_dump(mode="json", exclude={"network"}),  # that is in the checkpoint already

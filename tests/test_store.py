@@ -307,6 +307,7 @@ def test_pending_masks(tmp_path: Path) -> None:
 )
 def test_stage_made_otherwise_is_refused(tmp_path: Path, changes: dict, told: str) -> None:
     first = opened(tmp_path / "seeds")
+    (tmp_path / "seeds" / "a.npz").write_bytes(b"a result")
     before = (tmp_path / "seeds" / "manifest.json").read_bytes()
     with pytest.raises(InputError, match=f"{told}.*; choose another --name or delete the folder"):
         opened(tmp_path / "seeds", **changes)
@@ -378,3 +379,10 @@ def test_resolve_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened(runs / "lrp_vit" / "masks", kind="masks", suffix=".png")
     with pytest.raises(InputError, match="is one stage of a run; give the run's folder"):
         resolve_run(runs / "lrp_vit" / "masks", runs)
+
+
+def test_a_start_that_failed_before_its_first_result_binds_nobody(tmp_path: Path) -> None:
+    opened(tmp_path / "seeds")
+    again = opened(tmp_path / "seeds", config={"method": "gradcam"})
+    on_disk = read_json(tmp_path / "seeds" / "manifest.json")
+    assert again.manifest["config"] == on_disk["config"] == {"method": "gradcam"}

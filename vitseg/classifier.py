@@ -20,7 +20,7 @@ from wsss.console import note, track
 from wsss.data import Dataset, Sample, read_image
 from wsss.errors import InputError
 from wsss.metrics import ClassificationScores, classification_scores
-from wsss.training import EpochBatches, read_state, save_state, stable_seed
+from wsss.training import EpochBatches, loader_errors, read_state, save_state, stable_seed
 
 CHECKPOINT = "classifier.safetensors"
 STATE = "resume.pt"
@@ -96,12 +96,19 @@ def train_classifier(
         raise InputError(
             f"data set {train.name}/{train.split}: no image shows any of the classes {', '.join(train.class_names)}"
         )
+    if workers < 0:
+        raise InputError(f"--workers {workers}: 0 or more")
     torch.manual_seed(stable_seed(config.seed))
     classifier = create_classifier(config.architecture, train.class_names, config.weights)
     model = classifier.model.to(device)
+    for size in config.sizes:
+        check_side(classifier, size, "--sizes")
     optimizer = _optimizer(model, config)
     batches = _SizedBatches(len(train), config)
-    identity = {"config": config.model_dump(mode="json"), "ids": [sample.id for sample in train]}
+    identity = {
+        "config": config.model_dump(mode="json"),
+        "labels": {sample.id: list(sample.classes) for sample in train},
+    }
     losses: list[float] = []
     if state := read_state(folder / STATE, identity, device):
         model.load_state_dict(state["model"])
@@ -136,17 +143,27 @@ def train_classifier(
             )
             note(f"epoch {epoch + 1}/{config.epochs}: loss {losses[-1]:.4f}")
 
-    for _ in track(training(), "train classifier", total=steps - len(losses) * len(batches)):
-        pass
+    with loader_errors():
+        for _ in track(training(), "train classifier", total=steps - len(losses) * len(batches)):
+            pass
     model.eval()
     scores = None
     if val is not None:
         predicted = predict(classifier, val, config.sizes[-1], device=device, precision=config.precision)
         scores = classification_scores(predicted, val.labels())
     path = folder / CHECKPOINT
-    save_classifier(classifier, path, getattr(torch, config.export))  # last: what is there is finished, scores and all
+    save_classifier(classifier, path, getattr(torch, config.export))  # last: what is there is finished
     (folder / STATE).unlink(missing_ok=True)
     return TrainedClassifier(path, tuple(losses), scores)
+
+
+def check_side(classifier: Classifier, size: int, option: str) -> None:
+    """InputError if a square of that side is no whole number of the model's patches."""
+    step = classifier.model.patch_embed.feat_ratio()
+    if size < 1 or size % step:
+        raise InputError(
+            f"{option} {size}: the sides of inputs are multiples of {step} for a {classifier.architecture}"
+        )
 
 
 @torch.inference_mode()
@@ -160,6 +177,7 @@ def predict(
     precision: str = "fp32",
 ) -> np.ndarray:
     """Class probabilities (N, C) float32 of every image, squeezed to a square of side `size`."""
+    check_side(classifier, size, "--size")
     model = classifier.model.to(device).eval()
     rows: list[Tensor] = []
     samples = dataset.samples
@@ -168,7 +186,10 @@ def predict(
         images = torch.stack([classifier.prepare(read_image(sample.image_path), (size, size)) for sample in chunk])
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
             rows.append(model(images.to(device)).float().sigmoid().cpu())
-    return torch.cat(rows).numpy()
+    probabilities = torch.cat(rows).numpy()
+    if not np.isfinite(probabilities).all():
+        raise InputError("the classifier gives NaN or infinite scores: train it again, with a lower --lr")
+    return probabilities
 
 
 def _step(
@@ -179,7 +200,8 @@ def _step(
     loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    nn.utils.clip_grad_norm_(classifier.model.parameters(), config.clip)
+    if config.clip is not None:
+        nn.utils.clip_grad_norm_(classifier.model.parameters(), config.clip)
     optimizer.step()
     value = loss.item()
     if not math.isfinite(value):
@@ -188,7 +210,7 @@ def _step(
 
 
 def _optimizer(model: nn.Module, config: ClassifierConfig) -> torch.optim.Optimizer:
-    """Weight decay on matrices only, as is usual for transformers."""
+    """Weight decay on all but vectors (biases, normalisation), as is usual for transformers."""
     decayed: list[Any] = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     plain = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]

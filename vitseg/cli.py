@@ -154,7 +154,7 @@ def seeds(
     """
     from vitseg.methods import find_method
     from vitseg.models import load_classifier
-    from vitseg.seeds import make_seeds, outputs_for, seed_name
+    from vitseg.seeds import make_seeds, outputs_for, relabelled, seed_name
     from wsss.data import load_dataset
     from wsss.store import Stage, file_hash
     from wsss.training import choose_device
@@ -162,6 +162,8 @@ def seeds(
     begin = time.monotonic()
     find_method(cfg.method)
     part, parts = _shard(shard)
+    if batch_size < 1:
+        raise InputError(f"--batch-size {batch_size}: at least 1")
     dataset = load_dataset(data, split, root)
     path = _checkpoint(classifier, runs)
     model = load_classifier(path)
@@ -172,10 +174,11 @@ def seeds(
         config=cfg.model_dump(mode="json"),
         class_names=dataset.class_names,
         suffix=".npz",
-        inputs={"classifier": file_hash(path)},
+        inputs={"classifier": file_hash(path), "data": dataset.name},
     )
     mine = dataset.samples[part - 1 :: parts]
     todo = set(stage.pending([sample.id for sample in mine]))
+    todo |= relabelled(stage.folder, [sample for sample in mine if sample.id not in todo])
     if len(todo) < len(mine):
         note(f"{len(mine) - len(todo)} of {len(mine)} seeds are there already")
     counts = make_seeds(

@@ -52,6 +52,8 @@ def explain_photographs(
             logits = model(inputs)[0].float().cpu()
         outputs = fixed or logits.topk(top).indices.tolist()
         maps = class_maps(classifier, [image], [outputs], config, device=device)[0]
+        if not np.isfinite(maps).all():
+            raise InputError(f"image {path}: the {config.method} map is not finite; try --precision float64")
         for output, heat in zip(outputs, maps, strict=True):
             target = out / f"{path.stem}_{names[output]}.png"
             _write_overlay(target, image, heat)

@@ -20,7 +20,7 @@ from vitseg.settings import SeedConfig
 from wsss.console import track
 from wsss.data import Dataset, Sample, read_image
 from wsss.errors import InputError, did_you_mean
-from wsss.store import Seed, write_seed
+from wsss.store import Seed, read_seed, write_seed
 
 NAMES = {"transformer_attribution": "lrp_vit"}
 """Usual names of seeds; of another method METHOD they are called METHOD_vit."""
@@ -54,6 +54,11 @@ def outputs_for(classifier: Classifier, dataset: Dataset) -> dict[int, int]:
     return {index: known[name] for index, name in enumerate(dataset.class_names, start=1)}
 
 
+def relabelled(folder: Path, samples: Sequence[Sample]) -> set[str]:
+    """Ids of finished seeds that show other classes than their images are labelled with by now."""
+    return {sample.id for sample in samples if tuple(read_seed(folder, sample.id).classes.tolist()) != sample.classes}
+
+
 def make_seeds(
     classifier: Classifier,
     samples: Sequence[Sample],
@@ -76,10 +81,10 @@ def make_seeds(
     """
     classifier.model.to(device, getattr(torch, config.precision))
     failed: list[str] = []
-    maps = 0
+    images_done = maps = 0
 
     def finished() -> Iterator[None]:
-        nonlocal maps
+        nonlocal images_done, maps
         for group in _groups(samples, 4 * batch_size):
             images: dict[str, Image.Image] = {}
             for sample in group:
@@ -95,6 +100,7 @@ def make_seeds(
                 if np.isfinite(score).all():
                     classes = np.array(sample.classes, np.uint8)
                     write_seed(folder, sample.id, Seed(score.astype(np.float16), classes, (image.height, image.width)))
+                    images_done += 1
                     maps += len(sample.classes)
                 else:
                     failed.append(
@@ -105,7 +111,7 @@ def make_seeds(
 
     for _ in track(finished(), f"seeds ({config.method})", total=len(samples)):
         pass
-    return SeedCounts(len(samples) - len(failed), maps, tuple(failed))
+    return SeedCounts(images_done, maps, tuple(failed))
 
 
 def class_maps(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from wsss.console import Config
+
+Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
 class ClassifierConfig(Config):
@@ -16,7 +18,7 @@ class ClassifierConfig(Config):
     """timm's name of the ViT"""
     weights: str = "pretrained"
     """where the training starts: 'pretrained' (fetched by timm), 'none', or a file of weights"""
-    sizes: tuple[int, ...] = (224, 288, 352, 384)
+    sizes: Sizes = (224, 288, 352, 384)
     """sides of the square inputs; every batch draws one; the last is the size of the evaluation"""
     crop_min: float = Field(0.4, gt=0, le=1)
     """smallest share of the image's area in a random crop; 1: the whole image, squeezed to the square"""
@@ -38,8 +40,8 @@ class ClassifierConfig(Config):
     """how the learning rate falls to 0: half a cosine, or (1 - t)^0.9"""
     weight_decay: float = Field(0.05, ge=0)
     """weight decay"""
-    clip: float = Field(1.0, gt=0)
-    """largest norm of a gradient"""
+    clip: float | None = Field(1.0, gt=0)
+    """largest norm of a gradient; null in a YAML file: no clipping"""
     precision: Literal["fp32", "bf16"] = "bf16"
     """bf16: autocast to bfloat16 (twice as fast on CPUs and GPUs that have it)"""
     export: Literal["float16", "float32"] = "float32"
@@ -53,7 +55,7 @@ class SeedConfig(Config):
 
     method: str = "transformer_attribution"
     """explanation method"""
-    sizes: tuple[int, ...] = (224, 320, 448)
+    sizes: Sizes = (224, 320, 448)
     """the image is explained at each of these sizes (side of the square of equal area) and the maps are averaged"""
     flip: bool = True
     """average with the map of the mirrored image"""

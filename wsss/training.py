@@ -5,8 +5,10 @@ The one module of the ground floor that imports torch.
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from wsss.store import atomic
 
 
 def stable_seed(*numbers: int) -> int:
-    """A 63-bit seed from several non-negative numbers; near numbers give unrelated seeds."""
+    """A 63-bit seed from several non-negative numbers; near numbers give unrelated seeds (trailing zeros count as
+    none).
+    """
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
@@ -43,8 +47,10 @@ def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> N
     """Write the state of a training, atomically. `identity` is what must be the same for another run to go on from
     it.
     """
+    content = io.BytesIO()  # torch.save to a full disk raises no OSError, writing bytes does
+    torch.save({"identity": identity, **state}, content)
     with atomic(path) as temporary:
-        torch.save({"identity": identity, **state}, temporary)
+        temporary.write_bytes(content.getbuffer())
 
 
 def read_state(path: Path, identity: dict[str, Any], device: str | torch.device) -> dict[str, Any] | None:
@@ -62,6 +68,21 @@ def read_state(path: Path, identity: dict[str, Any], device: str | torch.device)
     if state.get("identity") != identity:
         raise InputError(f"{path}: is of a training with other settings or images; delete it to train from the start")
     return state
+
+
+@contextmanager
+def loader_errors() -> Iterator[None]:
+    """Inside, an error of a reading process is one line again: it arrives with that process's traceback in front."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).strip().splitlines()[-1].removeprefix("wsss.errors.InputError: ")) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            "a reading process was killed (out of memory?): run the same command with fewer --workers"
+        ) from None
 
 
 def choose_device(name: str) -> str:

@@ -17,6 +17,8 @@ def read_image(path: Path) -> Image.Image:
     """The photograph as an upright RGB image (EXIF orientation applied). InputError if it cannot be read."""
     try:
         with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise InputError(f"image {path}: more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
             return ImageOps.exif_transpose(image).convert("RGB")
     except FileNotFoundError:
         raise InputError(f"image {path}: no such file") from None

@@ -72,13 +72,14 @@ class Stage:
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder}: is a file; choose another --name")
         with locked(folder / f".{MANIFEST}.lock"):
-            if path.exists():
+            others = [entry.name for entry in os.scandir(folder) if entry.name[0] != "." and entry.name != MANIFEST]
+            if path.exists() and (others or _read_manifest(folder)["history"]):
                 manifest = _read_manifest(folder)
                 for key in _IDENTITY:
                     _same(folder, key, manifest[key], content[key])
-            elif any(not entry.name.startswith(".") for entry in os.scandir(folder)):
+            elif others:
                 raise InputError(f"{folder}: holds files but no {MANIFEST}; choose another --name or delete the folder")
-            else:
+            else:  # new, or left by a start that failed before its first result: that binds nobody
                 manifest = content
                 write_json(path, manifest)
         remove_leftovers(folder)
@@ -130,7 +131,7 @@ class Stage:
                 damaged.append(name)
         if damaged:
             more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-            warn(f"{self.folder / damaged[0]}{more}: half-written or not of this kind, made again")
+            warn(f"{self.folder / damaged[0]}{more}: half-written or not of this kind, to be made again")
         return missing
 
     def done(self, *, command: str, split: str, counts: dict[str, int], seconds: float, **extra: Any) -> None:
