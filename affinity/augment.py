@@ -1,6 +1,4 @@
-"""Training examples: a photograph and its affinity label, cut and changed alike, always the same way for the same
-key.
-"""
+"""Training examples: a photograph and its affinity label, cut and changed alike, the same way for the same key."""
 
 from __future__ import annotations
 

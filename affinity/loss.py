@@ -24,9 +24,7 @@ class AffinityLoss(NamedTuple):
 
 
 class _PairDistances(torch.autograd.Function):
-    """L1 distance of every pair; the differences (34 copies of the features) are computed again on the way back,
-    not kept.
-    """
+    """L1 distance of every pair. The differences, 34 copies of the features, are computed again on the way back."""
 
     @staticmethod
     def forward(ctx, features: Tensor, offsets: tuple[Offset, ...]) -> Tensor:

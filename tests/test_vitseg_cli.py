@@ -125,6 +125,23 @@ def test_seeds_go_on_and_split_into_shards(place: Path, vitseg: Vitseg, refused:
     assert times(folder) == after and set(times(place / "runs/second/seeds")) == set(VAL)
 
 
+def test_a_seed_is_made_again_when_the_labels_have_changed(place: Path, vitseg: Vitseg) -> None:
+    command = ("seeds", "--classifier", "trained", "--split", "val")
+    assert vitseg(*command) == 0
+    folder, table = place / "runs/lrp_vit/seeds", place / "data/labels.csv"
+    made, sample = times(folder), load_dataset(place / "data/data.yaml", "val").samples[0]
+    other = {1: "dog", 2: "cat"}[sample.classes[0]]
+    lines = table.read_text().splitlines()
+    own = (f"{sample.id},", f"{sample.id}.")
+    lines = [f"{sample.id},{other},val" if line.startswith(own) else line for line in lines]
+    table.write_text("\n".join(lines) + "\n")
+    assert vitseg(*command) == 0
+    after = times(folder)
+    assert {name for name in VAL if after[name] != made[name]} == {sample.id}
+    now = load_dataset(place / "data/data.yaml", "val").samples[0]
+    assert tuple(read_seed(folder, sample.id).classes) == now.classes != sample.classes
+
+
 def test_an_unreadable_image_costs_only_itself(place: Path, vitseg: Vitseg, refused: Callable[..., str]) -> None:
     folder, image = place / "runs/lrp_vit/seeds", place / "data/images/b.png"
     whole = image.read_bytes()
@@ -154,6 +171,7 @@ def test_mistakes_in_seeds(place: Path, refused: Callable[..., str]) -> None:
     )
     for shard in ("0/3", "4/3", "3", "a/b", "1/0"):
         assert refused(*command, "--shard", shard).startswith(f"--shard {shard}: expected i/n with 1 <= i <= n")
+    assert "--batch-size 0: at least 1" in refused(*command, "--batch-size", 0)
     assert "first_block 6: the model has blocks 0 to 5" in refused(*command, "--first-block", 6)
     assert "--power: Input should be greater than 0" in refused(*command, "--power", 0)
     assert "--split vall: no such split" in refused("seeds", "--classifier", "trained", "--split", "vall")

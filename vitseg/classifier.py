@@ -28,9 +28,7 @@ STATE = "resume.pt"
 
 @dataclass(frozen=True)
 class TrainedClassifier:
-    """A finished training: the checkpoint, the mean loss of every epoch, and the scores on the validation split, if
-    any.
-    """
+    """A finished training: checkpoint, mean loss of every epoch, and scores on the validation split, if any."""
 
     path: Path
     losses: tuple[float, ...]
@@ -38,9 +36,7 @@ class TrainedClassifier:
 
 
 class _Crops(data.Dataset):
-    """Map of (epoch, index, size) to (image (3, size, size) in [0, 1], label (C,)); the crop depends on (seed, epoch,
-    index).
-    """
+    """(epoch, index, size) -> (image (3, size, size) in [0, 1], label (C,)); the crop hangs on (seed, epoch, index)."""
 
     def __init__(self, samples: tuple[Sample, ...], labels: np.ndarray, config: ClassifierConfig) -> None:
         self.samples, self.labels, self.config = samples, torch.from_numpy(labels), config

@@ -1,6 +1,4 @@
-"""Explanation methods by name: a captured forward pass and targets in, one map over the patch tokens for each target
-out.
-"""
+"""Explanation methods by name: a captured forward pass and targets in, a map over the patch tokens for each out."""
 
 from __future__ import annotations
 
@@ -84,9 +82,7 @@ def class_token_rollout(attentions: list[Tensor], *, normalise: bool) -> Tensor:
     gradients=True,
 )
 def transformer_attribution(trace: Trace, targets: Tensor, first: int) -> Tensor:
-    """Relevance times gradient of the attention, positive part, mean over heads; (A + I) multiplied, rows not
-    normalised.
-    """
+    """Positive part of relevance times gradient, mean over heads; (A + I) multiplied, rows not normalised."""
     gradients = walk.attention_gradients(trace, targets, first)
     attentions = []  # last block first, as the walk goes
     for relevance in walk.attention_relevances(trace, targets, first):
@@ -97,9 +93,7 @@ def transformer_attribution(trace: Trace, targets: Tensor, first: int) -> Tensor
 
 @_register("rollout", "Abnar and Zuidema, ACL 2020, eq. 1", class_specific=False, gradients=False)
 def rollout(trace: Trace, targets: Tensor, first: int) -> Tensor:
-    """Mean over heads of the attention, (A + I) with rows normalised, multiplied over the blocks. The same for every
-    class.
-    """
+    """Mean of the attention over heads; (A + I) with rows normalised, multiplied. The same for every class."""
     attentions = [record.attention.detach().mean(dim=1) for record in trace.blocks[first:]]
     tokens = class_token_rollout(attentions, normalise=True)[:, trace.prefix :]
     return tokens.repeat(targets.shape[1], 1)

@@ -54,8 +54,7 @@ def create_classifier(architecture: str, class_names: tuple[str, ...], weights: 
     Args:
         architecture: timm's model name; made with ``dynamic_img_size`` so that any input size works.
         weights: "pretrained" (timm downloads or finds them), "none", or a file of weights of that architecture
-        (.safetensors, .pth,
-            .npz); the file's own head is dropped.
+            (.safetensors, .pth, .npz); the file's own head is dropped.
 
     Raises:
         InputError: unknown architecture, no such file, or a file of another model.
@@ -148,9 +147,7 @@ def _nearest(name: str, family: list[str]) -> str:
 
 
 def _load_backbone(model: VisionTransformer, path: Path, architecture: str, *, keep_head: bool = False) -> None:
-    """Load a file of weights; position embeddings of another size are resampled, a head for other classes is left
-    out.
-    """
+    """Load a file of weights: position embeddings of another size are resampled, another head is left out."""
     if not path.is_file():
         raise InputError(f"--weights {path}: no such file (or the word 'pretrained')")
     try:

@@ -74,8 +74,7 @@ def make_seeds(
     Args:
         outputs: class index -> output of the classifier, see `outputs_for`.
         batch_size: maps made at once; bounds the memory. Images are read in groups of four batches, so that those of
-        equal shape can
-            go through the model together.
+            equal shape can go through the model together.
 
     An image that cannot be read or whose map is not finite is reported in the result, and the others are still made.
     """
@@ -187,9 +186,7 @@ def _maps_of_size(
     device: str,
     batch_size: int,
 ) -> list[Tensor]:
-    """Unscaled maps (K, h, w) of each image at one size, on the CPU; (image, class) pairs of one shape go in
-    batches.
-    """
+    """Unscaled maps (K, h, w) of each image at one size, on the CPU; pairs (image, class) of one shape in batches."""
     patch = classifier.model.patch_embed.feat_ratio(as_scalar=False)
     specific = find_method(config.method).class_specific
     first = first_block(classifier, config)

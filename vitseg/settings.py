@@ -62,9 +62,7 @@ class SeedConfig(Config):
     first_block: int | None = Field(None, ge=0)
     """the rollout multiplies the blocks from this one on (the peers: 1); the last third of the blocks if not given"""
     power: float = Field(0.5, gt=0)
-    """the min-max scaled map is raised to this power: relevance is peaky, the body of an object lies at a few per
-    cent
-    """
+    """the min-max scaled map is raised to this power: relevance is peaky, most of an object lies at a few per cent"""
     percentile: float = Field(100, gt=0, le=100)
     """the scale's upper end; what lies above it is clipped at 1"""
     precision: Literal["float32", "float64"] = "float32"

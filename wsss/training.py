@@ -21,9 +21,7 @@ from wsss.store import atomic
 
 
 def stable_seed(*numbers: int) -> int:
-    """A 63-bit seed from several non-negative numbers; near numbers give unrelated seeds (trailing zeros count as
-    none).
-    """
+    """A 63-bit seed from non-negative numbers; near ones give unrelated seeds, trailing zeros do not count."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
@@ -44,9 +42,7 @@ class EpochBatches(data.Sampler):
 
 
 def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
-    """Write the state of a training, atomically. `identity` is what must be the same for another run to go on from
-    it.
-    """
+    """Write the state of a training, atomically. A run of another `identity` will not go on from it."""
     content = io.BytesIO()  # torch.save to a full disk raises no OSError, writing bytes does
     torch.save({"identity": identity, **state}, content)
     with atomic(path) as temporary:

@@ -18,8 +18,9 @@ EPSILON = 1e-9
 
 
 def ratio(relevance: Tensor, z: Tensor) -> Tensor:
-    """``relevance / z``, zero where z is exactly zero; z is moved by +1e-9 whatever its sign, as in the peers' code
-    (and to 1e-9 where that would make it zero).
+    """``relevance / z``, zero where z is zero.
+
+    As in the peers' code z is moved by +1e-9 whatever its sign, and to 1e-9 where that would make it zero.
     """
     moved = z + EPSILON
     quotient = relevance / torch.where(moved == 0, EPSILON, moved)
@@ -74,8 +75,7 @@ def product(a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def skip(a: Tensor, b: Tensor, z: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
-    """Relevance through the sum ``z = a + b``, normalised so that both parts together conserve (CVPR 2021 eq. 9 and
-    10).
+    """Relevance through ``z = a + b``, normalised so that both parts together conserve (CVPR 2021, eq. 9 and 10).
 
     The elementwise shares a R / z and b R / z can be large with opposite signs; each is rescaled, for each item of
     the batch, to its share of the absolute sums times the incoming relevance.

@@ -35,8 +35,7 @@ def attention_gradients(trace: Trace, targets: Tensor, first: int) -> list[Tenso
 
 @torch.no_grad()
 def attention_relevances(trace: Trace, targets: Tensor, first: int) -> Iterator[Tensor]:
-    """Relevance of the attention of blocks ``first`` and above, last block first, when each target score has
-    relevance 1.
+    """Relevance of the attention of blocks ``first`` and above, from the last down; each target score has 1.
 
     Args:
         targets: class indices (B, K).
@@ -119,9 +118,7 @@ def _through_block(
 
 
 def _through_qkv(pairs: _Pairs, record: BlockRecord, to_q: Tensor, to_k: Tensor, to_v: Tensor, rows: slice) -> Tensor:
-    """The joint projection to q, k and v, whose rule is a sum over outputs: queries of `rows` only, keys and values
-    of all.
-    """
+    """The joint projection to q, k and v, a sum over outputs: queries of `rows` alone, keys and values of all."""
     layer = record.block.attn.qkv
     width = record.block.attn.attn_dim
     weight = pairs.weight(layer)

@@ -39,6 +39,8 @@ VOC_CLASSES = (
     "tvmonitor",
 )
 
+"""Names of the pixel values 1..20, and of the columns of ``cls_labels.npy``."""
+
 MAX_CLASSES = 254
 """Class indices are stored as uint8: 0 is background, 255 is ignored."""
 

@@ -16,8 +16,6 @@ from wsss.data.files import read_label_image
 from wsss.data.sample import Sample
 from wsss.errors import InputError, did_you_mean
 
-"""Names of the pixel values 1..20, and of the columns of ``cls_labels.npy``."""
-
 Report = Callable[[str], None]
 
 
