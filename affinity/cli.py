@@ -242,13 +242,14 @@ def _pending(dataset: Dataset, *stages: Stage) -> list[Sample]:
 
 
 def _done(stage: Stage, dataset: Dataset, count: int, begin: float, **extra: object) -> None:
-    stage.done(
-        command=command_line("affinity"),
-        split=dataset.split,
-        counts={"images": len(dataset), "made": count},
-        seconds=time.monotonic() - begin,
-        **extra,
-    )
+    if count:  # a run that finds nothing to do leaves the account to the one that did it
+        stage.done(
+            command=command_line("affinity"),
+            split=dataset.split,
+            counts={"images": len(dataset), "made": count},
+            seconds=time.monotonic() - begin,
+            **extra,
+        )
     note(f"{stage.folder}: {count} of {len(dataset)} images made now")
 
 

@@ -3,9 +3,8 @@
     python benchmarks/seed_scaling.py --classifier runs/animals/classifier/classifier.safetensors \\
         --data voc12_animals --split train --every 8
 
-Reads masks: run it on a training split, and choose there. Image-level labels are given; every second pixel is
-counted, which is quick and hardly moves the figures. The last column is the oracle: the best fixed threshold on these
-very masks.
+Reads masks: run it on a training split, and choose there. Image-level labels are given. The last
+column is the oracle: the best fixed threshold on these very masks.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def raw_maps(
 ) -> torch.Tensor:
     """Maps (K, h, w) at one size, averaged with those of the mirrored image."""
     image = read_image(sample.image_path)
-    x = classifier.prepare(image, input_size(image, size, classifier.model.patch_embed.patch_size))[None]
+    x = classifier.prepare(image, input_size(image, size, classifier.model.patch_embed.feat_ratio(as_scalar=False)))[None]
     both = torch.cat([x, x.flip(-1)])
     maps = explain(classifier.model, both, [outputs, outputs], method, first_block=first).maps
     return (maps[0] + maps[1].flip(-1)) / 2
@@ -70,7 +69,7 @@ def main() -> None:
     classifier = load_classifier(options.classifier)
     outputs = outputs_for(classifier, dataset)
     samples = [sample for sample in dataset.samples if sample.mask_path and sample.classes][:: options.every]
-    truths = {sample.id: dataset.load_mask(sample)[::2, ::2] for sample in samples}
+    truths = {sample.id: dataset.load_mask(sample) for sample in samples}
     maps = {
         (sample.id, size, method, first): raw_maps(
             classifier, sample, [outputs[c] for c in sample.classes], size, method, first

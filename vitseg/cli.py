@@ -190,12 +190,13 @@ def seeds(
         device=choose_device(device),
         batch_size=batch_size,
     )
-    stage.done(
-        command=command_line("vitseg"),
-        split=split,
-        counts={"images": counts.images, "maps": counts.maps, "failed": len(counts.failed)},
-        seconds=time.monotonic() - begin,
-    )
+    if todo:
+        stage.done(
+            command=command_line("vitseg"),
+            split=split,
+            counts={"images": counts.images, "maps": counts.maps, "failed": len(counts.failed)},
+            seconds=time.monotonic() - begin,
+        )
     if counts.failed:
         more = f" ({len(counts.failed)} images have no seed; the others are made)" if len(counts.failed) > 1 else ""
         raise InputError(f"{counts.failed[0]}{more}")
