@@ -31,7 +31,8 @@ def raw_maps(
 ) -> torch.Tensor:
     """Maps (K, h, w) at one size, averaged with those of the mirrored image."""
     image = read_image(sample.image_path)
-    x = classifier.prepare(image, input_size(image, size, classifier.model.patch_embed.feat_ratio(as_scalar=False)))[None]
+    patch = classifier.model.patch_embed.feat_ratio(as_scalar=False)
+    x = classifier.prepare(image, input_size(image, size, patch))[None]
     both = torch.cat([x, x.flip(-1)])
     maps = explain(classifier.model, both, [outputs, outputs], method, first_block=first).maps
     return (maps[0] + maps[1].flip(-1)) / 2
