@@ -102,11 +102,11 @@ def steps(classifier: Path, affinity: Path, out: Path) -> list[Step]:
         ),
         Step(
             "Masks: the seeds walk at random along the affinities that the network predicts.",
-            f"affinity refine --seeds lrp_vit {network} {data} {runs}",
+            f"affinity refine --seeds lrp_vit --crf {network} {data} {runs}",
         ),
         Step(
             "Masks from the other seeds: the affinity stage takes anybody's.",
-            f"affinity refine --seeds rollout_vit {network} {data} {runs}",
+            f"affinity refine --seeds rollout_vit --crf {network} {data} {runs}",
         ),
         Step("How good is each stage? Scores against the outlines.", f"wsss evaluate lrp_vit {data} {runs}"),
         Step("The scores of the other run.", f"wsss evaluate rollout_vit {data} {runs}"),
