@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from affinity.pairs import Offset, half_disk, pair_slices
+from wsss.data import IGNORE
 
 EPSILON = 1e-5
 """Keeps log(1 - W) finite where two features are equal, as in AffinityNet's code."""
-_IGNORE = 255
 
 
 class AffinityLoss(NamedTuple):
@@ -72,7 +72,7 @@ def pair_kinds(labels: Tensor, radius: int = 5) -> tuple[Tensor, Tensor, Tensor]
     for index, offset in enumerate(offsets):
         first, second = pair_slices(offset, height, width)
         here, there = labels[(..., *first)], labels[(..., *second)]
-        known = (here != _IGNORE) & (there != _IGNORE)
+        known = (here != IGNORE) & (there != IGNORE)
         same = known & (here == there)
         place = (slice(None), index, *first)
         foreground[place] = same & (here != 0)

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from affinity.settings import NetworkConfig
+from affinity.settings import STRIDE, NetworkConfig
 from affinity.weights import create_backbone, move_stride_to_first_convolution
 from wsss.errors import InputError
-
-STRIDE = 8
 
 
 class AffinityNetwork(nn.Module):

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from affinity.crf import CRFConfig, DenseCRF
 from affinity.labels import check_seed
+from affinity.settings import STRIDE
 from affinity.walk import pair_affinity, random_walk
 from wsss.console import Config
 from wsss.data import BACKGROUND, Sample, read_image
@@ -25,7 +26,6 @@ from wsss.store import Seed, read_seed, write_mask, write_seed
 if TYPE_CHECKING:
     from affinity.network import AffinityNetwork
 
-STRIDE = 8
 PRESETS = {"relseg": (8.0, 64), "seed": (16.0, 8), "affinitynet": (8.0, 256)}
 """(beta, steps): ours, chosen on training images (README); the seed paper's; AffinityNet's own code's (2^8 steps)."""
 

@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from wsss.console import Config
 
+STRIDE = 8
+"""Pixels of the image between two nodes of the grid on which affinities are predicted and walked."""
+
 
 class NetworkConfig(Config):
     """Architecture of the affinity network."""

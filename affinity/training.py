@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from affinity.augment import Example, Examples
 from affinity.checkpoint import save_affinity_network
 from affinity.loss import affinity_loss, stride_labels
-from affinity.network import STRIDE, AffinityNetwork
-from affinity.settings import TrainConfig
+from affinity.network import AffinityNetwork
+from affinity.settings import STRIDE, TrainConfig
 from wsss.console import note, track
 from wsss.errors import InputError
 from wsss.training import EpochBatches, loader_errors, read_state, save_state, stable_seed
