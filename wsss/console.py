@@ -37,6 +37,10 @@ Flat = Parameter(name="*")
 """Annotation that spreads a ``Config`` into plain options: ``cfg: Annotated[Cfg, Flat] = Cfg()``."""
 
 
+Several = Parameter(consume_multiple=True)
+"""Annotation of a list option that takes several values at once: ``--sizes 224 384``."""
+
+
 def run(app: App, tokens: list[str] | None = None) -> int:
     """Run a command line and return its exit status.
 
