@@ -26,8 +26,25 @@ from wsss.store import Seed, read_seed, write_mask, write_seed
 if TYPE_CHECKING:
     from affinity.network import AffinityNetwork
 
-PRESETS = {"relseg": (8.0, 64), "seed": (16.0, 8), "affinitynet": (8.0, 256)}
-"""(beta, steps): ours, chosen on training images (README); the seed paper's; AffinityNet's own code's (2^8 steps)."""
+
+class Walk(NamedTuple):
+    """What turns seeds into scores of classes and background."""
+
+    beta: float
+    steps: int
+    rescale: bool
+    alpha: float
+
+
+PRESETS = {
+    "relseg": Walk(beta=8, steps=64, rescale=True, alpha=3),
+    "seed": Walk(beta=16, steps=8, rescale=False, alpha=16),
+    "affinitynet": Walk(beta=8, steps=256, rescale=False, alpha=16),
+}
+"""Ours, chosen on training images (README); the seed paper's (section 3.3.3); AffinityNet's own code's (2^8 steps).
+
+The seed paper does not give the alpha of the background that walks; it is AffinityNet's.
+"""
 
 
 class FinalCRFConfig(CRFConfig):
@@ -46,32 +63,35 @@ class RefineConfig(Config):
     """Settings of the walk and of what turns its scores into a mask."""
 
     preset: Literal["relseg", "seed", "affinitynet"] = "relseg"
-    """beta and steps: 8 and 64 (ours), 16 and 8 (seed paper), or 8 and 256 (AffinityNet's code)"""
+    """relseg: beta 8, 64 steps, rescaled, alpha 3; seed: beta 16, 8 steps, alpha 16; affinitynet: beta 8, 256 steps,
+    alpha 16"""
     beta: float | None = Field(None, gt=0)
     """exponent of the affinities, instead of the preset's"""
     steps: int | None = Field(None, ge=0)
     """steps of the walk, instead of the preset's"""
-    alpha: float = Field(8, gt=0)
-    """exponent of the background channel that walks beside the classes"""
+    rescale: bool | None = None
+    """min-max scale each class after the walk, then take the background (an image surely shows each of its classes
+    somewhere, and a walk flattens small peaks); else the background walks beside the classes"""
+    alpha: float | None = Field(None, gt=0)
+    """exponent of the background, (1 - strongest class)^alpha, instead of the preset's"""
     radius: int = Field(5, ge=2)
     """nodes closer than this are neighbours"""
     crf: bool = False
     """dense CRF on the walked scores at the size of the image"""
-    crf_sharpness: float = Field(8, gt=0)
+    crf_sharpness: float = Field(4, gt=0)
     """power that the walked scores are raised to before the CRF; they lie close together, and an unsharpened CRF wipes
     small objects out"""
     crf_settings: FinalCRFConfig = FinalCRFConfig()
     """settings of that CRF"""
 
-    def walk(self) -> tuple[float, int]:
-        """(beta, steps) with the preset applied."""
-        beta, steps = PRESETS[self.preset]
-        return (beta if self.beta is None else self.beta, steps if self.steps is None else self.steps)
+    def walk(self) -> Walk:
+        """The preset with what was given instead."""
+        given = {key: getattr(self, key) for key in Walk._fields if getattr(self, key) is not None}
+        return PRESETS[self.preset]._replace(**given)
 
     def identity(self) -> dict:
         """What the masks depend on: a preset and the same numbers by hand are the same."""
-        beta, steps = self.walk()
-        content = self.model_dump(mode="json", exclude={"preset"}) | {"beta": beta, "steps": steps}
+        content = self.model_dump(mode="json", exclude={"preset"}) | self.walk()._asdict()
         return content if self.crf else {key: content[key] for key in content if not key.startswith("crf_")}
 
 
@@ -132,10 +152,16 @@ def refine_seed(
     if len(seed.classes) == 0:
         empty = Seed(np.zeros((0, *grid), np.float16), seed.classes, seed.size)
         return Refined(np.full(seed.size, BACKGROUND, np.uint8), empty)
-    beta, steps = config.walk()
-    walked = random_walk(pair_affinity(features, config.radius), grid_scores(seed, config.alpha), beta, steps)
-
-    scores = np.stack([_upsample(channel, seed.size) for channel in walked])
+    walk = config.walk()
+    start = grid_scores(seed, walk.alpha)
+    if walk.rescale:
+        walked = random_walk(pair_affinity(features, config.radius), start[1:], walk.beta, walk.steps)
+        full = np.stack([_upsample(channel, seed.size) for channel in walked])
+        low, high = full.min(axis=(1, 2), keepdims=True), full.max(axis=(1, 2), keepdims=True)
+        walked, scores = (_with_background(maps, low, high, walk.alpha) for maps in (walked, full))
+    else:
+        walked = random_walk(pair_affinity(features, config.radius), start, walk.beta, walk.steps)
+        scores = np.stack([_upsample(channel, seed.size) for channel in walked])
     if config.crf:
         sharp = (scores / scores.max(axis=0).clip(min=1e-12)) ** config.crf_sharpness
         scores = DenseCRF(image, len(scores), config.crf_settings)(sharp / sharp.sum(axis=0))
@@ -216,6 +242,12 @@ def _finish(task: _Task, masks: Path, refined: Path | None, config: RefineConfig
     if refined is not None:
         write_seed(refined, task.id, result.seed)
     write_mask(masks, task.id, result.mask)
+
+
+def _with_background(maps: np.ndarray, low: np.ndarray, high: np.ndarray, alpha: float) -> np.ndarray:
+    """Maps (K, h, w) scaled from [low, high] to [0, 1], a constant one to 0, with the background in front."""
+    scaled = ((maps - low) / np.where(high > low, high - low, np.inf)).clip(0, 1)
+    return np.concatenate([alpha_background(scaled, alpha)[None], scaled])
 
 
 def _spanning(relative: np.ndarray, size: tuple[int, int]) -> np.ndarray:

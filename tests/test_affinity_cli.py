@@ -16,10 +16,11 @@ from affinity.checkpoint import load_affinity_network, save_affinity_network
 from affinity.cli import app
 from affinity.crf import DenseCRF
 from affinity.network import AffinityNetwork
-from affinity.refine import PRESETS, RefineConfig, grid_scores, refine_seed
+from affinity.refine import RefineConfig, grid_scores, refine_seed
 from affinity.settings import NetworkConfig
 from wsss.console import run
 from wsss.data import load_dataset, read_image
+from wsss.metrics import seed_to_mask
 from wsss.store import Seed, Stage, read_json, read_mask, read_seed, write_seed
 
 CLASSES = ("cat", "dog")
@@ -113,7 +114,8 @@ def test_the_chain(place: Path, affinity: Callable[..., int], train: tuple[objec
     assert manifest["inputs"]["seeds"] == Stage.read(folder / "seeds", kind="seeds").fingerprint
 
     # Workers, batches and the way a setting is written do not change a mask.
-    options = ("--into", "other", "--network", net, "--beta", 8, "--steps", 64, "--preset", "seed")
+    walk = ("--beta", 8, "--steps", 64, "--rescale", "--alpha", 3, "--preset", "seed")
+    options = ("--into", "other", "--network", net, *walk)
     assert affinity("refine", *options, "--workers", 2, "--batch-size", 3, "--device", "cpu") == 0
     for name in SIZES:
         np.testing.assert_array_equal(read_mask(place / "runs/other/masks", name), read_mask(folder / "masks", name))
@@ -236,14 +238,20 @@ def test_grid_scores_are_cell_means() -> None:
 
 
 @pytest.mark.parametrize("crf", [False, True])
-def test_one_image_step_by_step(crf: bool) -> None:
+@pytest.mark.parametrize("preset", ["relseg", "seed"])
+def test_one_image_step_by_step(preset: str, crf: bool) -> None:
     seed, features = one_seed(), features_of(5, 7)
     image = np.random.default_rng(2).integers(0, 256, (37, 50, 3), np.uint8)
-    config = RefineConfig(preset="seed", alpha=4, crf=crf, crf_sharpness=2)
+    config = RefineConfig(preset=preset, alpha=4, crf=crf, crf_sharpness=2)
     found = refine_seed(features, seed, config, image)
-    walked = random_walk(pair_affinity(features, 5), grid_scores(seed, 4), *PRESETS["seed"])
+    beta, steps = {"relseg": (8, 64), "seed": (16, 8)}[preset]
+    walked = random_walk(pair_affinity(features, 5), grid_scores(seed, 4), beta, steps)
     full = torch.nn.functional.interpolate(torch.tensor(walked)[None], scale_factor=8, mode="bilinear")[0]
-    scores = full[:, :37, :50].numpy()
+    scores = full[:, :37, :50].double().numpy()
+    if preset == "relseg":  # the classes alone count, each from 0 to 1 over the image
+        for one in scores[1:]:
+            one[:] = (one - one.min()) / (one.max() - one.min())
+        scores[0] = (1 - scores[1:].max(axis=0)) ** 4
     if crf:
         scores = DenseCRF(image, 3, config.crf_settings)(scores**2 / (scores**2).sum(axis=0))
     expected = np.array([0, 2, 7])[scores.argmax(axis=0)]
@@ -251,16 +259,22 @@ def test_one_image_step_by_step(crf: bool) -> None:
     assert found.mask.dtype == np.uint8 and len(np.unique(found.mask)) > 1
 
 
-def test_refined_seed_with_alpha_one_is_the_decision() -> None:
-    seed, features = one_seed(), features_of(5, 7)
-    walked = random_walk(pair_affinity(features, 5), grid_scores(seed, 16), 8, 256)
-    refined = refine_seed(features, seed).seed
-    scores = refined.scores.astype(float)
-    with_background = np.concatenate([1 - scores.max(axis=0, keepdims=True), scores])
-    decided = np.partition(walked, -2, axis=0)
-    clear = decided[-1] - decided[-2] > 1e-3 * decided[-1]  # float16 may turn over what is nearly equal
-    np.testing.assert_array_equal(with_background.argmax(axis=0)[clear], walked.argmax(axis=0)[clear])
-    assert clear.mean() > 0.9 and refined.size == seed.size
+@pytest.mark.parametrize("preset", ["relseg", "seed"])
+@pytest.mark.parametrize("size", [(40, 56), (33, 49)])  # a grid that ends with the image, and one that reaches 7 beyond
+def test_refined_seed_with_alpha_one_is_the_decision(preset: str, size: tuple[int, int]) -> None:
+    features = features_of(5, 7)
+    ramp = np.linspace(1, 0, 30, dtype=np.float16)[None, None].repeat(20, axis=1)  # one straight edge
+    seed = Seed(ramp, np.array([2], np.uint8), size)
+    found = refine_seed(features, seed, RefineConfig(preset=preset, steps=0, alpha=2))
+    read = seed_to_mask(found.seed.upsample(), found.seed.classes, alpha=1)
+    edges = [(mask > 0).sum(axis=1) for mask in (found.mask, read)]  # in pixels from the left
+    assert found.seed.size == size and edges[0].min() > 0 and edges[0].max() < size[1]
+    assert np.abs(edges[0] - edges[1]).max() <= 1
+
+
+def test_a_constant_map_is_background_after_the_walk() -> None:
+    seed = Seed(np.full((1, 5, 7), 0.5, np.float16), np.array([2], np.uint8), (40, 56))
+    assert (refine_seed(features_of(5, 7), seed).mask == 0).all()
 
 
 def test_image_without_classes_is_background() -> None:
@@ -271,11 +285,11 @@ def test_image_without_classes_is_background() -> None:
 
 
 def test_presets_and_their_overrides() -> None:
-    assert RefineConfig(preset="seed").walk() == (16, 8)
-    assert RefineConfig().walk() == (8, 64)
-    assert RefineConfig(preset="affinitynet").walk() == (8, 256)
-    assert RefineConfig(preset="seed", steps=0).walk() == (16, 0)
-    assert RefineConfig(preset="seed", beta=2).walk() == (2, 8)
+    assert RefineConfig().walk() == (8, 64, True, 3)
+    assert RefineConfig(preset="seed").walk() == (16, 8, False, 16)
+    assert RefineConfig(preset="affinitynet").walk() == (8, 256, False, 16)
+    assert RefineConfig(preset="seed", steps=0).walk() == (16, 0, False, 16)
+    assert RefineConfig(preset="seed", beta=2, rescale=True, alpha=5).walk() == (2, 8, True, 5)
 
 
 def test_features_of_another_image_are_refused() -> None:
