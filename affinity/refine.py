@@ -37,7 +37,7 @@ class Walk(NamedTuple):
 
 
 PRESETS = {
-    "relseg": Walk(beta=8, steps=64, rescale=True, alpha=3),
+    "relseg": Walk(beta=8, steps=256, rescale=True, alpha=1),
     "seed": Walk(beta=16, steps=8, rescale=False, alpha=16),
     "affinitynet": Walk(beta=8, steps=256, rescale=False, alpha=16),
 }
@@ -63,7 +63,7 @@ class RefineConfig(Config):
     """Settings of the walk and of what turns its scores into a mask."""
 
     preset: Literal["relseg", "seed", "affinitynet"] = "relseg"
-    """relseg: beta 8, 64 steps, rescaled, alpha 3; seed: beta 16, 8 steps, alpha 16; affinitynet: beta 8, 256 steps,
+    """relseg: beta 8, 256 steps, rescaled, alpha 1; seed: beta 16, 8 steps, alpha 16; affinitynet: beta 8, 256 steps,
     alpha 16"""
     beta: float | None = Field(None, gt=0)
     """exponent of the affinities, instead of the preset's"""
@@ -72,6 +72,9 @@ class RefineConfig(Config):
     rescale: bool | None = None
     """min-max scale each class after the walk, then take the background (an image surely shows each of its classes
     somewhere, and a walk flattens small peaks); else the background walks beside the classes"""
+    peak: float = Field(98, gt=0, le=100)
+    """percentile of a class's walked scores that becomes 1 where they are rescaled; below 100, a few outlying tokens
+    (the corners of a ViT's rollout) do not set the scale"""
     alpha: float | None = Field(None, gt=0)
     """exponent of the background, (1 - strongest class)^alpha, instead of the preset's"""
     radius: int = Field(5, ge=2)
@@ -157,7 +160,8 @@ def refine_seed(
     if walk.rescale:
         walked = random_walk(pair_affinity(features, config.radius), start[1:], walk.beta, walk.steps)
         full = np.stack([_upsample(channel, seed.size) for channel in walked])
-        low, high = full.min(axis=(1, 2), keepdims=True), full.max(axis=(1, 2), keepdims=True)
+        low = full.min(axis=(1, 2), keepdims=True)
+        high = np.percentile(full, config.peak, axis=(1, 2), keepdims=True)
         walked, scores = (_with_background(maps, low, high, walk.alpha) for maps in (walked, full))
     else:
         walked = random_walk(pair_affinity(features, config.radius), start, walk.beta, walk.steps)
