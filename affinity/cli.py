@@ -66,7 +66,7 @@ def labels(
         suffix=".png",
         inputs={"seeds": stage.fingerprint},
     )
-    todo = _pending(dataset, output)
+    todo = _pending(dataset, stage, output)
     counts = label_images(todo, stage.folder, output.folder, cfg, workers=worker_count(workers))
     if todo:
         note(f"confident labels: {counts.line()}")
@@ -188,7 +188,7 @@ def refine(
     common = {"config": cfg.identity(), "class_names": dataset.class_names, "inputs": inputs}
     masks = Stage.open(target / "masks", kind="masks", suffix=".png", **common)
     refined = Stage.open(target / "refined", kind="seeds", suffix=".npz", **common)
-    todo = _pending(dataset, masks, refined)
+    todo = _pending(dataset, stage, masks, refined)
     count = refine_images(
         todo,
         stage.folder,
@@ -233,9 +233,13 @@ def _require(stage: Stage, dataset: Dataset, what: str, remedy: str) -> None:
         )
 
 
-def _pending(dataset: Dataset, *stages: Stage) -> list[Sample]:
+def _pending(dataset: Dataset, source: Stage, *outputs: Stage) -> list[Sample]:
+    """The images that lack a result, or whose result is older than the seed it was made from."""
     ids = [sample.id for sample in dataset]
-    todo = {image_id for stage in stages for image_id in stage.pending(ids)}
+    todo = {image_id for output in outputs for image_id in output.pending(ids)}
+    for image_id in set(ids) - todo:
+        if min(output.written(image_id) for output in outputs) < source.written(image_id):
+            todo.add(image_id)
     if len(todo) < len(dataset):
         note(f"{len(dataset) - len(todo)} of {len(dataset)} images are done already")
     return [sample for sample in dataset if sample.id in todo]

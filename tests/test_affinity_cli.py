@@ -155,6 +155,20 @@ def refused(capsys: pytest.CaptureFixture[str], status: int, *words: str) -> Non
         assert word in lines[0]
 
 
+def test_a_result_older_than_its_seed_is_made_again(place: Path, affinity: Callable[..., int], net: Path) -> None:
+    folder = place / "runs/seedy"
+    commands = (("labels",), ("refine", "--network", net, "--device", "cpu"))
+    for command in commands:
+        assert affinity(*command, "--workers", 1) == 0
+    stages = {name: times(folder / name, suffix) for name, suffix in (("affinity_labels", ".png"), ("masks", ".png"))}
+    write_seed(folder / "seeds", "b", read_seed(folder / "seeds", "b"))
+    for command in commands:
+        assert affinity(*command, "--workers", 1) == 0
+    for name, before in stages.items():
+        after = times(folder / name, ".png")
+        assert [file for file in sorted(after) if after[file] != before[file]] == ["b.png"]
+
+
 def test_mistakes_are_one_line(
     place: Path,
     affinity: Callable[..., int],

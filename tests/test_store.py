@@ -309,7 +309,7 @@ def test_stage_made_otherwise_is_refused(tmp_path: Path, changes: dict, told: st
     first = opened(tmp_path / "seeds")
     (tmp_path / "seeds" / "a.npz").write_bytes(b"a result")
     before = (tmp_path / "seeds" / "manifest.json").read_bytes()
-    with pytest.raises(InputError, match=f"{told}.*; choose another --name or delete the folder"):
+    with pytest.raises(InputError, match=f"{told}.*; write into another run or delete the folder"):
         opened(tmp_path / "seeds", **changes)
     assert (tmp_path / "seeds" / "manifest.json").read_bytes() == before
     assert opened(tmp_path / "seeds").fingerprint == first.fingerprint

@@ -73,8 +73,8 @@ def make_seeds(
 
     Args:
         outputs: class index -> output of the classifier, see `outputs_for`.
-        batch_size: maps made at once; bounds the memory. Images are read in groups of four batches, so that those of
-            equal shape can go through the model together.
+        batch_size: maps made at once; bounds the memory. Images are read in groups of that size, on a GPU four times
+            as many, so that those of equal shape can go through the model together.
 
     An image that cannot be read or whose map is not finite is reported in the result, and the others are still made.
     """
@@ -84,7 +84,8 @@ def make_seeds(
 
     def finished() -> Iterator[None]:
         nonlocal images_done, maps
-        for group in _groups(samples, 4 * batch_size):
+        # Images of one shape go in batches: a GPU wants a large group to find them in, a CPU would only seem to hang.
+        for group in _groups(samples, batch_size if device == "cpu" else 4 * batch_size):
             images: dict[str, Image.Image] = {}
             for sample in group:
                 try:

@@ -58,6 +58,7 @@ def run(app: App, tokens: list[str] | None = None) -> int:
 
     if app.meta.default_command is None:
         app.meta.default(launch)
+    app.suppress_keyboard_interrupt = app.meta.suppress_keyboard_interrupt = False  # it would leave without a word
     try:
         status = app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         return status if isinstance(status, int) else 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsss.data import IGNORE, Dataset, Sample, read_image, read_label_image
+from wsss.data import IGNORE, Dataset, Sample, image_size, read_image, read_label_image
 from wsss.entries import READING_ALPHA, STAGES, stage_file
 from wsss.errors import InputError, did_you_mean
 from wsss.metrics import ConfusionMatrix, seed_to_mask
@@ -107,6 +107,7 @@ class _MaskIoU:
 
     def __call__(self, sample: Sample) -> float:
         truth = self.mask_values[read_label_image(sample.mask_path)]
+        _same_size(truth, image_size(sample.image_path), sample.mask_path, sample.id)
         found = [folder for folder in self.folders if (folder / f"{sample.id}.png").is_file()]
         scores = [image_iou(read_mask(f, sample.id), truth, self.num_classes, f / f"{sample.id}.png") for f in found]
         return float(np.mean(np.nan_to_num(scores)))  # all pixels ignored: counts as the worst

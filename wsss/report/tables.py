@@ -69,7 +69,7 @@ def figure_rows(metrics: dict[str, Sequence[MetricEntry]]) -> list[FigureRow]:
 
 
 def _run_rows(run: str, entries: Sequence[MetricEntry]) -> list[FigureRow]:
-    """A rule is compared with the same rule of the stage before it, masks with that stage's headline."""
+    """A headline is compared with the headline of the stage before it, any other rule with the same rule."""
     rows: list[FigureRow] = []
     stages = [stage for stage in STAGES if any(e.stage == stage for e in entries)]
     scored = [stage for stage in stages if any(e.stage == stage and e.miou is not None for e in entries)]
@@ -85,7 +85,7 @@ def _run_rows(run: str, entries: Sequence[MetricEntry]) -> list[FigureRow]:
 
 def _counterpart(entries: Sequence[MetricEntry], stage: str, entry: MetricEntry) -> MetricEntry | None:
     others = [other for other in entries if other.stage == stage]
-    if STAGES[entry.stage] == "masks":
+    if entry.headline:
         return next((other for other in others if other.headline), None)
     return next((o for o in others if (entry.oracle and o.oracle) or o.rule == entry.rule), None)
 

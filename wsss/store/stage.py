@@ -70,7 +70,7 @@ class Stage:
         content = json.loads(json.dumps(content, default=str))  # as it will be read back: tuples are lists, paths text
         path = folder / MANIFEST
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder}: is a file; choose another --name")
+            raise InputError(f"{folder}: is a file; write into another run")
         with locked(folder / f".{MANIFEST}.lock"):
             others = [entry.name for entry in os.scandir(folder) if entry.name[0] != "." and entry.name != MANIFEST]
             if path.exists() and (others or _read_manifest(folder)["history"]):
@@ -78,7 +78,9 @@ class Stage:
                 for key in _IDENTITY:
                     _same(folder, key, manifest[key], content[key])
             elif others:
-                raise InputError(f"{folder}: holds files but no {MANIFEST}; choose another --name or delete the folder")
+                raise InputError(
+                    f"{folder}: holds files but no {MANIFEST}; write into another run or delete the folder"
+                )
             else:  # new, or left by a start that failed before its first result: that binds nobody
                 manifest = content
                 write_json(path, manifest)
@@ -133,6 +135,10 @@ class Stage:
             more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
             warn(f"{self.folder / damaged[0]}{more}: half-written or not of this kind, to be made again")
         return missing
+
+    def written(self, image_id: str) -> int:
+        """When the file of a finished image was written, in nanoseconds."""
+        return (self.folder / f"{image_id}{self.manifest['suffix']}").stat().st_mtime_ns
 
     def done(self, *, command: str, split: str, counts: dict[str, int], seconds: float, **extra: Any) -> None:
         """Append an entry to the manifest's history. Safe beside other processes that finish at the same time."""
@@ -218,7 +224,7 @@ def _same(folder: Path, key: str, old: Any, new: Any) -> None:
         for name in dict.fromkeys([*old, *new]):
             _same(folder, f"{key}.{name}", old.get(name), new.get(name))
     change = f"{key} was {old!r}, is {new!r} now"
-    raise InputError(f"{folder}: made with other settings: {change}; choose another --name or delete the folder")
+    raise InputError(f"{folder}: made with other settings: {change}; write into another run or delete the folder")
 
 
 def _complete(path: Path, size: int) -> bool:
