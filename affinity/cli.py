@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from affinity.labels import LabelsConfig
 from affinity.refine import RefineConfig
-from affinity.settings import TrainConfig
+from affinity.settings import CHECKPOINT, TrainConfig
 from wsss.console import Flat, existing_file, note, run, warn
 from wsss.errors import InputError
 from wsss.options import Data, Device, Root, Runs, SeedRun, Workers, command_line, worker_count
@@ -107,13 +107,12 @@ def train(
     """
     from affinity.augment import Example
     from affinity.network import AffinityNetwork
-    from affinity.training import CHECKPOINT, train_affinity_network
+    from affinity.training import train_affinity_network
     from wsss.store import Stage
     from wsss.training import choose_device
 
     begin = time.monotonic()
-    folder, dataset, _ = _open(seeds, data, split, root, runs, kind="affinity_labels", stage="affinity_labels")
-    source = Stage.read(folder / "affinity_labels", kind="affinity_labels", class_names=dataset.class_names)
+    folder, dataset, source = _open(seeds, data, split, root, runs, stage="affinity_labels")
     _require(source, dataset, "affinity label", "run `affinity labels` on this split first")
     where = choose_device(device)
     AffinityNetwork(cfg.network)  # a mistake in its settings or weights comes out before a folder is made for them
@@ -179,7 +178,7 @@ def refine(
     folder, dataset, stage = _open(seeds, data, split, root, runs)
     _require(stage, dataset, "seed", "make the seeds of this split first")
     where = choose_device(device)
-    path = network or folder / "affinity_net" / "affinity_net.safetensors"
+    path = network or folder / "affinity_net" / CHECKPOINT
     if network is None and not path.is_file():
         raise InputError(f"{path}: no such file; run `affinity train` first, or give --network FILE")
     model = load_affinity_network(existing_file(path, "--network"), where)
@@ -209,7 +208,6 @@ def _open(
     split: str,
     root: Path | None,
     runs: Path,
-    kind: str = "seeds",
     stage: str = "seeds",
 ) -> tuple[Path, Dataset, Stage]:
     """Run folder, data set and the run's stage that the command starts from."""
@@ -220,7 +218,7 @@ def _open(
     dataset = load_dataset(data, split, root)
     if not len(dataset):
         raise InputError(f"--split {split}: data set {dataset.name} has no images in it")
-    return folder, dataset, Stage.read(folder / stage, kind=kind, class_names=dataset.class_names)
+    return folder, dataset, Stage.read(folder / stage, kind=stage, class_names=dataset.class_names)
 
 
 def _require(stage: Stage, dataset: Dataset, what: str, remedy: str) -> None:

@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from wsss.console import Config, Several
 
+CHECKPOINT = "affinity_net.safetensors"
+"""Name of a finished network in its stage folder."""
+
 STRIDE = 8
 """Pixels of the image between two nodes of the grid on which affinities are predicted and walked."""
 

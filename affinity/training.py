@@ -15,12 +15,11 @@ from affinity.augment import Example, Examples
 from affinity.checkpoint import save_affinity_network
 from affinity.loss import affinity_loss, stride_labels
 from affinity.network import AffinityNetwork
-from affinity.settings import STRIDE, TrainConfig
+from affinity.settings import CHECKPOINT, STRIDE, TrainConfig
 from wsss.console import note, track
 from wsss.errors import InputError
 from wsss.training import EpochBatches, loader_errors, read_state, save_state, stable_seed
 
-CHECKPOINT = "affinity_net.safetensors"
 RESUME = "resume.pt"
 
 

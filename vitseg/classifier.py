@@ -15,14 +15,13 @@ from torch.utils import data
 from torchvision.transforms import v2
 
 from vitseg.models import Classifier, create_classifier, save_classifier
-from vitseg.settings import ClassifierConfig
+from vitseg.settings import CHECKPOINT, ClassifierConfig
 from wsss.console import note, track
 from wsss.data import Dataset, Sample, read_image
 from wsss.errors import InputError
 from wsss.metrics import ClassificationScores, classification_scores
 from wsss.training import EpochBatches, loader_errors, read_state, save_state, stable_seed
 
-CHECKPOINT = "classifier.safetensors"
 STATE = "resume.pt"
 
 

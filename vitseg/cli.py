@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from vitseg.settings import ClassifierConfig, SeedConfig
+from vitseg.settings import CHECKPOINT, ClassifierConfig, SeedConfig
 from wsss.console import Flat, note, run
 from wsss.errors import InputError
 from wsss.options import Data, Device, Root, Runs, command_line
@@ -69,8 +69,8 @@ def train_classifier(
         class_names=train_set.class_names,
         suffix=".safetensors",
     )
-    if not stage.pending(["classifier"]):
-        note(f"{stage.folder / 'classifier.safetensors'}: trained already")
+    if not stage.pending([Path(CHECKPOINT).stem]):
+        note(f"{stage.folder / CHECKPOINT}: trained already")
         return
     trained = train(train_set, val_set, stage.folder, cfg, device=choose_device(device), workers=workers)
     if trained.scores is not None and val_set is not None:
@@ -258,7 +258,7 @@ def _checkpoint(name: str, runs: Path) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    of_run = runs / name / "classifier" / "classifier.safetensors"
+    of_run = runs / name / "classifier" / CHECKPOINT
     if of_run.is_file():
         return of_run
     raise InputError(

@@ -8,6 +8,9 @@ from pydantic import Field, PositiveInt
 
 from wsss.console import Config, Several
 
+CHECKPOINT = "classifier.safetensors"
+"""Name of a finished classifier in its stage folder."""
+
 Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1), Several]
 
 

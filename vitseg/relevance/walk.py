@@ -76,8 +76,8 @@ class _Pairs:
         head = self.trace.model.head
         pooled = self(self.trace.pooled)
         relevance = rules.linear_unit(pooled, self.weight(head)[self.targets.T.flatten()])
-        normed = pooled  # the pooled token is a selection; its rule is the identity but for the stabiliser
-        return rules.through(normed, relevance)[:, None]
+        # the pooled token is a selection, whose rule is the identity but for the stabiliser
+        return rules.through(pooled, relevance)[:, None]
 
     def linear(self, layer: nn.Linear, x: Tensor, out: Tensor, relevance: Tensor) -> Tensor:
         """Rule of a linear layer; `out` is its recorded output, from which the bias is taken off."""
