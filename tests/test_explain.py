@@ -17,6 +17,7 @@ from vitseg.methods import METHODS
 from wsss.errors import InputError
 
 METHOD_NAMES = sorted(METHODS)
+SEED = 9  # of weights and images for which no method's map is zero throughout
 
 
 def close(found: Tensor, expected: Tensor, tolerance: float) -> None:
@@ -26,15 +27,15 @@ def close(found: Tensor, expected: Tensor, tolerance: float) -> None:
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_batch_and_classes_equal_a_loop(method: str) -> None:
-    model, images = tiny_vit(), noise(3, 3, 24, 24)
+    model, images = tiny_vit(seed=SEED), noise(3, 3, 24, 24)
     targets = torch.tensor([[0, 1, 2], [4, 4, 0], [3, 2, 1]])
     together = explain(model, images, targets, method)
-    assert together.maps.shape == (3, 3, 3, 3) and together.method == method
+    assert together.maps.shape == (3, 3, *((24, 24) if method == "lrp" else (3, 3))) and together.method == method
     assert torch.equal(together.targets, targets)
     for b in range(3):
         for k in range(3):
             alone = explain(model, images[b : b + 1], int(targets[b, k]), method)
-            close(alone.maps[0], together.maps[b, k], 1e-9)
+            torch.testing.assert_close(alone.maps[0], together.maps[b, k], rtol=1e-8, atol=1e-12)
             torch.testing.assert_close(alone.logits[0], together.logits[b])
     assert (together.maps >= 0).all()
     by_class = together.maps[:, 0] - together.maps[:, 1]
@@ -59,7 +60,7 @@ def test_forms_of_targets() -> None:
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_float_types(method: str) -> None:
     """Positive tokens keep the divisions away from zero, so single precision is close to double."""
-    model, images = tiny_vit(seed=3), noise(2, 3, 24, 24)
+    model, images = tiny_vit(seed=SEED), noise(2, 3, 24, 24)
     with torch.no_grad():
         for block in model.blocks:
             block.norm1.bias += 3
@@ -138,7 +139,7 @@ def test_the_model_is_untouched_by_a_failure(used_model: VisionTransformer, monk
         with untouched(used_model), pytest.raises(MemoryError):
             explain(used_model, noise(1, 3, 24, 24))
     with monkeypatch.context() as patch:
-        patch.setattr("vitseg.relevance.rules.product", broken)  # midway through the walk
+        patch.setattr("vitseg.relevance.rules.Robust.product", broken)  # midway through the walk
         with untouched(used_model), pytest.raises(MemoryError):
             explain(used_model, noise(1, 3, 24, 24))
 
@@ -163,10 +164,10 @@ def test_gradient_mode_of_the_caller(method: str, mode: type) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "line"),
     [
-        ("vit_tiny_patch16_224", {"global_pool": "avg"}, "global_pool 'avg' is not supported"),
+        ("vit_tiny_patch16_224", {"global_pool": "avgmax"}, "global_pool 'avgmax' is not supported"),
+        ("vit_tiny_patch16_224", {"global_pool": "avg", "pool_include_prefix": True}, "takes in the class token"),
         ("test_vit3", {}, "global_pool 'map' is not supported"),
         ("swin_tiny_patch4_window7_224", {"embed_dim": 8, "num_heads": (1, 1, 1, 1)}, "model SwinTransformer: not"),
-        ("deit_tiny_distilled_patch16_224", {}, "model VisionTransformerDistilled: not supported"),
         ("beit_base_patch16_224", {"embed_dim": 12}, "model Beit: not supported"),
         ("resnet10t", {}, "model ResNet: not supported"),
         ("vit_tiny_patch16_224", {"num_classes": 0}, "head is a Identity; expected a Linear"),

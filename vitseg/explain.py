@@ -8,11 +8,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vitseg.methods import find_method
+from vitseg.methods import find_method, find_rules
 from vitseg.relevance import capture
 from wsss.errors import InputError
-
-FIRST_BLOCK = 1  # the peers' start_layer: attention of the first block mixes tokens that carry no class yet
 
 
 @dataclass(frozen=True)
@@ -20,8 +18,8 @@ class Explanation:
     """Maps of the explained classes.
 
     Attributes:
-        maps: (B, h, w) if one target was explained for each image, (B, K, h, w) for K; h and w count patches.
-            Non-negative, not scaled.
+        maps: (B, h, w) if one target was explained for each image, (B, K, h, w) for K; h and w count patches, but
+            pixels for method "lrp". Not scaled; non-negative, but for "lrp" by the exact rules.
         targets: class indices that were explained, (B,) or (B, K) likewise.
         logits: (B, C) class scores of the same forward pass.
         method: the method's name.
@@ -40,28 +38,32 @@ def explain(
     targets: Tensor | list[int] | list[list[int]] | int | None = None,
     method: str = "transformer_attribution",
     *,
-    first_block: int = FIRST_BLOCK,
+    first_block: int | None = None,
+    rules: str = "robust",
 ) -> Explanation:
     """Explain class scores of a timm ViT.
 
     Args:
-        model: timm VisionTransformer with a class token, on any device, of any float dtype; left exactly as found.
+        model: timm VisionTransformer whose head reads the class token (and the distillation token) or the mean of the
+            patch tokens, on any device, of any float dtype; left exactly as found.
         images: (B, 3, H, W), normalised as the model wants them. H and W may differ from each other, and from the
             size of the training if the model was made with ``dynamic_img_size=True``.
         targets: class indices: None (each image's top class), one for all images, (B,), or (B, K) for K classes an
             image from one forward pass.
         method: name of a method (``vitseg.methods.METHODS``).
-        first_block: the rollout multiplies the blocks from this one on.
+        first_block: a rollout multiplies the blocks from this one on; as published unless given. Methods that look at
+            one block, or at all, pass it over.
+        rules: "robust" or "exact", how relevance is divided (`vitseg.relevance.rules`); of methods that propagate it.
 
     Raises:
-        InputError: unknown method, unsupported model, targets of a wrong shape or out of range.
+        InputError: unknown method or rules, unsupported model, targets of a wrong shape or out of range.
 
     Example:
         >>> model = timm.create_model("vit_tiny_patch16_224", pretrained=True)            # doctest: +SKIP
         >>> explain(model, images, targets=281).maps.shape                                # doctest: +SKIP
         torch.Size([8, 14, 14])
     """
-    chosen = find_method(method)
+    chosen, formulation = find_method(method), find_rules(rules)
     capture.check_supported(model)
     if images.ndim != 4 or 0 in images.shape:
         raise InputError(f"images: shape {tuple(images.shape)}; expected (B, 3, H, W), B >= 1")
@@ -70,14 +72,15 @@ def explain(
         raise InputError(
             f"images: {images.dtype} on {images.device}; the model is {parameter.dtype} on {parameter.device}"
         )
-    if not 0 <= first_block < len(model.blocks):
-        raise InputError(f"first_block {first_block}: the model has blocks 0 to {len(model.blocks) - 1}")
-    trace = capture.run(model, images, first=first_block, relevance=chosen.gradients)
+    depth = len(model.blocks)
+    if first_block is not None and not 0 <= first_block < depth:
+        raise InputError(f"first_block {first_block}: the model has blocks 0 to {depth - 1}")
+    first = chosen.first_block(depth, first_block)
+    trace = capture.run(model, images, first=first, relevance=chosen.gradients)
     wanted, many = _targets(targets, trace.logits)
     with torch.no_grad() if not chosen.gradients else torch.enable_grad():
-        tokens = chosen.compute(trace, wanted, first_block).detach()
-    height, width = trace.grid
-    maps = rearrange(tokens, "(k b) (h w) -> b k h w", b=len(images), h=height, w=width)
+        found = chosen.compute(trace, wanted, first, formulation).detach()
+    maps = rearrange(found, "(k b) h w -> b k h w", b=len(images))
     logits = trace.logits.detach()
     if many:
         return Explanation(maps, wanted, logits, method)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import torch
 from einops import rearrange
-from timm.layers import Attention, Mlp
+from timm.layers import Attention, Mlp, PatchEmbed
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -56,25 +57,59 @@ class Trace:
     """
 
     model: VisionTransformer
+    images: Tensor = field(repr=False)  # (B, 3, H, W)
     blocks: tuple[BlockRecord, ...]
     logits: Tensor
-    pooled: Tensor = field(repr=False)  # (B, D) input of the head
     grid: tuple[int, int]  # (h, w) patch tokens
+    patches: Tensor = field(repr=False)  # (B, N - prefix, D) what the patch embedding made of the image
+    embedded: Tensor = field(repr=False)  # (B, N, D) with prefix tokens and position embedding
+    normed: Tensor = field(repr=False)  # (B, N, D) behind the last norm, before the pooling
+    pooled: tuple[Tensor, ...] = field(repr=False)  # (B, D) input of each head
 
     @property
     def prefix(self) -> int:
-        """Number of tokens in front of the patch tokens (class token and registers)."""
+        """Number of tokens in front of the patch tokens (class token, distillation token, registers)."""
         return self.model.num_prefix_tokens
+
+    @property
+    def tokens(self) -> int:
+        """N."""
+        return self.normed.shape[1]
+
+    @property
+    def heads(self) -> tuple[nn.Linear, ...]:
+        """The classifiers whose mean is the class score: one, or two of a distilled model."""
+        return heads(self.model)
+
+    @property
+    def rows(self) -> slice:
+        """The tokens that the heads read: those alone carry relevance in the last block."""
+        return slice(0, len(self.heads)) if self.model.global_pool == "token" else slice(self.prefix, None)
+
+    def readout(self) -> Tensor:
+        """Weight of each token in what the heads read, (N,), sums to 1: the class token alone, or a mean."""
+        weights = self.normed.new_zeros(self.tokens)
+        weights[self.rows] = 1
+        return weights / weights.sum()
+
+
+def heads(model: VisionTransformer) -> tuple[nn.Linear, ...]:
+    """The model's linear classifiers, each of a token or mean of its own."""
+    return (model.head, model.head_dist) if isinstance(model, VisionTransformerDistilled) else (model.head,)
 
 
 def check_supported(model: nn.Module) -> None:
     """Raise InputError, naming the part and the reason, if the walk has no rule for something in `model`."""
-    if type(model) is not VisionTransformer:
+    if type(model) not in (VisionTransformer, VisionTransformerDistilled):
         raise InputError(
             f"model {type(model).__name__}: not supported; the walk knows timm's VisionTransformer (vit_*, deit_*)"
         )
-    if model.global_pool != "token" or model.attn_pool is not None:
-        raise InputError(f"model: global_pool {model.global_pool!r} is not supported, only 'token' (the class token)")
+    if model.global_pool not in ("token", "avg") or model.attn_pool is not None:
+        raise InputError(
+            f"model: global_pool {model.global_pool!r} is not supported, only 'token' (the class token) and 'avg'"
+        )
+    if model.global_pool == "avg" and model.pool_include_prefix:
+        raise InputError("model: a mean that takes in the class token (pool_include_prefix) is not supported")
     for index, block in enumerate(model.blocks):
         where = f"model: blocks.{index}"
         if type(block) is not Block:
@@ -85,8 +120,9 @@ def check_supported(model: nn.Module) -> None:
             )
         if type(block.mlp) is not Mlp:
             raise InputError(f"{where}.mlp is a {type(block.mlp).__name__}; there are rules for timm's Mlp only")
-    if not isinstance(model.head, nn.Linear):
-        raise InputError(f"model: head is a {type(model.head).__name__}; expected a Linear classifier")
+    for head in heads(model):
+        if not isinstance(head, nn.Linear):
+            raise InputError(f"model: head is a {type(head).__name__}; expected a Linear classifier")
 
 
 def run(model: VisionTransformer, images: Tensor, *, first: int = 0, relevance: bool = True) -> Trace:
@@ -102,11 +138,11 @@ def run(model: VisionTransformer, images: Tensor, *, first: int = 0, relevance: 
     holds no gradient of a weight, and `requires_grad` and `.grad` of the model stay as they are.
     """
     records = tuple(BlockRecord(block) for block in model.blocks)
-    head_in: list[Tensor] = []
+    seen: dict[str, Tensor] = {}
     detached = {name: _detached(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     with (
         _evaluation(model),
-        _hooks(model, records, head_in, first, relevance),
+        _hooks(model, records, seen, first, relevance),
         torch.set_grad_enabled(relevance),
     ):
         try:
@@ -115,7 +151,23 @@ def run(model: VisionTransformer, images: Tensor, *, first: int = 0, relevance: 
             hint = "" if model.dynamic_img_size else "; make the model with dynamic_img_size=True"
             raise InputError(f"images of {tuple(images.shape[2:])}: {error}{hint}") from None
     grid = model.patch_embed.dynamic_feat_size(tuple(images.shape[2:]))
-    return Trace(model, records, logits, head_in[0], (int(grid[0]), int(grid[1])))
+    return Trace(
+        model=model,
+        images=images.detach(),
+        blocks=records,
+        logits=logits,
+        grid=(int(grid[0]), int(grid[1])),
+        patches=seen["patches"].flatten(1, -2),  # (B, h, w, D) of models with dynamic_img_size
+        embedded=seen["embedded"],
+        normed=seen["normed"],
+        pooled=tuple(seen[f"pooled {index}"] for index in range(len(heads(model)))),
+    )
+
+
+def pixels_reachable(model: VisionTransformer) -> bool:
+    """Whether relevance can be led on from the tokens to the pixels: a plain patch embedding, not a trunk."""
+    embedding = model.patch_embed
+    return type(embedding) is PatchEmbed and isinstance(embedding.norm, nn.Identity) and embedding.proj.in_channels == 3
 
 
 def _detached(tensor: Tensor) -> Tensor:
@@ -145,7 +197,7 @@ def _evaluation(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _hooks(
-    model: VisionTransformer, records: tuple[BlockRecord, ...], head_in: list[Tensor], first: int, relevance: bool
+    model: VisionTransformer, records: tuple[BlockRecord, ...], seen: dict[str, Tensor], first: int, relevance: bool
 ) -> Iterator[None]:
     with ExitStack() as stack:
 
@@ -157,6 +209,14 @@ def _hooks(
                     setattr(record, names["input"], args[0].detach())
                 if "output" in names:
                     setattr(record, names["output"], output.detach())
+
+            stack.callback(module.register_forward_hook(hook).remove)
+
+        def see(module: nn.Module, name: str, what: str) -> None:
+            """Store a module's input or output among what is seen outside the blocks."""
+
+            def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+                seen[name] = (args[0] if what == "input" else output).detach()
 
             stack.callback(module.register_forward_hook(hook).remove)
 
@@ -181,5 +241,9 @@ def _hooks(
             watch(block.mlp.fc1, record, input="fc1_in", output="fc1_out")
             watch(block.mlp.fc2, record, input="fc2_in", output="fc2_out")
             watch(block.drop_path2, record, output="mlp_branch")
-        stack.callback(model.head.register_forward_hook(lambda _m, args, _o: head_in.append(args[0].detach())).remove)
+        see(model.patch_embed, "patches", "output")
+        see(model.pos_drop, "embedded", "output")
+        see(model.norm, "normed", "output")
+        for index, head in enumerate(heads(model)):
+            see(head, f"pooled {index}", "input")
         yield

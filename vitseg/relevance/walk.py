@@ -8,11 +8,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vitseg.relevance import rules
-from vitseg.relevance.capture import BlockRecord, Trace
+from vitseg.relevance.capture import BlockRecord, Trace, pixels_reachable
+from vitseg.relevance.rules import Exact, input_box
 
 EVERY = slice(None)
-CLASS_TOKEN = slice(0, 1)
 
 
 def attention_gradients(trace: Trace, targets: Tensor, first: int) -> list[Tensor]:
@@ -28,25 +27,26 @@ def attention_gradients(trace: Trace, targets: Tensor, first: int) -> list[Tenso
     attentions = [record.attention for record in trace.blocks[first:]]
     one_hot = nn.functional.one_hot(targets.T, trace.logits.shape[1]).to(trace.logits)  # (K, B, C)
     if len(one_hot) == 1:
-        return list(torch.autograd.grad(trace.logits, attentions, one_hot[0]))
-    batched = torch.autograd.grad(trace.logits, attentions, one_hot, is_grads_batched=True)
+        return list(torch.autograd.grad(trace.logits, attentions, one_hot[0], retain_graph=True))
+    batched = torch.autograd.grad(trace.logits, attentions, one_hot, is_grads_batched=True, retain_graph=True)
     return [gradient.flatten(0, 1) for gradient in batched]
 
 
 @torch.no_grad()
-def attention_relevances(trace: Trace, targets: Tensor, first: int) -> Iterator[Tensor]:
+def attention_relevances(trace: Trace, targets: Tensor, first: int, rules: Exact) -> Iterator[Tensor]:
     """Relevance of the attention of blocks ``first`` and above, from the last down; each target score has 1.
 
     Args:
         targets: class indices (B, K).
+        rules: one of the sets of `vitseg.relevance.rules`.
 
     Yields:
-        One tensor (K * B, H, N, N) a block, class-major; the last block's, which comes first, is the class token's row
-        alone, (K * B, H, 1, N): no other row carries relevance. One at a time, so that none need be kept.
+        One tensor (K * B, H, N, N) a block, class-major; the last block's, which comes first, has the rows that the
+        heads read alone, (K * B, H, n, N), n = 1 for a class token: no other row carries relevance. One at a time, so
+        that none need be kept.
     """
-    pairs = _Pairs(trace, targets)
-    relevance = pairs.start()
-    rows = CLASS_TOKEN  # in the last block only the class token carries relevance
+    pairs = _Pairs(trace, targets, rules)
+    relevance, rows = pairs.start(), trace.rows
     for record in reversed(trace.blocks[first:]):
         lowest = record is trace.blocks[first]
         of_attention, relevance = _through_block(pairs, record, relevance, rows, go_on=not lowest)
@@ -54,12 +54,38 @@ def attention_relevances(trace: Trace, targets: Tensor, first: int) -> Iterator[
         rows = EVERY
 
 
+@torch.no_grad()
+def input_relevance(trace: Trace, targets: Tensor, rules: Exact) -> Tensor:
+    """Relevance of the pixels, (K * B, H, W), class-major: down through all blocks, position and patch embedding.
+
+    Of a model whose tokens come from a convolutional trunk it ends at the tokens: (K * B, h, w).
+
+    Args:
+        trace: recorded from block 0 on.
+        targets: class indices (B, K).
+        rules: one of the sets of `vitseg.relevance.rules`.
+    """
+    pairs = _Pairs(trace, targets, rules)
+    relevance, rows = pairs.start(), trace.rows
+    for record in reversed(trace.blocks):
+        _, relevance = _through_block(pairs, record, relevance, rows, go_on=True)
+        rows = EVERY
+    embedded, patches = pairs(trace.embedded[:, trace.prefix :]), pairs(trace.patches)
+    relevance, _ = rules.skip(patches, embedded - patches, embedded, relevance[:, trace.prefix :])
+    height, width = trace.grid
+    relevance = rearrange(relevance, "p (h w) d -> p d h w", h=height, w=width)
+    if not pixels_reachable(trace.model):
+        return relevance.sum(1)
+    return input_box(pairs(trace.images), trace.model.patch_embed.proj.weight.detach().to(pairs.dtype), relevance)
+
+
 class _Pairs:
     """Repeats what was recorded for each image for each of its explained classes, in the dtype of the walk."""
 
-    def __init__(self, trace: Trace, targets: Tensor) -> None:
+    def __init__(self, trace: Trace, targets: Tensor, rules: Exact) -> None:
         self.trace = trace
         self.targets = targets
+        self.rules = rules
         # half precision has too few bits for the divisions of the rules; the walk then runs in single precision
         self.dtype = torch.promote_types(trace.logits.dtype, torch.float32)
 
@@ -72,17 +98,22 @@ class _Pairs:
         return layer.weight.detach().to(self.dtype)
 
     def start(self) -> Tensor:
-        """Relevance (P, 1, D) of the class token behind the last block: head and final norm undone."""
-        head = self.trace.model.head
-        pooled = self(self.trace.pooled)
-        relevance = rules.linear_unit(pooled, self.weight(head)[self.targets.T.flatten()])
+        """Relevance (P, n, D) of the tokens that the heads read, behind the last block: heads and last norm undone."""
+        trace, rules = self.trace, self.rules
+        pooled = [self(one) for one in trace.pooled]
+        units = self.targets.T.flatten()
+        weights = [self.weight(head)[units] for head in trace.heads]
+        relevance = rules.linear_unit(torch.cat(pooled, -1), torch.cat(weights, -1))  # two heads: one layer of a sum
+        if trace.model.global_pool == "avg":
+            return rules.mean(self(trace.normed[:, trace.rows]), relevance)
         # the pooled token is a selection, whose rule is the identity but for the stabiliser
-        return rules.through(pooled, relevance)[:, None]
+        tokens = torch.stack(pooled, 1)
+        return rules.through(tokens, relevance.view_as(tokens))
 
     def linear(self, layer: nn.Linear, x: Tensor, out: Tensor, relevance: Tensor) -> Tensor:
         """Rule of a linear layer; `out` is its recorded output, from which the bias is taken off."""
         z = out if layer.bias is None else out - layer.bias.detach().to(self.dtype)
-        return rules.linear(x, z, self.weight(layer), relevance)
+        return self.rules.linear(x, z, self.weight(layer), relevance)
 
 
 def _through_block(
@@ -93,6 +124,7 @@ def _through_block(
     `relevance` (P, n, D) belongs to the token `rows` of the block's output; LayerNorm, GELU, softmax, layer scale and
     drop-out pass it on unchanged.
     """
+    rules = pairs.rules
     middle = pairs(record.middle[:, rows])
     to_skip, to_mlp = rules.skip(middle, pairs(record.mlp_branch[:, rows]), pairs(record.out[:, rows]), relevance)
     mlp = record.block.mlp
@@ -119,7 +151,7 @@ def _through_block(
 
 def _through_qkv(pairs: _Pairs, record: BlockRecord, to_q: Tensor, to_k: Tensor, to_v: Tensor, rows: slice) -> Tensor:
     """The joint projection to q, k and v, a sum over outputs: queries of `rows` alone, keys and values of all."""
-    layer = record.block.attn.qkv
+    rules, layer = pairs.rules, record.block.attn.qkv
     width = record.block.attn.attn_dim
     weight = pairs.weight(layer)
     x, z = pairs(record.qkv_in), pairs(record.qkv_out)
