@@ -15,11 +15,16 @@ from rich.table import Table
 
 from wsss.console import console, note, run
 from wsss.entries import ALPHAS, MetricEntry, save_metrics
+from wsss.errors import InputError
 from wsss.options import Data, Root, Runs, Workers, worker_count
 
 app = App(name="wsss", help="Images, labels and numbers of weakly supervised segmentation.")
 
 Many = Parameter(negative_iterable="")
+OptionalData = Annotated[
+    str | None,
+    Parameter(help="Data set: a YAML file, or a name below configs/data. Without it: tests alone."),
+]
 
 
 @app.command(name="data-check")
@@ -44,10 +49,10 @@ def data_check(
 
     report = check_dataset(data, split, root, worker_count(workers))
     table = Table("split", box=box.SIMPLE_HEAD, title=f"{report.name} in {report.root}", title_justify="left")
-    for heading in ("images", "masks", *report.splits[0].per_class, "no class"):
+    for heading in ("images", "masks", *report.splits[0].columns, "no class"):
         table.add_column(heading, justify="right")
     for counts in report.splits:
-        figures = (counts.images, counts.masks, *counts.per_class.values(), counts.unlabelled)
+        figures = (counts.images, counts.masks, *counts.columns.values(), counts.unlabelled)
         table.add_row(counts.split, *map(str, figures))
     _print_table(table)
     for line in report.notes:
@@ -116,8 +121,8 @@ def compare(
     names: Annotated[list[str], Parameter(negative_iterable="")],
     /,
     *,
-    data: Data,
-    split: str,
+    data: OptionalData = None,
+    split: str | None = None,
     out: Path = Path("report.html"),
     root: Root = None,
     runs: Runs = Path("runs"),
@@ -128,8 +133,10 @@ def compare(
 ) -> None:
     """Put finished runs side by side in one self-contained web page: figures by stage and class, and pictures.
 
-    Figures are those of wsss evaluate. The table is written as Markdown and CSV beside the page too. Without ground
-    truth the page shows the pictures alone.
+    Figures are those of wsss evaluate, and of the perturbation and segmentation tests of explanations: with 95 %
+    intervals, paired differences to the first run, curves, and the maps of the same images. The tables are written as
+    Markdown and CSV beside the page too. Without ground truth the page shows the pictures alone. Without --data it
+    shows all explanation tests of the runs and nothing else, no photographs.
 
     Parameters
     ----------
@@ -138,9 +145,9 @@ def compare(
     split
         Split to show.
     out
-        The page to write, .html; the table goes beside it as .md and .csv.
+        The page to write, .html; the tables go beside it as .md and .csv.
     images
-        Ids of the images to show, separated by commas. Unless given, images from the worst masks to the best.
+        Ids of the images to show, separated by commas. Unless given, images from the worst to the best.
     pictures
         How many images to choose.
     alpha
@@ -150,12 +157,17 @@ def compare(
     from wsss.report import write_report
     from wsss.store import resolve_run
 
+    if (data is None) != (split is None):
+        given, due = ("--split", "--data") if data is None else ("--data", "--split")
+        raise InputError(f"{given}: give {due} with it, or neither to show explanation tests alone")
+    if data is None and root is not None:
+        raise InputError(f"--root {root}: give --data and --split with it")
     ids = [part.strip() for part in images.split(",") if part.strip()] if images is not None else None
     options = _options(data=data, split=split, root=root, runs=runs if runs != Path("runs") else None, out=out)
     chosen = {"images": images} if images else {"pictures": pictures}
     report = write_report(
         [resolve_run(name, runs) for name in names],
-        load_dataset(data, split, root),
+        load_dataset(data, split, root) if data is not None and split is not None else None,
         out,
         images=ids,
         pictures=pictures,

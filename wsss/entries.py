@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError
 
@@ -26,6 +27,15 @@ MAKERS: dict[str, str] = MADE_BY | {"refined": MADE_BY["masks"]}
 
 SUFFIX: dict[str, str] = {"seeds": ".npz", "affinity_labels": ".png", "masks": ".png"}
 """Kind of files -> suffix."""
+
+TestName = Literal["perturbation", "segmentation"]
+"""The tests of an explanation; also the folder of a run that holds their results."""
+
+TESTS: tuple[TestName, ...] = get_args(TestName)
+
+METRICS = "metrics.json"
+
+E = TypeVar("E", bound=Config)
 
 
 class MetricEntry(Config):
@@ -58,19 +68,46 @@ class MetricEntry(Config):
     """Fingerprint of the evaluated stage."""
 
 
+class TestEntry(Config):
+    """One test of one method on one model: a row of "tests" in ``metrics.json``. Figures are in per cent, 0..100."""
+
+    __test__: ClassVar[bool] = False  # or pytest takes the name for a test
+
+    test: TestName
+    data: str
+    split: str
+    images: int
+    model: str
+    method: str
+    figures: dict[str, float]
+    """As ``wsss.explanation_tests`` names them, e.g. negative_predicted or miou."""
+    intervals: dict[str, tuple[float, float]]
+    """Figure -> its 95 % interval."""
+    curves: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    """Perturbation test: figure -> top-1 accuracy at the fractions 0, 0.1, ... 0.9."""
+    settings: str
+    """What sets it apart from the published method: "rules robust, first block 1" and the like."""
+    folder: str
+    """Folder of the results per image, relative to the run."""
+    command: str
+    protocol: str
+    source: str
+    """Fingerprint of that folder's stage."""
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What a run has one entry of: (test, data, split)."""
+        return (self.test, self.data, self.split)
+
+
 def read_metrics(run: Path) -> list[MetricEntry]:
     """The entries of ``<run>/metrics.json``, none if there is no such file. InputError if it is something else."""
-    path = run / "metrics.json"
-    if not path.exists():
-        return []
-    content = read_json(path)
-    try:
-        return [MetricEntry(**entry) for entry in content["entries"]]
-    except ValidationError as error:
-        reason = validation_line(error)
-    except (TypeError, KeyError):
-        reason = "no list of entries"
-    raise InputError(f"{path}: not written by wsss evaluate ({reason}); delete it and evaluate again")
+    return _parse(run, "entries", MetricEntry)
+
+
+def read_tests(run: Path) -> list[TestEntry]:
+    """The tests in ``<run>/metrics.json``, none if there is no such file. InputError if it is something else."""
+    return _parse(run, "tests", TestEntry)
 
 
 def save_metrics(run: Path, entries: Sequence[MetricEntry]) -> None:
@@ -87,7 +124,7 @@ def save_metrics(run: Path, entries: Sequence[MetricEntry]) -> None:
     sources = {entry.stage: entry.source for entry in entries}
     led = {key(entry)[:3] for entry in entries if entry.headline}
     order = {stage: place for place, stage in enumerate(STAGES)}
-    with locked(run / ".metrics.json.lock"):  # two splits may be evaluated at the same time
+    with locked(run / f".{METRICS}.lock"):  # two splits may be evaluated at the same time
         merged: dict[tuple, MetricEntry] = {}
         for old in read_metrics(run):
             if sources.get(old.stage, old.source) == old.source:
@@ -96,7 +133,34 @@ def save_metrics(run: Path, entries: Sequence[MetricEntry]) -> None:
         rows = sorted(
             merged.values(), key=lambda e: (e.data, e.split, order.get(e.stage, 99), e.oracle, not e.headline)
         )
-        write_json(run / "metrics.json", {"entries": [entry.model_dump() for entry in rows]})
+        write_json(run / METRICS, {**_content(run), "entries": [entry.model_dump() for entry in rows]})
+
+
+def save_tests(run: Path, entries: Sequence[TestEntry]) -> None:
+    """Merge tests into ``<run>/metrics.json``, atomically: an entry replaces that of the same test, data and split."""
+    with locked(run / f".{METRICS}.lock"):
+        merged = {entry.key: entry for entry in (*read_tests(run), *entries)}
+        rows = sorted(merged.values(), key=lambda e: (TESTS.index(e.test), e.data, e.split))
+        write_json(run / METRICS, {**_content(run), "tests": [entry.model_dump() for entry in rows]})
+
+
+def _content(run: Path) -> dict[str, Any]:
+    """What ``metrics.json`` holds, or would hold of an empty run."""
+    path = run / METRICS
+    return read_json(path) if path.exists() else {"entries": []}
+
+
+def _parse(run: Path, key: str, kind: type[E]) -> list[E]:
+    content = _content(run)
+    try:
+        rows = content["entries"] if key == "entries" else content.get(key, [])
+        return [kind(**row) for row in rows]
+    except ValidationError as error:
+        reason = validation_line(error)
+    except (TypeError, KeyError, AttributeError):
+        reason = f"no list of {key}"
+    maker = "wsss evaluate" if key == "entries" else "the explanation tests"
+    raise InputError(f"{run / METRICS}: not written by {maker} ({reason}); delete it and make the figures again")
 
 
 def stages_of(run: Path, samples: Sequence[Sample]) -> list[str]:

@@ -1,7 +1,8 @@
-"""Data sets: the devkit layout of PASCAL VOC and a plain folder with a CSV, both read into one `Sample` type."""
+"""Data sets: PASCAL VOC, ImageNet, ImageNet-segmentation, a folder with a CSV; all read into one `Sample` type."""
 
 from wsss.data.config import VOC_CLASSES, DataConfig, load_config
 from wsss.data.files import image_size, read_image, read_label_image
+from wsss.data.foreground import foreground_set, foreground_truth, paired_folders
 from wsss.data.load import list_splits, load_dataset
 from wsss.data.sample import BACKGROUND, IGNORE, Dataset, Sample
 
@@ -12,10 +13,13 @@ __all__ = [
     "DataConfig",
     "Dataset",
     "Sample",
+    "foreground_set",
+    "foreground_truth",
     "image_size",
     "list_splits",
     "load_config",
     "load_dataset",
+    "paired_folders",
     "read_image",
     "read_label_image",
 ]

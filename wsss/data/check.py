@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from PIL import Image
 
 from wsss.data import folder
 from wsss.data.config import DataConfig, load_config
-from wsss.data.files import image_size, read_image, read_label_image
 from wsss.data.load import list_splits, load_dataset
 from wsss.data.sample import BACKGROUND, IGNORE, Dataset, Sample
 from wsss.errors import InputError
 from wsss.parallel import map_parallel
 
 _NAMED = 3  # images that a summary line names
+_SHOWN = 30  # classes that are counted one by one
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,14 @@ class SplitReport:
     masks: int
     unlabelled: int
     per_class: dict[str, int]
+
+    @property
+    def columns(self) -> dict[str, int]:
+        """Images by class; of more classes than fit a table, how many are there and their fewest and most images."""
+        if len(self.per_class) <= _SHOWN:
+            return self.per_class
+        counts = [count for count in self.per_class.values() if count]
+        return {"classes": len(counts), "fewest": min(counts, default=0), "most": max(counts, default=0)}
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class CheckReport:
         """The report as plain lines: counts by split and class, then notes, then problems."""
         found = [f"data set {self.name} in {self.root}"]
         for split in self.splits:
-            counts = ", ".join(f"{name} {count}" for name, count in split.per_class.items())
+            counts = ", ".join(f"{name} {count}" for name, count in split.columns.items())
             rest = f", none of them {split.unlabelled}" if split.unlabelled else ""
             found.append(f"{split.split}: {split.images} images, {split.masks} masks; images by class: {counts}{rest}")
         found += [f"note: {line}" for line in self.notes]
@@ -87,10 +95,11 @@ def check_dataset(
     problems: list[str] = []
     notes: list[str] = []
     datasets = [load_dataset(config, split, where, problems=problems) for split in splits or list_splits(config, where)]
-    samples = {sample.id: sample for dataset in datasets for sample in dataset}
-    look = partial(_look, table=config.mask_table(), highest=len(config.stored_names()))
-    results = map_parallel(look, list(samples.values()), workers=workers, description="checking images")
-    findings = {finding.id: finding for finding in results}
+    samples = dict.fromkeys(sample for dataset in datasets for sample in dataset)
+    empty = replace(datasets[0], samples=())  # it travels to the workers with each image
+    look = partial(_look, dataset=empty, highest=len(config.stored_names()))
+    results = map_parallel(look, list(samples), workers=workers, description="checking images")
+    findings = dict(zip(samples, results, strict=True))
     problems += [line for finding in findings.values() for line in finding.problems]
     for dataset in datasets:
         _check_masks(config, dataset, problems, notes)
@@ -101,21 +110,21 @@ def check_dataset(
             notes.append(f"{_some(stray)} in the folder of masks without an image of that name")
     hollow = [finding.id for finding in findings.values() if finding.only_ignored]
     if hollow:
-        values = ", ".join(f"{value} {name}" for value, name in enumerate(config.stored_names(), start=1))
+        values = ", ".join(f"{value} {name}" for value, name in enumerate(config.stored_names()[:20], start=1))
         notes.append(f"masks of 0 and 255 alone, and 255 is ignored (classes are {values}): {_some(hollow)}")
     reports = tuple(_count(dataset) for dataset in datasets)
     return CheckReport(config.name, where, reports, tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(notes)))
 
 
-def _look(sample: Sample, table: np.ndarray, highest: int) -> _Finding:
-    """Decode an image and its mask. `table` maps stored values to class indices, `highest` is the last stored class."""
+def _look(sample: Sample, dataset: Dataset, highest: int) -> _Finding:
+    """Decode an image and its mask. `highest` is the last pixel value that has a class."""
     problems: list[str] = []
     size = None
     try:
-        image = read_image(sample.image_path)
+        image = dataset.load_image(sample)
         size = (image.height, image.width)
-        if size != image_size(sample.image_path):
-            problems.append(f"image {sample.image_path}: {size} decoded, {image_size(sample.image_path)} in its header")
+        if size != dataset.image_size(sample):
+            problems.append(f"image {sample.image_path}: {size} decoded, {dataset.image_size(sample)} in its header")
     except InputError as error:
         problems.append(str(error))
     except Image.DecompressionBombError as error:
@@ -123,7 +132,7 @@ def _look(sample: Sample, table: np.ndarray, highest: int) -> _Finding:
     if sample.mask_path is None:
         return _Finding(sample.id, tuple(problems))
     try:
-        mask = read_label_image(sample.mask_path)
+        mask = dataset.stored_mask(sample)
     except InputError as error:
         return _Finding(sample.id, (*problems, str(error)))
     if size is not None and mask.shape != size:
@@ -134,7 +143,7 @@ def _look(sample: Sample, table: np.ndarray, highest: int) -> _Finding:
     if unknown:
         listed = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
         problems.append(f"mask {sample.mask_path}: pixel values {listed} that no class has (1 to {highest}, 0 and 255)")
-    shown = set(table[values].tolist()) - {BACKGROUND, IGNORE}
+    shown = set(dataset.mask_values[values].tolist()) - {BACKGROUND, IGNORE}
     only_ignored = bool(sample.classes) and IGNORE in values and set(values.tolist()) <= {BACKGROUND, IGNORE}
     return _Finding(sample.id, tuple(problems), tuple(sorted(shown)), only_ignored)
 
@@ -149,10 +158,10 @@ def _check_masks(config: DataConfig, dataset: Dataset, problems: list[str], note
         notes.append(f"{dataset.split}: {len(missing)} of {len(dataset)} images have no mask")
 
 
-def _compare_labels(dataset: Dataset, findings: dict[str, _Finding], notes: list[str]) -> None:
+def _compare_labels(dataset: Dataset, findings: dict[Sample, _Finding], notes: list[str]) -> None:
     differ = []
     for sample in dataset:
-        shown = findings[sample.id].shown
+        shown = findings[sample].shown
         if shown is not None and set(shown) != set(sample.classes):
             differ.append(sample.id)
     if differ:
@@ -160,7 +169,8 @@ def _compare_labels(dataset: Dataset, findings: dict[str, _Finding], notes: list
 
 
 def _count(dataset: Dataset) -> SplitReport:
-    totals = dataset.labels().sum(axis=0).astype(int).tolist()
+    shown = [c - 1 for sample in dataset for c in sample.classes]
+    totals = np.bincount(np.array(shown, int), minlength=dataset.num_classes).tolist()
     return SplitReport(
         split=dataset.split,
         images=len(dataset),

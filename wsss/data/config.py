@@ -53,14 +53,16 @@ class DataConfig(Config):
 
     name: str
     """Name in messages and reports."""
-    layout: Literal["voc", "folder"]
-    """"voc": a PASCAL VOC devkit. "folder": a folder of images with a CSV of labels."""
+    layout: Literal["voc", "folder", "imagenet", "imagenet_seg"]
+    """"voc": a PASCAL VOC devkit. "folder": a folder of images with a CSV of labels. "imagenet": images in folders
+    named after their class, or named so themselves. "imagenet_seg": the file gtsegs_ijcv.mat."""
     root: Path | None = None
     """Folder of the data. In a YAML file, a relative path starts at that file's folder."""
     root_env: str | None = None
     """Environment variable that gives the root; it wins over ``root``, and ``--root`` wins over both."""
     classes: tuple[str, ...] | None = None
-    """The classes, in the order of their indices. Layout voc: all 20 unless given. Layout folder: required."""
+    """The classes, in the order of their indices. Layout voc: all 20 unless given. Layout folder: required. Layout
+    imagenet: names of the folders, the WordNet ids of ImageNet-1k unless given. Layout imagenet_seg: one, "object"."""
 
     year: str = "2012"
     """Layout voc: the devkit's year; the root contains ``VOCdevkit/VOC<year>`` or is that folder."""
@@ -83,16 +85,20 @@ class DataConfig(Config):
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
                 raise ValueError(f"{field}: {twice[0]!r} stands there twice")
-            if not 1 <= len(names) <= MAX_CLASSES:
+            if not 1 <= len(names) <= (MAX_CLASSES if self.layout != "imagenet" else len(names)):
                 raise ValueError(f"{field}: {len(names)} names; 1 to {MAX_CLASSES} are possible")
             for name in names:
                 if name != name.strip() or not name or ";" in name or name == "background":
                     raise ValueError(f"{field}: {name!r} cannot be a class name (background has index 0 by itself)")
         if self.layout == "folder" and self.classes is None:
             raise ValueError("classes: layout 'folder' needs the list of class names")
+        if self.layout != "folder" and self.mask_values is not None:
+            raise ValueError(f"mask_values: layout {self.layout!r} has its own or none")
+        if self.layout in ("imagenet", "imagenet_seg") and self.masks is not None:
+            raise ValueError(f"masks: layout {self.layout!r} has no folder of masks")
+        if self.layout == "imagenet_seg" and self.classes is not None:
+            raise ValueError("classes: layout 'imagenet_seg' has one class, 'object'; leave the list out")
         if self.layout == "voc":
-            if self.mask_values is not None:
-                raise ValueError("mask_values: layout 'voc' has its own")
             for name in self.classes or ():
                 if name not in VOC_CLASSES:
                     raise ValueError(f"classes: no VOC class {name!r}: {did_you_mean(name, VOC_CLASSES)}")
@@ -100,12 +106,22 @@ class DataConfig(Config):
 
     def class_names(self) -> tuple[str, ...]:
         """The chosen classes in the order of their indices 1..C."""
-        return self.classes if self.classes is not None else VOC_CLASSES
+        if self.classes is not None:
+            return self.classes
+        if self.layout == "imagenet":
+            from wsss.data.imagenet import wordnet_ids
+
+            return wordnet_ids()
+        return VOC_CLASSES if self.layout == "voc" else ("object",)
 
     def stored_names(self) -> tuple[str, ...]:
         """Names of the pixel values 1, 2, ... as the mask files store them."""
         if self.layout == "voc":
             return VOC_CLASSES
+        if self.layout == "imagenet":
+            return ()
+        if self.layout == "imagenet_seg":
+            return self.class_names() * MAX_CLASSES  # any value but 0 and 255 is the object
         return self.mask_values if self.mask_values is not None else self.class_names()
 
     def mask_table(self) -> np.ndarray:
@@ -120,7 +136,7 @@ class DataConfig(Config):
     def find_root(self, root: Path | None = None) -> Path:
         """The folder of the data: `root`, else the environment variable, else the file's own.
 
-        Raises InputError where none is given or the one given is no folder.
+        Raises InputError where none is given or the one given is no folder (layout imagenet_seg: nor a file).
         """
         from_env = os.environ.get(self.root_env) if self.root_env else None
         if root is not None:
@@ -133,7 +149,7 @@ class DataConfig(Config):
             variable = f" or the environment variable {self.root_env}" if self.root_env else ""
             raise InputError(f"data set {self.name}: no root folder known; give it with --root PATH{variable}")
         path = Path(given).expanduser()
-        if not path.is_dir():
+        if not path.is_dir() and not (self.layout == "imagenet_seg" and path.is_file()):
             raise InputError(f"{source} {path}: no such folder")
         return path
 

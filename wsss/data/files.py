@@ -15,6 +15,7 @@ _UNREADABLE = (UnidentifiedImageError, Image.DecompressionBombError, OSError, Va
 
 def read_image(path: Path) -> Image.Image:
     """The photograph as an upright RGB image (EXIF orientation applied). InputError if it cannot be read."""
+    _refuse_matlab(path)
     try:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
@@ -41,6 +42,7 @@ def read_label_image(path: Path) -> np.ndarray:
 
 def image_size(path: Path) -> tuple[int, int]:
     """(height, width) of an upright image from its header alone, without decoding the pixels."""
+    _refuse_matlab(path)
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -50,6 +52,12 @@ def image_size(path: Path) -> tuple[int, int]:
         raise InputError(f"image {path}: no such file") from None
     except _UNREADABLE as error:
         raise InputError(f"image {path}: cannot be read ({_reason(path, error)})") from None
+
+
+def _refuse_matlab(path: Path) -> None:
+    """Many images lie in one such file: a caller that asks for a path is not made for that layout."""
+    if path.suffix == ".mat":
+        raise InputError(f"image {path}: images of ImageNet-segmentation are read by `vitseg segmentation-test` alone")
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from wsss.data import folder, voc
+from wsss.data import folder, imagenet, imagenet_seg, voc
 from wsss.data.config import DataConfig, load_config
 from wsss.data.sample import Dataset
 from wsss.errors import InputError
+
+_READERS = {"voc": voc, "folder": folder, "imagenet": imagenet, "imagenet_seg": imagenet_seg}
 
 
 def load_dataset(
@@ -23,8 +25,10 @@ def load_dataset(
     Args:
         config: a data YAML (path or name below ``configs/data``) or the description itself.
         split: layout voc, a list under ``ImageSets/Segmentation``; layout folder, a value of the CSV's ``split``
-            column, or "all".
-        root: folder of the data; else the environment variable named by the description, else the description's root.
+            column, or "all"; layout imagenet, a subfolder, or "all" where the classes lie in the root; layout
+            imagenet_seg, "all".
+        root: folder of the data (imagenet_seg: or the file); else the environment variable named by the description,
+            else the description's root.
         problems: where given, a fault of a single image or row is appended to this list instead of raised, and reading
             goes on; an image with a file stays in, with the labels that could be read.
 
@@ -32,21 +36,21 @@ def load_dataset(
     """
     config = load_config(config)
     where = config.find_root(root)
-    reader = voc if config.layout == "voc" else folder
-    return Dataset(
+    made = imagenet_seg.ImagenetSegmentation if config.layout == "imagenet_seg" else Dataset
+    return made(
         name=config.name,
         split=split,
         root=where,
         class_names=config.class_names(),
-        samples=tuple(reader.read_samples(config, where, split, _reporter(problems))),
+        samples=tuple(_READERS[config.layout].read_samples(config, where, split, _reporter(problems))),
         mask_values=config.mask_table(),
     )
 
 
 def list_splits(config: str | Path | DataConfig, root: Path | None = None) -> tuple[str, ...]:
-    """The names that `load_dataset` takes as split; "all" only where a folder's CSV names no splits."""
+    """The names that `load_dataset` takes as split; "all" only where the data are not split."""
     config = load_config(config)
-    return (voc if config.layout == "voc" else folder).list_splits(config, config.find_root(root))
+    return _READERS[config.layout].list_splits(config, config.find_root(root))
 
 
 def _reporter(problems: list[str] | None) -> Callable[[str], None]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from wsss.data.files import read_label_image
+from wsss.data.files import image_size, read_image, read_label_image
 from wsss.errors import InputError, did_you_mean
 
 BACKGROUND = 0
@@ -31,7 +32,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The samples of one split.
+    """The samples of one split. Its methods read images and masks, as not every layout keeps each in a file.
 
     ``class_names[c - 1]`` is the name of class index ``c``. ``mask_values`` maps a pixel value stored in a mask file
     to a class index (uint8, 256 entries; values of classes outside the list map to 255).
@@ -61,11 +62,23 @@ class Dataset:
             raise InputError(f"class {name!r} is not in data set {self.name}: {did_you_mean(name, self.class_names)}")
         return self.class_names.index(name) + 1
 
+    def load_image(self, sample: Sample) -> Image.Image:
+        """The photograph as an upright RGB image. InputError if it cannot be read."""
+        return read_image(sample.image_path)
+
+    def image_size(self, sample: Sample) -> tuple[int, int]:
+        """(height, width) of the upright photograph without decoding its pixels. InputError if it cannot be read."""
+        return image_size(sample.image_path)
+
     def load_mask(self, sample: Sample) -> np.ndarray:
         """Ground truth (H, W) uint8 in 0..C, 255 where it is to be ignored. InputError if missing or unreadable."""
         if sample.mask_path is None:
             raise InputError(f"image {sample.id} of {self.name}/{self.split} has no mask")
-        return self.mask_values[read_label_image(sample.mask_path)]
+        return self.mask_values[self.stored_mask(sample)]
+
+    def stored_mask(self, sample: Sample) -> np.ndarray:
+        """The pixel values (H, W) uint8 that the mask's file stores, before they are read as classes."""
+        return read_label_image(sample.mask_path)
 
     def labels(self) -> np.ndarray:
         """Image-level labels (N, C) float32 of 0 and 1, in the order of the samples."""

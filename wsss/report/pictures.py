@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsss.data import IGNORE, Dataset, Sample, image_size, read_image, read_label_image
+from wsss.data import IGNORE, Dataset, Sample, image_size, read_label_image
 from wsss.entries import READING_ALPHA, STAGES, stage_file
 from wsss.errors import InputError, did_you_mean
 from wsss.metrics import ConfusionMatrix, seed_to_mask
@@ -133,7 +133,7 @@ def draw_block(
         alpha: of the alpha rule, for the contour on a seed.
         width: of the pictures, in pixels.
     """
-    photograph = np.asarray(read_image(sample.image_path))
+    photograph = np.asarray(dataset.load_image(sample))
     size = photograph.shape[:2]
     small = fit_width(photograph, width)
     names = tuple(dataset.class_names[c - 1] for c in sample.classes)
@@ -142,11 +142,11 @@ def draw_block(
     if truth is not None:
         _same_size(truth, size, sample.mask_path, sample.id)
         drawn = mask_overlay(small, fit_width(truth, width, nearest=True), voc_palette(), 0.6, neutral=(224, 224, 192))
-        shown_truth = _jpeg(drawn, f"Ground truth of image {sample.id}: {_named(truth, dataset)}")
+        shown_truth = jpeg(drawn, f"Ground truth of image {sample.id}: {_named(truth, dataset)}")
     draw = _Drawing(sample, dataset, small, size, truth, alpha)
     rows = tuple((name, tuple(draw.cell(name, run, stage) for stage in stages)) for name, run in runs.items())
     alt = f"Photograph {sample.id}, labelled {', '.join(names) or 'with no class of the list'}"
-    return ImageBlock(sample.id, names, _jpeg(small, alt), shown_truth, rows)
+    return ImageBlock(sample.id, names, jpeg(small, alt), shown_truth, rows)
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class _Drawing:
             iou = image_iou(mask, self.truth, self.dataset.num_classes + 1, path)
             caption = f"IoU {100 * iou:.1f}" if np.isfinite(iou) else ""
         alt = f"{what}: {_named(mask, self.dataset)}" + (f", {caption}" if caption else "")
-        return _jpeg(mask_overlay(self.small, little, voc_palette()), alt, caption)
+        return jpeg(mask_overlay(self.small, little, voc_palette()), alt, caption)
 
     def _seed(self, what: str, path: Path, alpha: float) -> Picture:
         seed = read_seed(path.parent, self.sample.id)
@@ -191,7 +191,7 @@ class _Drawing:
         mask = seed_to_mask(scores, seed.classes, alpha=alpha)
         drawn = contour_overlay(heat_overlay(self.small, heat.clip(0, 1)), mask, voc_palette())
         caption = f"{100 * float((mask > 0).mean()):.0f} % foreground at alpha {alpha:g}"
-        return _jpeg(drawn, f"{what}: heat map, {_named(mask, self.dataset)} by the alpha rule, {caption}", caption)
+        return jpeg(drawn, f"{what}: heat map, {_named(mask, self.dataset)} by the alpha rule, {caption}", caption)
 
 
 def _named(mask: np.ndarray, dataset: Dataset) -> str:
@@ -210,7 +210,7 @@ def _same_size(mask: np.ndarray, size: tuple[int, int], path: Path | None, image
         raise InputError(f"{path}: {mask.shape[0]} x {mask.shape[1]}, but image {image_id} is {size[0]} x {size[1]}")
 
 
-def _jpeg(picture: np.ndarray, alt: str, caption: str = "") -> Picture:
+def jpeg(picture: np.ndarray, alt: str, caption: str = "") -> Picture:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=QUALITY, optimize=True)
     return _embed(buffer, "jpeg", picture, alt, caption)

@@ -118,19 +118,26 @@ def rule_text(entry: MetricEntry) -> str:
     return entry.rule
 
 
-def to_csv(rows: Sequence[FigureRow]) -> str:
-    """The table as CSV, with all digits, the IoU of every class (``iou:<class>``), protocol and command."""
+def to_csv(rows: Sequence[FigureRow], tests: Sequence[dict[str, str]] = ()) -> str:
+    """The table as CSV, with all digits, the IoU of every class (``iou:<class>``), protocol and command.
+
+    Args:
+        tests: records of explanation tests, for rows of their own beneath: what is no figure of theirs stays empty.
+    """
     classes = list(dict.fromkeys(name for row in rows for name in row.entry.iou))
     head = ["run", "data", "split", "stage", "rule", "headline", "oracle", "labels_given", "images"]
-    fields = [*head, *COLUMNS, *(f"iou:{name}" for name in classes), "protocol", "command"]
+    stages = [*head, *COLUMNS, *(f"iou:{name}" for name in classes)] if rows or not tests else []
+    last = ("protocol", "command")
+    fields = dict.fromkeys([*stages, *(key for record in tests for key in record)])
     text = io.StringIO()
-    writer = csv.DictWriter(text, fields, lineterminator="\n")
+    writer = csv.DictWriter(text, [*(f for f in fields if f not in last), *last], restval="", lineterminator="\n")
     writer.writeheader()
     for row in rows:
         figures = {name: _digits(row.figure(name)) for name in COLUMNS}
         ious = {f"iou:{name}": _digits(row.entry.iou.get(name)) for name in classes}
-        plain = {name: getattr(row.entry, name) for name in (*head[1:], "protocol", "command")}
+        plain = {name: getattr(row.entry, name) for name in (*head[1:], *last)}
         writer.writerow({"run": row.run} | plain | figures | ious)
+    writer.writerows(tests)
     return text.getvalue()
 
 
@@ -141,7 +148,7 @@ def to_markdown(rows: Sequence[FigureRow], title: str, notes: Sequence[str]) -> 
         columns = columns_of(rows)
         head = ["run", "stage", "rule", *(f"{COLUMNS[c]}" for c in columns), "images", "split", "labels given"]
         left = 3
-        lines += [_cells(head), _cells([*["---"] * left, *["---:"] * (len(columns) + 1), "---", "---"])]
+        lines += [cells(head), cells([*["---"] * left, *["---:"] * (len(columns) + 1), "---", "---"])]
         for row in rows:
             entry = row.entry
             rule = f"*{rule_text(entry)}*" if entry.oracle else rule_text(entry)
@@ -151,7 +158,7 @@ def to_markdown(rows: Sequence[FigureRow], title: str, notes: Sequence[str]) -> 
                 for c, text in zip(columns, figures, strict=True)
             ]
             tail = [str(entry.images), entry.split, "yes" if entry.labels_given else "no"]
-            lines.append(_cells([row.run, STAGE_TITLES[entry.stage], rule, *marked, *tail]))
+            lines.append(cells([row.run, STAGE_TITLES[entry.stage], rule, *marked, *tail]))
         lines += ["", "Figures in per cent, gains in points of mIoU; bold: best of the column, oracles left out.", ""]
         lines += _iou_markdown(rows)
     lines += [f"- {note}" for note in notes]
@@ -175,16 +182,17 @@ def _iou_markdown(rows: Sequence[FigureRow]) -> list[str]:
     if not chosen:
         return []
     head = ["IoU by class", *(f"{row.run} {STAGE_TITLES[row.entry.stage]} ({rule_text(row.entry)})" for row in chosen)]
-    lines = [_cells(head), _cells(["---", *["---:"] * len(chosen)])]
+    lines = [cells(head), cells(["---", *["---:"] * len(chosen)])]
     for name in dict.fromkeys(key for row in chosen for key in row.entry.iou):
         best = best_of_class(chosen, name)
         texts = [(show("iou", row.entry.iou.get(name)), row.entry.iou.get(name)) for row in chosen]
         marked = [f"**{t}**" if v is not None and best is not None and round(v, 1) == best else t for t, v in texts]
-        lines.append(_cells([name, *marked]))
+        lines.append(cells([name, *marked]))
     return [*lines, ""]
 
 
-def _cells(values: Sequence[str]) -> str:
+def cells(values: Sequence[str]) -> str:
+    """One line of a Markdown table."""
     return "| " + " | ".join(value.replace("|", "\\|") for value in values) + " |"
 
 

@@ -27,6 +27,8 @@ MADE_BY = {
     "affinity_net": "affinity train",
     "masks": "affinity refine",
     "classifier": "vitseg train-classifier",
+    "perturbation_test": "vitseg perturbation-test",
+    "segmentation_test": "vitseg segmentation-test",
 }
 """The command that makes each kind of stage, for messages."""
 _IDENTITY = ("kind", "config", "class_names", "inputs")

@@ -1,0 +1,107 @@
+"""ImageNet-segmentation (Guillaumin et al., IJCV 2014): 4,276 images with a mask of one object, in one MATLAB file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from wsss.data.config import DataConfig
+from wsss.data.sample import Dataset, Sample
+from wsss.errors import InputError
+
+if TYPE_CHECKING:
+    import h5py
+
+FILE_NAME = "gtsegs_ijcv.mat"
+
+
+@dataclass(frozen=True)
+class ImagenetSegmentation(Dataset):
+    """The images and masks of ``gtsegs_ijcv.mat``, read one at a time; ``image_path`` and ``mask_path`` are that file.
+
+    The file is MATLAB v7.3, that is HDF5, in column-major order: ``/value/img[i, 0]`` refers to an image (3, W, H),
+    ``/value/gt[i, 0]`` to a cell whose first element refers to its mask (W, H). It is opened anew for each read (a
+    millisecond), so the data set travels between processes.
+    """
+
+    def load_image(self, sample: Sample) -> Image.Image:
+        """The image as RGB. InputError if it cannot be read."""
+        with _entry(sample) as (file, place):
+            pixels = file[file["/value/img"][place, 0]][()]
+        if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and len(pixels) != 3):
+            raise InputError(
+                f"{sample.image_path}: image {sample.id} is {pixels.dtype} {pixels.shape}; uint8 (3, W, H) is due"
+            )
+        return Image.fromarray(np.ascontiguousarray(pixels.T)).convert("RGB")
+
+    def image_size(self, sample: Sample) -> tuple[int, int]:
+        """(height, width) without reading the pixels."""
+        with _entry(sample) as (file, place):
+            height, width = file[file["/value/img"][place, 0]].shape[:-3:-1]
+        return int(height), int(width)
+
+    def stored_mask(self, sample: Sample) -> np.ndarray:
+        """The mask's stored values (H, W) uint8. InputError if it cannot be read."""
+        with _entry(sample) as (file, place):
+            cell = file[file["/value/gt"][place, 0]]
+            stored = file[cell[0, 0]][()]
+        values = stored.astype(np.uint8)
+        if stored.ndim != 2 or not np.array_equal(values, stored):
+            raise InputError(
+                f"{sample.image_path}: mask {sample.id} is {stored.dtype} {stored.shape}; whole numbers 0 to 255 in "
+                "(W, H) are due"
+            )
+        return np.ascontiguousarray(values.T)
+
+
+def read_samples(config: DataConfig, root: Path, split: str, report: Callable[[str], None]) -> list[Sample]:
+    """One sample an image, ids "0001", "0002", ... in the order of the file. There is one split, "all"."""
+    if split != "all":
+        raise InputError(f"--split {split}: {FILE_NAME} has no splits; give all")
+    path = find_file(root)
+    with _open(path) as file:
+        images, masks = (file[f"/value/{name}"].shape for name in ("img", "gt"))
+    if images != masks or len(images) != 2 or 0 in images:
+        raise InputError(f"{path}: /value/img is {images}, /value/gt {masks}; one mask an image is due, (n, 1)")
+    digits = max(4, len(str(images[0])))
+    ids = (f"{number:0{digits}d}" for number in range(1, images[0] + 1))
+    return [Sample(image_id, path, (1,), path) for image_id in ids]
+
+
+def list_splits(config: DataConfig, root: Path) -> tuple[str, ...]:
+    """("all",): the file is one set."""
+    return ("all",)
+
+
+def find_file(root: Path) -> Path:
+    """The .mat file: `root` itself, or ``gtsegs_ijcv.mat`` in that folder."""
+    path = root if root.is_file() else root / FILE_NAME
+    if not path.is_file():
+        raise InputError(f"root {root}: no {FILE_NAME} there; give that file or the folder that holds it")
+    return path
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[h5py.File]:
+    import h5py  # a quarter of a second: only where a file is read
+
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path}: not {FILE_NAME} (MATLAB v7.3 with /value/img and /value/gt) or damaged: {reason}"
+        ) from None
+
+
+@contextmanager
+def _entry(sample: Sample) -> Iterator[tuple[h5py.File, int]]:
+    with _open(sample.image_path) as file:
+        yield file, int(sample.id) - 1

@@ -1,0 +1,211 @@
+"""Figures of the perturbation test and the segmentation test from the results kept for each image.
+
+Results are the arrays of the parts that `vitseg perturbation-test` and `vitseg segmentation-test` write, n images:
+
+- both: ``ids`` (n,) str, ``predicted`` (n,) int;
+- perturbation: ``target`` (n,) int, ``correct`` bool (n, 2, 2, 10): class explained (0 predicted, 1 target), direction
+  (0 negative, 1 positive), share of pixels removed (`wsss.statistics.FRACTIONS`);
+- segmentation: ``confusion`` int64 (n, 2, 2) [truth, prediction], ``ap`` and ``f1`` float64 (n,) in [0, 1], NaN where
+  undefined, ``maps`` float16 (n, h, w) in [0, 1].
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from wsss.errors import InputError
+from wsss.statistics import FRACTIONS, bootstrap_means, interval, perturbation_auc
+
+CURVES: tuple[str, ...] = ("negative_predicted", "negative_target", "positive_predicted", "positive_target")
+"""Keys of the perturbation test that are areas under a curve: pixels removed, class explained."""
+
+Results = Mapping[str, np.ndarray]
+
+_UNREADABLE = (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of one test, all in per cent.
+
+    ``values``: figure by key. ``intervals``: its 95 % bootstrap interval (low, high). ``curves``: accuracy at each of
+    the ten fractions, perturbation test only.
+    """
+
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    curves: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Test:
+    """How figures come from results; each is a function of means over images, so a resample needs its means alone.
+
+    ``columns``: results -> (n, k), a row an image. ``figures``: means of the columns (..., k) -> figures by key (...).
+    """
+
+    columns: Callable[[Results], np.ndarray]
+    figures: Callable[[np.ndarray], dict[str, np.ndarray]]
+
+
+def perturbation_figures(results: Results) -> Figures:
+    """Clean accuracy and the four areas, with their curves (PROTOCOLS.md section 1).
+
+    Keys: clean_accuracy; negative_predicted, negative_target (higher is better), positive_predicted, positive_target
+    (lower is better), each an area in [0, 90].
+    """
+    figures = _figures(_TESTS["perturbation"], results)
+    accuracies = 100 * np.asarray(results["correct"]).mean(axis=0)  # (class, direction, fraction)
+    curves = accuracies.transpose(1, 0, 2).reshape(len(CURVES), len(FRACTIONS)).tolist()
+    return replace(figures, curves={key: tuple(curve) for key, curve in zip(CURVES, curves, strict=True)})
+
+
+def segmentation_figures(results: Results) -> Figures:
+    """Pixel accuracy and mIoU from sums over all images, mAP and mF1 as means over images (PROTOCOLS.md section 2).
+
+    Keys: pixel_accuracy, map, miou, mf1 (F1 of the foreground). An image without such a value is left out of that mean.
+    """
+    return _figures(_TESTS["segmentation"], results)
+
+
+def paired_difference(test: str, a: Results, b: Results) -> dict[str, tuple[float, float, float]]:
+    """Figures of `b` minus those of `a`, each with its 95 % interval: (difference, low, high) in points.
+
+    Both are resampled by the same draws of images, so what is easy or hard for both cancels out. Images are matched by
+    id. InputError where the ids differ.
+
+    Args:
+        test: "perturbation" or "segmentation".
+    """
+    if test not in _TESTS:
+        raise ValueError(f"test {test!r}: must be one of {', '.join(_TESTS)}")
+    kind, order = _TESTS[test], _match(a["ids"], b["ids"])
+    first = kind.columns(a)
+    pairs = np.concatenate([first, kind.columns(b)[order]], axis=1)
+
+    def difference(means: np.ndarray) -> dict[str, np.ndarray]:
+        old, new = kind.figures(means[..., : first.shape[1]]), kind.figures(means[..., first.shape[1] :])
+        return {key: new[key] - old[key] for key in old}
+
+    values, resampled = difference(pairs.mean(axis=0)), difference(bootstrap_means(pairs))
+    return {key: (float(values[key]), *_interval(resampled[key])) for key in values}
+
+
+def read_results(folder: Path, keys: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """The results of a stage folder: its ``part-*.npz`` put together in the order of their names.
+
+    Args:
+        folder: ``runs/<run>/perturbation/<data>_<split>`` or ``runs/<run>/segmentation/<data>_<split>``.
+        keys: the arrays wanted ("ids" comes always), all unless given; the segmentation test's maps can be large.
+
+    Raises InputError naming the folder without parts, or a part that is damaged, missing or holds other arrays.
+    """
+    folder = Path(folder)
+    paths = sorted(folder.glob("part-*.npz"))
+    if not paths:
+        raise InputError(f"{folder}: no results there (part-*.npz); run the test that writes them")
+    for place, path in enumerate(paths):
+        if path.name != f"part-{place:05d}.npz":
+            raise InputError(f"{folder}: part-{place:05d}.npz is missing; run the test again, it makes that part")
+    parts = [_read_part(path, keys) for path in paths]
+    for path, part in zip(paths, parts, strict=True):
+        if part.keys() != parts[0].keys() or any(part[key].shape[1:] != parts[0][key].shape[1:] for key in part):
+            raise _damaged(path, f"other arrays than {paths[0].name}")
+    results = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    if len(np.unique(results["ids"])) != len(results["ids"]):
+        raise InputError(f"{folder}: an image stands there twice; delete the folder and run the test again")
+    return results
+
+
+def _read_part(path: Path, keys: Sequence[str] | None) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            wanted = file.files if keys is None else list(dict.fromkeys(["ids", *keys]))
+            part = {key: file[key] for key in wanted}
+    except _UNREADABLE as error:
+        raise _damaged(path, f"not a part of a test or half-written ({' '.join(str(error).split())})") from None
+    if "ids" not in part or any(array.ndim == 0 or len(array) != len(part["ids"]) for array in part.values()):
+        raise _damaged(path, "not a part of a test (one row an image is due)")
+    return part
+
+
+def _damaged(path: Path, fault: str) -> InputError:
+    return InputError(f"{path}: {fault}; delete it and run the test again, it makes that part")
+
+
+def _match(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Places in `second` of the ids in `first`. InputError where they are not the same ids."""
+    places = {image_id: place for place, image_id in enumerate(second.tolist())}
+    known = set(first.tolist())
+    missing = [i for i in first.tolist() if i not in places] or [i for i in places if i not in known]
+    if missing:
+        raise InputError(
+            f"image {missing[0]} is in the results of one run alone ({len(first)} and {len(second)} images); "
+            "a paired comparison needs the same images, run both tests on the same data and --limit"
+        )
+    return np.array([places[image_id] for image_id in first.tolist()])
+
+
+def _figures(test: _Test, results: Results) -> Figures:
+    columns = test.columns(results)
+    values, resampled = test.figures(columns.mean(axis=0)), test.figures(bootstrap_means(columns))
+    return Figures(
+        {key: float(value) for key, value in values.items()},
+        {key: _interval(resampled[key]) for key in values},
+    )
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    low, high = interval(values)
+    return float(low), float(high)
+
+
+def _perturbation_columns(results: Results) -> np.ndarray:
+    correct = np.asarray(results["correct"])
+    areas = perturbation_auc(correct).transpose(0, 2, 1).reshape(len(correct), len(CURVES))  # in the order of CURVES
+    return np.concatenate([100.0 * correct[:, 0, 0, :1], areas], axis=1)
+
+
+def _perturbation_means(means: np.ndarray) -> dict[str, np.ndarray]:
+    return {key: means[..., place] for place, key in enumerate(("clean_accuracy", *CURVES))}
+
+
+def _segmentation_columns(results: Results) -> np.ndarray:
+    """Four counts, then value and "is defined" of average precision and of F1."""
+    counts = np.asarray(results["confusion"], np.float64).reshape(-1, 4)
+    columns = [counts]
+    for key in ("ap", "f1"):
+        values = np.asarray(results[key], np.float64)
+        columns += [np.nan_to_num(values)[:, None], np.isfinite(values)[:, None]]
+    return np.concatenate(columns, axis=1)
+
+
+def _segmentation_means(means: np.ndarray) -> dict[str, np.ndarray]:
+    right_back, false_front, missed, right_front, ap, with_ap, f1, with_f1 = np.moveaxis(means, -1, 0)
+    wrong = false_front + missed
+    ious = np.stack([_ratio(right_back, right_back + wrong), _ratio(right_front, right_front + wrong)])
+    defined = np.isfinite(ious)
+    return {
+        "pixel_accuracy": 100 * _ratio(right_back + right_front, right_back + right_front + wrong),
+        "map": 100 * _ratio(ap, with_ap),
+        "miou": 100 * _ratio(np.where(defined, ious, 0).sum(axis=0), defined.sum(axis=0)),
+        "mf1": 100 * _ratio(f1, with_f1),
+    }
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, NaN where whole is 0."""
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+
+
+_TESTS: dict[str, _Test] = {
+    "perturbation": _Test(_perturbation_columns, _perturbation_means),
+    "segmentation": _Test(_segmentation_columns, _segmentation_means),
+}

@@ -1,0 +1,94 @@
+"""From figures, notes and pictures to the text of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import jinja2
+
+from wsss.data import Dataset
+from wsss.report import explanation, explanation_text, tables
+from wsss.report.curves import COLOURS, curves_svg, dash_array
+from wsss.report.explanation import TestSection
+from wsss.report.maps import MapBlock
+from wsss.report.pictures import ImageBlock
+from wsss.report.provenance import protocol_of
+from wsss.report.tables import FigureRow
+from wsss.store import voc_palette
+
+
+def fill_page(
+    *,
+    dataset: Dataset | None,
+    rows: list[FigureRow],
+    blocks: list[ImageBlock],
+    sections: Sequence[TestSection],
+    maps: Sequence[list[MapBlock]],
+    named: bool,
+    **context: Any,
+) -> str:
+    """The whole page.
+
+    Args:
+        maps: the pictures of each section. named: their images were named, not chosen.
+        context: what the template names besides.
+    """
+    # for HTML, whatever the templates are called: names of runs and classes are the user's
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("wsss.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    chosen = tables.iou_columns(rows)
+    classes = list(dict.fromkeys(name for row in chosen for name in row.entry.iou))
+    return environment.get_template("template.html.j2").render(
+        dataset=dataset,
+        with_truth=sum(1 for sample in dataset or () if sample.mask_path),
+        rows=rows,
+        columns={name: tables.COLUMNS[name] for name in tables.columns_of(rows)} if rows else {},
+        show=tables.show,
+        rule_text=tables.rule_text,
+        titles=tables.STAGE_TITLES,
+        iou_rows=chosen,
+        iou_classes=[(name, tables.best_of_class(chosen, name)) for name in classes],
+        protocol=protocol_of(rows),
+        legend=_legend(dataset, blocks) if dataset is not None else [],
+        blocks=blocks,
+        tests=[_test(section, mine, named) for section, mine in zip(sections, maps, strict=True)],
+        texts=explanation_text,
+        numbers=explanation,
+        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        **context,
+    )
+
+
+def _test(section: TestSection, maps: list[MapBlock], named: bool) -> dict[str, Any]:
+    """What the template of the tests needs of one section."""
+    names = ", ".join(row.label for row in section.rows)
+    label = f"Accuracy by the share of pixels removed, for {names}; the figures stand in the table beneath"
+    drawn = curves_svg(section.rows, label) if section.test == "perturbation" else ""
+    lines = {row.run: (COLOURS[k % len(COLOURS)], dash_array(k)) for k, row in enumerate(section.rows)}
+    keys = [column for column in section.columns if any(row.entry.curves.get(column.key) for row in section.rows)]
+    how = "chosen by the mean of their IoU over the runs" if not named else "named with --images"
+    return {
+        "section": section,
+        "svg": drawn,
+        "lines": lines if drawn else {},
+        "curves": keys,
+        "maps": maps,
+        "how": how,
+    }
+
+
+def _legend(dataset: Dataset, blocks: list[ImageBlock]) -> list[tuple[str, str]]:
+    """(class, colour); of a long list the classes that are shown alone."""
+    shown = {name for block in blocks for name in block.classes}
+    return [
+        (name, "#{:02x}{:02x}{:02x}".format(*voc_palette()[index]))
+        for index, name in enumerate(dataset.class_names, start=1)
+        if dataset.num_classes <= 25 or name in shown
+    ]
