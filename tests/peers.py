@@ -260,18 +260,23 @@ def generic_attention(model: VisionTransformer, image: Tensor, target: int, firs
     return run.row(relevancy)
 
 
-def beyond_intuition(model: VisionTransformer, image: Tensor, target: int, first: int) -> Tensor:
+def attention_perception(model: VisionTransformer, image: Tensor, first: int) -> Tensor:
     run = PeersForward(model, image)
     relevancy = torch.eye(run.normed.shape[1], dtype=run.normed.dtype)
     for block in run.blocks[first:]:
         projected = block.v[0].transpose(0, 1).flatten(1) @ block.block.attn.proj.weight.T
         order = torch.diag(projected.norm(dim=-1) / block.x[0].norm(dim=-1))
         relevancy = relevancy + block.attention[0].mean(0) @ order @ relevancy
+    return run.row(relevancy)
+
+
+def beyond_intuition(model: VisionTransformer, image: Tensor, target: int, first: int) -> Tensor:
     total = 0
     for step in range(20):
-        total = total + PeersForward(model, image * step / 19).gradients(target)[-1]
+        run = PeersForward(model, image * step / 19)
+        total = total + run.gradients(target)[-1]
     feedback = (total / 20)[:, list(run.read)].mean(1).clamp(min=0).mean(0)[model.num_prefix_tokens :]
-    return (run.row(relevancy) * feedback).detach()
+    return attention_perception(model, image, first) * feedback
 
 
 def lrp(model: VisionTransformer, image: Tensor, target: int, rules: type[Ours] = Baseline) -> Tensor:

@@ -162,7 +162,7 @@ def oracle(method: str, model: VisionTransformer, image: Tensor, target: int, ru
     if method == "ensemble":
         members = [oracle(name, model, image, target, rules) for name in MEMBERS]
         scaled = [(member / member.max()).clamp(min=1e-6) for member in members]
-        return (scaled[0] * scaled[1] * scaled[2]) ** (1 / 3) if len(scaled) == 3 else (scaled[0] * scaled[1]) ** 0.5
+        return torch.stack(scaled).prod(0) ** (1 / len(members))
     arguments = {
         "transformer_attribution": (target, 1, attribution),
         "rollout": (),
@@ -171,6 +171,7 @@ def oracle(method: str, model: VisionTransformer, image: Tensor, target: int, ru
         "partial_lrp": (target, baseline),
         "lrp": (target, baseline),
         "generic_attention": (target,),
+        "attention_perception": (len(model.blocks) * 5 // 12,),
         "beyond_intuition": (target, len(model.blocks) * 5 // 12),
     }
     return getattr(peers, method)(model, image, *arguments[method]).flatten()
@@ -193,12 +194,12 @@ def test_every_method_equals_its_oracle(options: dict[str, object], method: str,
             assert not one.any()
 
 
-@pytest.mark.parametrize("method", ["transformer_attribution", "rollout", "generic_attention", "beyond_intuition"])
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.rolls_out])
 @pytest.mark.parametrize("first", [0, 1, 2])
 def test_first_block(method: str, first: int) -> None:
     model, image = tiny_vit(), noise(3, 24, 24)
     found = explain(model, image[None], 2, method, first_block=first, rules="exact").maps[0]
-    specific = () if method == "rollout" else (2,)
+    specific = (2,) if METHODS[method].class_specific else ()
     close(found.flatten(), getattr(peers, method)(model, image, *specific, first))
 
 

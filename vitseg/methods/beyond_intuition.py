@@ -13,25 +13,48 @@ from vitseg.relevance.capture import BlockRecord, Trace
 STEPS = 20  # of the integral, as published
 
 
+def start(depth: int) -> int:
+    """Block 5 of 12 as published ("start_layer = 6", counted from 1)."""
+    return depth * 5 // 12
+
+
+@register(
+    "attention_perception",
+    "Chen, Li, Yu, Shen and Huang, TMLR 2023, the first factor of the token-wise variant",
+    start=start,
+    class_specific=False,
+)
+def attention_perception(trace: Trace, targets: Tensor, first: int, rules: Formulation) -> Tensor:
+    """What the heads read, led down through A diag(m) + I, the same for every class.
+
+    A is the mean attention over heads and m_i = ||W_o v_i|| / ||z_i||, how much a token z_i is magnified on its way
+    through the values and the output projection.
+    """
+    return patch_maps(trace, _perception(trace, first)).repeat(targets.shape[1], 1, 1)
+
+
 @register(
     "beyond_intuition",
     "Chen, Li, Yu, Shen and Huang, TMLR 2023, the token-wise variant, and its published code",
-    start=lambda depth: depth * 5 // 12,  # block 5 of 12 as published ("start_layer = 6", counted from 1)
+    start=start,
 )
 def beyond_intuition(trace: Trace, targets: Tensor, first: int, rules: Formulation) -> Tensor:
     """Attention perception times reasoning feedback.
 
-    Perception: rollout of A diag(m), A the mean attention over heads and m_i = ||W_o v_i|| / ||z_i||, how much a
-    token z_i is magnified on its way through the values and the output projection. Feedback: the positive part of the
-    gradient of the class score by the last attention, averaged over `STEPS` inputs from zero to the image, mean over
-    heads. Zero is that of the normalised input as in the published code: grey where mean = std = 0.5.
+    Feedback is the positive part of the gradient of the class score by the last attention, averaged over `STEPS` inputs
+    from zero to the image, mean over heads. Zero is that of the normalised input as in the published code: grey where
+    mean = std = 0.5.
     """
-    classes = targets.shape[1]
+    perceived = _perception(trace, first).repeat(targets.shape[1], 1)
+    return patch_maps(trace, perceived * _feedback(trace, targets))
+
+
+def _perception(trace: Trace, first: int) -> Tensor:
+    """(B, N)."""
     attentions = [
         record.attention.detach().mean(1) * _magnification(record)[:, None] for record in trace.blocks[first:]
     ]
-    perceived = readout_rollout(attentions, trace.readout(), trace.rows, normalise=False).repeat(classes, 1)
-    return patch_maps(trace, perceived * _feedback(trace, targets))
+    return readout_rollout(attentions, trace.readout(), trace.rows, normalise=False)
 
 
 def _magnification(record: BlockRecord) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from vitseg.methods.registry import METHODS, Formulation, register
 from vitseg.relevance.capture import Trace
 
-MEMBERS = ("transformer_attribution", "generic_attention", "beyond_intuition")
+MEMBERS = ("transformer_attribution", "attention_perception")
 FLOOR = 1e-6  # of a map's maximum: one member's zero shall not decide alone
 
 

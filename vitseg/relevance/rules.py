@@ -149,7 +149,7 @@ class Robust(Exact):
 
     def product(self, a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
         """Relevance through ``a @ b`` in the shares |a_ik b_kj| / sum_k |a_ik b_kj|, half to each operand."""
-        return super().product(a.abs(), b.abs(), relevance)
+        return Exact.product(self, a.abs(), b.abs(), relevance)
 
     def skip(self, a: Tensor, b: Tensor, z: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
         """Relevance through ``z = a + b`` in the shares of the tokens' lengths, ||a|| / (||a|| + ||b||).
