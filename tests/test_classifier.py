@@ -144,8 +144,9 @@ def test_every_batch_has_one_size_and_every_epoch_all_images() -> None:
 @pytest.mark.parametrize("options", [{}, POLY], ids=["adamw_cosine", "sgd_poly"])
 def test_learning_rate_and_decay(options: dict[str, object]) -> None:
     config = CONFIG.model_copy(update=options)
-    model = create_classifier("test_vit", ("a", "b"), "none").model
-    optimizer = training._optimizer(model, config)
+    classifier = create_classifier("test_vit", ("a", "b"), "none")
+    model = classifier.model
+    optimizer = training._optimizer(classifier, config)
     decayed, plain = optimizer.param_groups
     assert plain["weight_decay"] == 0 and decayed["weight_decay"] == config.weight_decay
     listed = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]

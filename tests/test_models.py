@@ -84,6 +84,14 @@ def test_backbone_of_a_file_and_a_new_head(tmp_path: Path) -> None:
     assert len(imagenet.class_names) == 1000 and imagenet.class_names[281] == "281"
 
 
+def test_both_heads_of_a_distilled_model_are_new(tmp_path: Path) -> None:
+    distilled = "deit_tiny_distilled_patch16_224"
+    state = weights_file(tmp_path / "w.safetensors", distilled)
+    own = create_classifier(distilled, NAMES, str(tmp_path / "w.safetensors")).model.state_dict()
+    assert {own[f"{head}.weight"].shape for head in ("head", "head_dist")} == {(3, 192)}
+    assert all(torch.equal(own[name], state[name]) for name in own if not name.startswith("head"))
+
+
 def test_position_embedding_of_another_size_is_resampled(tmp_path: Path) -> None:
     state = weights_file(tmp_path / "w.safetensors", img_size=96)
     own = create_classifier("test_vit", NAMES, str(tmp_path / "w.safetensors")).model.state_dict()

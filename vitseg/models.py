@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -12,15 +13,19 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from timm.models import load_state_dict
+from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
+from vitseg.hybrid import embedding, load_trunk, split_name, trunk_of
 from vitseg.relevance.capture import check_supported
+from vitseg.weights import fitting, read_weights
 from wsss.errors import InputError, did_you_mean
 from wsss.store import atomic
 
 KIND = "relseg-classifier"
+HEAD = ("head.", "head_dist.")  # the second of a distilled DeiT
+_EMBEDDING = "patch_embed."
 
 
 @dataclass(frozen=True)
@@ -48,37 +53,61 @@ class Classifier:
         return (images - mean) / std
 
 
-def create_classifier(architecture: str, class_names: tuple[str, ...], weights: str) -> Classifier:
-    """A timm ViT with a new head of one output a class.
+def create_classifier(
+    architecture: str, class_names: tuple[str, ...], weights: str, trunk_weights: str | None = None
+) -> Classifier:
+    """A ViT or Hybrid-ViT with a new head of one output a class.
 
     Args:
-        architecture: timm's model name; made with ``dynamic_img_size`` so that any input size works.
+        architecture: timm's model name, or TRUNK+VIT (see `vitseg.hybrid`); made with ``dynamic_img_size`` so that any
+            input size works.
         weights: "pretrained" (timm downloads or finds them), "none", or a file of weights of that architecture
-            (.safetensors, .pth, .npz); the file's own head is dropped.
+            (.safetensors, .pth), of a TRUNK+VIT those of the VIT; the file's own head is dropped, and its patch
+            embedding where the trunk replaces it.
+        trunk_weights: likewise, of the trunk of a TRUNK+VIT; "pretrained" unless given.
 
     Raises:
-        InputError: unknown architecture, no such file, or a file of another model.
+        InputError: unknown architecture, no such file, a file of another model, or `trunk_weights` for a model that is
+            no TRUNK+VIT.
     """
-    model = _create(architecture, len(class_names), pretrained=weights == "pretrained")
+    parts = split_name(architecture)
+    if parts is None and trunk_weights is not None:
+        raise InputError(f"--trunk-weights: {architecture} is no TRUNK+VIT; --weights holds all of its weights")
+    model = _create(architecture, len(class_names), pretrained=parts is None and weights == "pretrained")
     check_supported(model)  # before hours of training, not after
-    if weights not in ("pretrained", "none"):
-        _load_backbone(model, Path(weights), architecture)
-    settings = model.pretrained_cfg
+    if parts is not None:
+        trunk, vit = parts
+        load_trunk(trunk_of(model), trunk, trunk_weights or "pretrained")
+        if weights == "pretrained":
+            state = _create(vit, None, pretrained=True).state_dict()
+            _load_state(model, state, f"--weights {weights}", vit, without=(*HEAD, _EMBEDDING))
+        elif weights != "none":
+            _load_backbone(model, Path(weights), vit, without=(*HEAD, _EMBEDDING))
+    elif weights not in ("pretrained", "none"):
+        _load_backbone(model, Path(weights), architecture, without=HEAD)
+    settings = (model if parts is None else trunk_of(model)).pretrained_cfg  # what the lowest layers are used to
     return Classifier(model, architecture, class_names, tuple(settings["mean"]), tuple(settings["std"]))
 
 
 def load_imagenet_vit(architecture: str, weights: str) -> Classifier:
-    """A timm ViT with its own ImageNet head; classes are named by their index."""
+    """A timm ViT or hybrid with its own ImageNet head; classes are named by their index."""
+    if split_name(architecture) is not None:
+        raise InputError(
+            f"architecture {architecture!r}: has no ImageNet head; `vitseg train-classifier` trains it one"
+        )
     model = _create(architecture, None, pretrained=weights == "pretrained")
     if weights != "pretrained":
-        _load_backbone(model, Path(weights), architecture, keep_head=True)
+        _load_backbone(model, Path(weights), architecture)
     settings = model.pretrained_cfg
     names = tuple(str(index) for index in range(model.num_classes))
     return Classifier(model.eval(), architecture, names, tuple(settings["mean"]), tuple(settings["std"]))
 
 
 def save_classifier(classifier: Classifier, path: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write weights (in `dtype`) and description into one safetensors file, atomically."""
+    """Write weights (in `dtype`) and description into one safetensors file, atomically.
+
+    The statistics of a trunk's batch norm stay as they are: variances are too large for float16.
+    """
     description = {
         "kind": KIND,
         "architecture": classifier.architecture,
@@ -86,8 +115,12 @@ def save_classifier(classifier: Classifier, path: Path, dtype: torch.dtype = tor
         "mean": classifier.mean,
         "std": classifier.std,
     }
+    if (parts := split_name(classifier.architecture)) is not None:  # for those who want the trunk alone
+        description["trunk"] = {"backbone": parts[0].backbone, "stride_in_conv1": parts[0].stride_in_conv1}
+    parameters = {name for name, _ in classifier.model.named_parameters()}
     state = {
-        name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in classifier.model.state_dict().items()
+        name: tensor.detach().cpu().to(dtype if name in parameters else tensor.dtype).contiguous()
+        for name, tensor in classifier.model.state_dict().items()
     }
     # One entry: the library writes several in random order, and equal classifiers shall be equal files.
     with atomic(path) as temporary:
@@ -106,7 +139,7 @@ def load_classifier(path: Path) -> Classifier:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             description = json.loads(metadata.get("relseg", "{}"))
-            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (no mapping)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"classifier {path}: not a readable safetensors file ({error})") from None
     if description.get("kind") != KIND:
@@ -123,20 +156,26 @@ def load_classifier(path: Path) -> Classifier:
 
 
 def _create(architecture: str, num_classes: int | None, *, pretrained: bool) -> VisionTransformer:
-    if not timm.is_model(architecture):
+    parts = split_name(architecture)
+    vit = architecture if parts is None else parts[1]
+    if not timm.is_model(vit):
         family = timm.list_models("vit_*") + timm.list_models("deit*")
-        raise InputError(f"architecture {architecture!r} is unknown to timm: {_nearest(architecture, family)}")
-    keywords = {} if num_classes is None else {"num_classes": num_classes}
-    other = f"architecture {architecture!r} is no plain ViT: the relevance walk needs timm's vit_* or deit_*"
+        raise InputError(f"architecture {vit!r} is unknown to timm: {_nearest(vit, family)}")
+    keywords: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    other = f"architecture {vit!r} is no plain ViT: the relevance walk needs timm's vit_* or deit_*"
     try:
-        model = timm.create_model(architecture, pretrained=pretrained, dynamic_img_size=True, **keywords)
+        if parts is not None:
+            with torch.device("meta"):
+                patches = getattr(timm.create_model(vit), "patch_embed", None)
+            if not isinstance(patches, PatchEmbed):
+                raise InputError(f"architecture {vit!r} has no patches that trunk {parts[0].name} could replace")
+            keywords |= embedding(parts[0], patches.patch_size[0])
+        model = timm.create_model(vit, pretrained=pretrained, dynamic_img_size=True, **keywords)
     except TypeError:
         raise InputError(other) from None
     except (OSError, RuntimeError) as error:  # the hub cannot be reached
         reason = str(error).split("\n")[0]
-        raise InputError(
-            f"--weights pretrained: {architecture} could not be fetched ({reason}); give a file instead"
-        ) from None
+        raise InputError(f"--weights pretrained: {vit} could not be fetched ({reason}); give a file instead") from None
     if not isinstance(model, VisionTransformer):
         raise InputError(other)
     return model
@@ -146,26 +185,19 @@ def _nearest(name: str, family: list[str]) -> str:
     return did_you_mean(name, family).split("known:")[0] or "try vit_tiny_patch16_224"
 
 
-def _load_backbone(model: VisionTransformer, path: Path, architecture: str, *, keep_head: bool = False) -> None:
-    """Load a file of weights: position embeddings of another size are resampled, another head is left out."""
-    if not path.is_file():
-        raise InputError(f"--weights {path}: no such file (or the word 'pretrained')")
-    try:
-        state = load_state_dict(str(path), use_ema=False)
-    except Exception as error:  # torch, pickle and safetensors each raise their own
-        raise InputError(f"--weights {path}: not a readable file of weights ({type(error).__name__})") from None
+def _load_backbone(model: VisionTransformer, path: Path, vit: str, *, without: tuple[str, ...] = ()) -> None:
+    state = read_weights(path, "--weights")
+    if _EMBEDDING in without:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(_EMBEDDING)}
     try:
         state = checkpoint_filter_fn(state, model)
     except (KeyError, RuntimeError, ValueError, AttributeError):
-        raise InputError(f"--weights {path}: not the weights of a {architecture}") from None
-    own = model.state_dict()
-    head = {"head.weight", "head.bias"}
-    wrong = [name for name in own if name not in state or state[name].shape != own[name].shape]
-    wrong = [name for name in wrong if keep_head or name not in head]
-    if wrong:
-        raise InputError(
-            f"--weights {path}: not the weights of a {architecture}: "
-            f"{len(wrong)} of {len(own)} tensors differ, first {wrong[0]}"
-        )
-    wanted = {name: state[name].float() for name in own if keep_head or name not in head}
+        raise InputError(f"--weights {path}: not the weights of a {vit}") from None
+    _load_state(model, state, f"--weights {path}", vit, without)
+
+
+def _load_state(
+    model: VisionTransformer, state: dict[str, Tensor], source: str, vit: str, without: tuple[str, ...]
+) -> None:
+    wanted = fitting(state, model.state_dict(), source=source, of=vit, without=without)
     model.load_state_dict(wanted, strict=False)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vitseg.explain import explain
+from vitseg.hybrid import trunk_of
 from vitseg.methods import find_method
 from vitseg.models import Classifier
 from vitseg.settings import SeedConfig
@@ -22,8 +23,8 @@ from wsss.data import Dataset, Sample, read_image
 from wsss.errors import InputError, did_you_mean
 from wsss.store import Seed, read_seed, write_seed
 
-NAMES = {"transformer_attribution": "lrp_vit"}
-"""Usual names of seeds; of another method METHOD they are called METHOD_vit."""
+NAMES = {"transformer_attribution": "lrp", "lrp": "full_lrp"}
+"""What seeds of a method are called where it is not the method's own name."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class SeedCounts:
     failed: tuple[str, ...]
 
 
-def seed_name(method: str) -> str:
-    """The usual name of the seeds of a method."""
-    return NAMES.get(method, f"{method}_vit")
+def seed_name(method: str, classifier: Classifier) -> str:
+    """The usual name of the seeds of a method: lrp_vit, rollout_vit, ..., or of a Hybrid-ViT lrp_hybrid, ..."""
+    return f"{NAMES.get(method, method)}_{'vit' if trunk_of(classifier.model) is None else 'hybrid'}"
 
 
 def outputs_for(classifier: Classifier, dataset: Dataset) -> dict[int, int]:
@@ -205,7 +206,7 @@ def _maps_of_size(
             targets = [output for _, output in chunk]
             if config.flip:
                 inputs, targets = torch.cat([inputs, inputs.flip(-1)]), targets * 2
-            maps = explain(classifier.model, inputs, targets, config.method, first_block=first).maps
+            maps = explain(classifier.model, inputs, targets, config.method, first_block=first, rules=config.rules).maps
             if config.flip:
                 upright, mirrored = maps.chunk(2)
                 maps = (upright + mirrored.flip(-1)) / 2

@@ -18,9 +18,12 @@ class ClassifierConfig(Config):
     """Fine-tuning of a classifier."""
 
     architecture: str = "vit_tiny_patch16_224"
-    """timm's name of the ViT"""
+    """timm's name of a ViT or Hybrid-ViT; or TRUNK+VIT, a CNN of timm in place of the patches of a ViT of timm (the
+    trunk of resnet50_v1+vit_tiny_patch16_224 is a ResNet-50 version 1: stride in the first 1x1 convolution)"""
     weights: str = "pretrained"
-    """where the training starts: 'pretrained' (fetched by timm), 'none', or a file of weights"""
+    """where the training starts: 'pretrained' (fetched by timm), 'none', or a file of weights; of TRUNK+VIT, the ViT"""
+    trunk_weights: str | None = None
+    """where the trunk of TRUNK+VIT starts: likewise; 'pretrained' if not given"""
     sizes: Sizes = (224, 288, 352, 384)
     """sides of the square inputs; every batch draws one; the last is the size of the evaluation"""
     crop_min: float = Field(0.4, gt=0, le=1)
@@ -37,6 +40,12 @@ class ClassifierConfig(Config):
     """optimiser (sgd with momentum 0.9)"""
     lr: float = Field(1e-4, gt=0)
     """highest learning rate"""
+    head_lr_factor: float = Field(1, gt=0)
+    """learning rate of the layers that start at random (head, projection of TRUNK+VIT), in multiples of lr"""
+    trunk_lr_factor: float = Field(1, gt=0)
+    """learning rate of a hybrid's convolutional trunk, in multiples of lr; its batch norm keeps its statistics"""
+    frozen_levels: int = Field(0, ge=0)
+    """of TRUNK+VIT: so many levels of the trunk are not trained; 1: all up to stride 4 (stem and first stage)"""
     warmup: int = Field(50, ge=0)
     """steps of linear warm-up"""
     schedule: Literal["cosine", "poly"] = "cosine"
@@ -62,6 +71,8 @@ class SeedConfig(Config):
     """the image is explained at each of these sizes (side of the square of equal area) and the maps are averaged"""
     flip: bool = True
     """average with the map of the mirrored image"""
+    rules: Literal["robust", "exact"] = "robust"
+    """how relevance is divided: robust (the same map in every precision), exact (the published code's)"""
     first_block: int | None = Field(None, ge=0)
     """the rollout multiplies the blocks from this one on (the peers: 1); the last third of the blocks if not given"""
     power: float = Field(0.5, gt=0)
@@ -69,4 +80,19 @@ class SeedConfig(Config):
     percentile: float = Field(100, gt=0, le=100)
     """the scale's upper end; what lies above it is clipped at 1"""
     precision: Literal["float32", "float64"] = "float32"
-    """precision of the walk; the peers' rules are badly conditioned, float64 takes about twice as long on a CPU"""
+    """precision of the walk; the exact rules are badly conditioned, float64 takes about twice as long on a CPU"""
+
+
+class TrialConfig(Config):
+    """What the perturbation test and the segmentation test share."""
+
+    methods: Annotated[tuple[str, ...] | None, Several] = None
+    """explanation methods, several at once; all that there are unless given"""
+    rules: Literal["robust", "exact"] = "robust"
+    """propagation rules of the methods that need them: 'exact' as published, 'robust' well conditioned in float32"""
+    first_block: int | None = Field(None, ge=0)
+    """the rollout multiplies the blocks from this one on; the method's own usual value if not given"""
+    limit: int | None = Field(None, ge=1)
+    """take that many images, evenly spread over the data set; all if not given"""
+    batch_size: int = Field(16, ge=1)
+    """images that go through the model at once; bounds the memory"""

@@ -1,0 +1,46 @@
+"""Files of weights: read, and checked against the model that is to hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from timm.models import load_state_dict
+from torch import Tensor
+
+from wsss.errors import InputError
+
+
+def read_weights(path: Path, option: str) -> dict[str, Tensor]:
+    """The state dict of a file (.safetensors, .pth), on the CPU. InputError naming `option` if it cannot be read."""
+    if not path.is_file():
+        raise InputError(f"{option} {path}: no such file (or the word 'pretrained')")
+    try:
+        return load_state_dict(str(path), use_ema=False)
+    except Exception as error:  # torch, pickle and safetensors each raise their own
+        raise InputError(f"{option} {path}: not a readable file of weights ({type(error).__name__})") from None
+
+
+def fitting(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], *, source: str, of: str, without: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """What `state` holds for every tensor of `own` whose name does not begin with one of `without`, in float32.
+
+    Counters of batch norm may be missing, as in files of old versions of PyTorch.
+
+    Args:
+        source: option and file, for the message.
+        of: the model that the weights should be of.
+
+    Raises:
+        InputError: a tensor is missing or has another shape.
+    """
+    wanted = [name for name in own if not name.startswith(tuple(without))]
+    needed = [name for name in wanted if not name.endswith("num_batches_tracked")]
+    wrong = [name for name in needed if name not in state or state[name].shape != own[name].shape]
+    if wrong:
+        raise InputError(
+            f"{source}: not the weights of a {of}: {len(wrong)} of {len(own)} tensors differ, first {wrong[0]}"
+        )
+    found = {name: state[name] for name in wanted if name in state}
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.items()}
