@@ -198,8 +198,8 @@ def test_mistakes_in_training(place: Path, refused: Callable[..., str]) -> None:
     assert line.startswith("architecture 'vit_tinny_patch16_224' is unknown to timm: did you mean 'vit_tiny_patch16")
     assert "--weights nowhere.pth: no such file" in refused(*command, "--name", "w", "--weights", "nowhere.pth")
     assert "--lr: Input should be greater than 0" in refused(*command, "--lr", 0)
-    line = refused(*command, "--name", "p", "--architecture", "test_vit2", "--weights", "none")
-    assert "global_pool 'avg' is not supported" in line  # said before the training, not after it
+    line = refused(*command, "--name", "p", "--architecture", "test_vit3", "--weights", "none")
+    assert "global_pool 'map' is not supported" in line  # said before the training, not after it
     (place / "data/images/a.png").write_text("junk")
     line = refused(*command, "--name", "j")
     assert line == f"image {place / 'data/images/a.png'}: cannot be read (not an image)"

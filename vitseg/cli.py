@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
+from vitseg.checkpoints import find_checkpoint
 from vitseg.settings import CHECKPOINT, ClassifierConfig, SeedConfig
+from vitseg.test_commands import perturbation_test, segmentation_test
 from wsss.console import Flat, note, run
 from wsss.errors import InputError
 from wsss.options import Data, Device, Root, Runs, command_line
@@ -23,6 +25,8 @@ app = App(
     help="Relevance through vision transformers: explanations of images, and seeds for segmentation.",
     default_parameter=Parameter(negative_iterable=""),
 )
+app.command(perturbation_test)
+app.command(segmentation_test)
 
 
 @app.command
@@ -115,7 +119,7 @@ def evaluate_classifier(
     from wsss.training import choose_device
 
     dataset = load_dataset(data, split, root)
-    model = load_classifier(_checkpoint(classifier, runs))
+    model = load_classifier(find_checkpoint(classifier, runs))
     columns = list(outputs_for(model, dataset).values())
     probabilities = predict(model, dataset, size, device=choose_device(device))[:, columns]
     _report_scores(classification_scores(probabilities, dataset.labels()), dataset, None)
@@ -146,7 +150,8 @@ def seeds(
     split
         Split to explain.
     name
-        Name of the run; lrp_vit for transformer attribution, rollout_vit for rollout, and so on, unless given.
+        Name of the run; unless given, lrp_vit for transformer attribution, rollout_vit for rollout, and so on, of a
+        Hybrid-ViT lrp_hybrid, rollout_hybrid, ...
     batch_size
         Maps made at once.
     shard
@@ -165,11 +170,11 @@ def seeds(
     if batch_size < 1:
         raise InputError(f"--batch-size {batch_size}: at least 1")
     dataset = load_dataset(data, split, root)
-    path = _checkpoint(classifier, runs)
+    path = find_checkpoint(classifier, runs)
     model = load_classifier(path)
     outputs = outputs_for(model, dataset)
     stage = Stage.open(
-        runs / (name or seed_name(cfg.method)) / "seeds",
+        runs / (name or seed_name(cfg.method, model)) / "seeds",
         kind="seeds",
         config=cfg.model_dump(mode="json"),
         class_names=dataset.class_names,
@@ -247,23 +252,10 @@ def explain(
     if (classifier is None) == (architecture is None):
         raise InputError("--classifier or --architecture: give one of the two")
     if classifier is not None:
-        model = load_classifier(_checkpoint(classifier, runs))
+        model = load_classifier(find_checkpoint(classifier, runs))
     else:
         model = load_imagenet_vit(architecture, weights)
     explain_photographs(model, images, out, cfg, classes=classes, top=top, device=choose_device(device))
-
-
-def _checkpoint(name: str, runs: Path) -> Path:
-    """The checkpoint of that path, or of the run of that name."""
-    path = Path(name)
-    if path.is_file():
-        return path
-    of_run = runs / name / "classifier" / CHECKPOINT
-    if of_run.is_file():
-        return of_run
-    raise InputError(
-        f"--classifier {name}: no such file, and no run {of_run.parent}; `vitseg train-classifier` makes one"
-    )
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -1,0 +1,126 @@
+"""The segmentation test: a map of the predicted class, cut at its mean, against the mask of the object.
+
+Chefer, Gur and Wolf, CVPR 2021, section 4 and table 3 (ImageNet-segmentation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from vitseg.explain import explain
+from vitseg.models import Classifier
+from vitseg.seeds import scale_maps
+from vitseg.trial import model_input, squeeze
+from wsss.data import IGNORE, Dataset, Sample, foreground_truth
+from wsss.errors import InputError
+from wsss.statistics import average_precision
+
+
+@dataclass(frozen=True, eq=False)
+class ImageScore:
+    """What one image adds: ``confusion`` int64 (2, 2) [truth][prediction], 0 background, 1 foreground, without ignored
+    pixels; ``ap`` average precision and ``f1`` of the foreground, both in [0, 1], NaN where there is nothing to count.
+    """
+
+    confusion: np.ndarray
+    ap: float
+    f1: float
+
+
+def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (P, h, w) at `size` (H, W), bilinear, then each min-max scaled: (P, H, W) float32 in [0, 1].
+
+    A constant map becomes 0 throughout, one with NaN or infinity NaN.
+    """
+    full = F.interpolate(maps[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
+    return scale_maps(full)
+
+
+def foreground(heat: np.ndarray) -> np.ndarray:
+    """Where a map (H, W) exceeds its own mean over the whole image: bool (H, W)."""
+    return heat > heat.mean(dtype=np.float64)
+
+
+def score_image(heat: np.ndarray, truth: np.ndarray) -> ImageScore:
+    """Compare a map (H, W) in [0, 1] with the truth (H, W), 0 background, 1 foreground, 255 ignored.
+
+    Ignored pixels take part in the map's mean, as the model sees them too, and in nothing else.
+    """
+    kept = truth != IGNORE
+    pairs = 2 * truth[kept].astype(np.int64) + foreground(heat)[kept]
+    confusion = np.bincount(pairs, minlength=4).reshape(2, 2)
+    (_, false), (missed, found) = confusion.tolist()
+    due = 2 * found + false + missed
+    return ImageScore(confusion, average_precision(heat, truth), 2 * found / due if due else float("nan"))
+
+
+def load_pair(dataset: Dataset, sample: Sample, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Photograph uint8 (h, w, 3) and truth uint8 (h, w) of a sample at `size` (h, w): bilinear and nearest pixel (PIL).
+
+    The truth is 1 where the sample's class is, 0 in the background, 255 ignored. InputError if either cannot be read or
+    they differ in size.
+    """
+    image, mask = dataset.load_image(sample), dataset.load_mask(sample)
+    if mask.shape != (image.height, image.width):
+        sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, its image {image.width} x {image.height}"
+        raise InputError(f"mask of image {sample.id}: {sizes} (width x height); they must be of one size")
+    truth = Image.fromarray(foreground_truth(mask, sample.classes[0]))
+    return squeeze(image, size), np.array(truth.resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def segment(
+    classifier: Classifier,
+    pixels: Tensor,
+    truths: np.ndarray,
+    ids: Sequence[str],
+    method: str,
+    *,
+    device: str = "cpu",
+    batch_size: int = 16,
+    **options: object,
+) -> Generator[None, None, dict[str, np.ndarray]]:
+    """The test of one method on a part of the images. Yields once an image, for the progress; returns the results.
+
+    Args:
+        pixels: uint8 (n, 3, H, W).
+        truths: uint8 (n, H, W), 0 background, 1 foreground, 255 ignored.
+        ids: n names for messages.
+        options: of `explain` (first_block, rules).
+
+    Returns:
+        predicted int64 (n,), confusion int64 (n, 2, 2), ap and f1 float64 (n,), maps float16 (n, h, w) on the method's
+        own grid, min-max scaled.
+
+    Raises:
+        InputError: a map is not finite, or as `explain`.
+    """
+    predicted: list[Tensor] = []
+    scores: list[ImageScore] = []
+    grids: list[Tensor] = []
+    for start in range(0, len(pixels), batch_size):
+        chunk = slice(start, start + batch_size)
+        inputs = model_input(classifier, pixels[chunk], device)
+        explanation = explain(classifier.model, inputs, None, method, **options)
+        predicted.append(explanation.targets.cpu())
+        grids.append(scale_maps(explanation.maps).half().cpu())
+        for heat, truth, image_id in zip(
+            enlarge(explanation.maps, tuple(inputs.shape[2:])).cpu().numpy(), truths[chunk], ids[chunk], strict=True
+        ):
+            if not np.isfinite(heat).all():
+                raise InputError(f"image {image_id}: the {method} map is not finite")
+            scores.append(score_image(heat, truth))
+            yield
+    return {
+        "predicted": torch.cat(predicted).numpy(),
+        "confusion": np.stack([score.confusion for score in scores]),
+        "ap": np.array([score.ap for score in scores]),
+        "f1": np.array([score.f1 for score in scores]),
+        "maps": torch.cat(grids).numpy(),
+    }
