@@ -177,8 +177,10 @@ def resolve_run(name_or_path: str | Path, runs: Path) -> Path:
             return path
         if path.name == "seeds":
             return path.parent
-        raise InputError(f"{path}: is one stage of a run; give the run's folder, {path.parent}")
-    known = sorted(entry.name for entry in runs.iterdir() if any(entry.glob(f"*/{MANIFEST}"))) if runs.is_dir() else []
+        of_test = _read_manifest(path)["kind"].endswith("_test")  # lies below a folder of its test
+        raise InputError(f"{path}: is one stage of a run; give the run's folder, {path.parents[of_test]}")
+    found = [file for depth in ("*/*", "*/*/*") for file in runs.glob(f"{depth}/{MANIFEST}")]
+    known = sorted({file.relative_to(runs).parts[0] for file in found})
     hint = did_you_mean(str(name_or_path), known) if known else "there are none yet"
     raise InputError(f"{name_or_path}: no such run in {runs} and no such folder; {hint}")
 
