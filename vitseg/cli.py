@@ -221,7 +221,7 @@ def explain(
     out: Path = Path("explanations"),
     runs: Runs = Path("runs"),
     device: Device = "auto",
-    cfg: Annotated[SeedConfig, Flat] = SeedConfig(power=1),
+    cfg: Annotated[SeedConfig, Flat] = SeedConfig(power=1, rules="robust"),
 ) -> None:
     """Explain photographs: one overlay for each of the top or the named classes.
 

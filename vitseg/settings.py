@@ -71,8 +71,8 @@ class SeedConfig(Config):
     """the image is explained at each of these sizes (side of the square of equal area) and the maps are averaged"""
     flip: bool = True
     """average with the map of the mirrored image"""
-    rules: Literal["robust", "exact"] = "robust"
-    """how relevance is divided: robust (the same map in every precision), exact (the published code's)"""
+    rules: Literal["robust", "exact"] = "exact"
+    """how relevance is divided: exact (as published; better seeds of several classes), robust (well conditioned)"""
     first_block: int | None = Field(None, ge=0)
     """the rollout multiplies the blocks from this one on (the peers: 1); the last third of the blocks if not given"""
     power: float = Field(0.5, gt=0)
