@@ -65,7 +65,7 @@ def slow_maps(
     """One class, one size, one direction at a time; shapes from the largest size down."""
 
     def one_map(x: Tensor, output: int) -> np.ndarray:
-        found = explain(classifier.model, x[None], output, config.method, first_block=config.first_block)
+        found = explain(classifier.model, x[None], output, config.method, first_block=config.first_block, rules="exact")
         return found.maps[0].numpy()
 
     grid = (shapes[0][0] // 16, shapes[0][1] // 16)
