@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from small_run import OWN, VAL, make_data
 
 from vitseg.cli import app
+from vitseg.methods import METHODS
 from vitseg.models import create_classifier, load_classifier, save_classifier
 from wsss.console import run
 from wsss.data import load_dataset
@@ -242,3 +243,10 @@ def test_explain(place: Path, vitseg: Vitseg, refused: Callable[..., str], capsy
     twin = place / "a.jpg"
     line = refused("explain", photographs[0], twin, "--classifier", "trained")
     assert line == "images: two files are named a; their overlays would overwrite each other"
+
+
+def test_list_of_methods(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app, ["list-methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line[:1].strip()] == list(METHODS)
+    assert any("Abnar and Zuidema" in line for line in lines)

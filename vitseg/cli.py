@@ -289,6 +289,17 @@ def _report_scores(scores: ClassificationScores, dataset: Dataset, path: Path | 
         write_json(path, content)
 
 
+@app.command
+def list_methods() -> None:
+    """List the explanation methods, and where each comes from."""
+    # not called "methods": a configuration's key of that name would be taken for the command
+    from vitseg.methods import METHODS
+
+    for name, method in METHODS.items():
+        kind = "one map for each class" if method.class_specific else "one map for all classes"
+        note(f"{name:24s} {kind}; {method.source}")
+
+
 def main() -> None:
     """Entry point of ``vitseg``."""
     sys.exit(run(app))

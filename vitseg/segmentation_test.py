@@ -51,17 +51,15 @@ def foreground(heat: np.ndarray) -> np.ndarray:
 def score_image(heat: np.ndarray, truth: np.ndarray) -> ImageScore:
     """Compare a map (H, W) in [0, 1] with the truth (H, W), 0 background, 1 foreground, 255 ignored.
 
-    Ignored pixels take part in the map's mean, as the model sees them too, and in nothing else. A constant map calls
-    everything background and ranks nothing: its average precision is 1/2, the share of positives, as in the peers'
-    code, which sets both of its scores to zero.
+    Ignored pixels take part in the map's mean, as the model sees them too, and in nothing else. A constant map is 0
+    throughout: all is background.
     """
     kept = truth != IGNORE
     pairs = 2 * truth[kept].astype(np.int64) + foreground(heat)[kept]
     confusion = np.bincount(pairs, minlength=4).reshape(2, 2)
     (_, false), (missed, found) = confusion.tolist()
     due = 2 * found + false + missed
-    ap = average_precision(heat, truth) if np.ptp(heat) > 0 or not kept.any() else 0.5
-    return ImageScore(confusion, ap, 2 * found / due if due else float("nan"))
+    return ImageScore(confusion, average_precision(heat, truth), 2 * found / due if due else float("nan"))
 
 
 def load_pair(dataset: Dataset, sample: Sample, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
