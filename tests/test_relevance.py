@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from vitseg import explain
 from vitseg.methods import METHODS
 from vitseg.methods.ensemble import MEMBERS
 from vitseg.methods.rollouts import readout_rollout
-from vitseg.relevance import rules
+from vitseg.relevance import capture, rules
 
 
 def close(found: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
@@ -152,7 +153,7 @@ VARIANTS = {
     "mean_without_class_token": {"global_pool": "avg", "class_token": False, "fc_norm": False},
     "mean_of_normed_tokens": {"global_pool": "avg", "fc_norm": False, "reg_tokens": 2},
     "distilled": {"distilled": True},
-    "patch_14": {"patch_size": 12},
+    "patch_12": {"patch_size": 12},
 }
 
 
@@ -210,14 +211,43 @@ def test_methods_with_a_fixed_first_block_pass_over_another(method: str) -> None
     torch.testing.assert_close(explain(model, images, 2, method, first_block=1).maps, expected)
 
 
-@pytest.mark.parametrize("rules", ["exact", "robust"])
-def test_robust_lrp_conserves(rules: str) -> None:
-    """Shares of absolute contributions lose nothing on the way to the tokens; z^B loses nothing to the pixels."""
-    model, images = tiny_vit(no_embed_class=True, class_token=False, global_pool="avg"), noise(2, 3, 24, 24)
-    found = explain(model, images, [1, 2], "lrp", rules=rules).maps
-    kept = found.sum((1, 2))
-    position = 1 - kept  # what the position embedding was given
-    assert rules == "exact" or ((found >= 0).all() and (position > 0).all() and (position < 1).all())
+@pytest.mark.parametrize("pooling", [{}, {"global_pool": "avg", "class_token": False}], ids=["token", "mean"])
+def test_robust_lrp_conserves(pooling: dict[str, object]) -> None:
+    """What does not stay with the class token or the position embedding arrives at the pixels, nothing is negative."""
+    model, images = tiny_vit(**pooling), noise(2, 3, 24, 24)
+    with torch.no_grad():
+        model.pos_embed.zero_()
+    trace = capture.run(model, images)
+    found = explain(model, images, [1, 2], "lrp").maps
+    assert (found >= 0).all()
+    total = found.sum((1, 2))
+    if pooling:
+        torch.testing.assert_close(total, torch.ones(2).double())
+    else:  # the class token keeps its share
+        assert trace.prefix == 1 and (total > 0).all() and (total < 1).all()
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3, 1.0])
+def test_a_constant_image_has_no_pixel_relevance(level: float) -> None:
+    """Every pixel lies at both ends of the box: no contribution, in single precision as well."""
+    model, images = tiny_vit().float(), torch.full((1, 3, 24, 24), level)
+    assert not explain(model, images, 1, "lrp").maps.any()
+
+
+def real_proportions() -> VisionTransformer:
+    """Three blocks as wide as ViT-Ti's, patches of 14 pixels."""
+    torch.manual_seed(0)
+    return timm.create_model("vit_tiny_patch16_224", depth=3, patch_size=14, img_size=392).eval()
+
+
+@pytest.mark.parametrize("make", [lambda: tiny_vit(img_size=40), real_proportions], ids=["tiny", "patch_14"])
+def test_robust_maps_are_the_same_in_single_and_double_precision(make: Callable[[], VisionTransformer]) -> None:
+    model = make()
+    images = noise(1, 3, *model.patch_embed.img_size).float()
+    for method in ("transformer_attribution", "lrp", "partial_lrp"):
+        single = explain(model.float(), images, 1, method).maps.double()
+        double = explain(model.double(), images.double(), 1, method).maps
+        assert torch.corrcoef(torch.stack([single.flatten(), double.flatten()]))[0, 1] > 0.999999
 
 
 def test_other_sizes_and_proportions() -> None:

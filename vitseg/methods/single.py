@@ -48,7 +48,6 @@ def gradcam(trace: Trace, targets: Tensor, first: int, rules: Formulation) -> Te
     "partial_lrp",
     "Voita et al., ACL 2019, section 4, as in Chefer, Gur and Wolf, CVPR 2021, section 4",
     start=last_block,
-    gradients=True,
     relevance=True,
     rolls_out=False,
 )
@@ -62,7 +61,6 @@ def partial_lrp(trace: Trace, targets: Tensor, first: int, rules: Formulation) -
     "lrp",
     "Binder et al., ICANN 2016, and Montavon et al., 2017 (z^B at the pixels), as in Chefer, Gur and Wolf, CVPR 2021",
     start=lowest_block,
-    gradients=True,
     relevance=True,
     rolls_out=False,
 )

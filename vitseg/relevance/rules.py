@@ -34,7 +34,7 @@ def ratio(relevance: Tensor, z: Tensor) -> Tensor:
 
 def share(relevance: Tensor, z: Tensor) -> Tensor:
     """``relevance / z`` for a sum z of non-negative terms, zero where z is zero."""
-    return relevance / z.clamp(min=torch.finfo(z.dtype).tiny)
+    return torch.where(z > torch.finfo(z.dtype).tiny, relevance / z, 0.0)
 
 
 class Exact:
@@ -147,6 +147,18 @@ class Robust(Exact):
 
     divide = staticmethod(share)
 
+    def linear(self, x: Tensor, z: Tensor, weight: Tensor, relevance: Tensor) -> Tensor:
+        """The z+ rule as it stands: its denominator is a sum of non-negative terms.
+
+        Where no product is positive only rounding is left of that sum, and nothing is handed on.
+        """
+        magnitude, x_abs = weight.abs(), x.abs()
+        size = F.linear(x_abs, magnitude)
+        positive = (z + size) / 2
+        positive = torch.where(positive > 8 * torch.finfo(z.dtype).eps * size, positive, 0.0)
+        s = share(relevance, positive)
+        return (x * (s @ weight) + x_abs * (s @ magnitude)) / 2
+
     def product(self, a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
         """Relevance through ``a @ b`` in the shares |a_ik b_kj| / sum_k |a_ik b_kj|, half to each operand."""
         return Exact.product(self, a.abs(), b.abs(), relevance)
@@ -170,8 +182,8 @@ def input_box(image: Tensor, weight: Tensor, relevance: Tensor) -> Tensor:
     """z^B rule through the patch embedding, a convolution of pixels that lie in a box [low, high].
 
     Source: Montavon et al., "Explaining nonlinear classification decisions with deep Taylor decomposition", 2017,
-    section 4.1; low and high are the image's own extremes as in the peers' code. The denominator is a sum of
-    non-negative terms.
+    section 4.1; low and high are the image's own extremes as in the peers' code. Each contribution is (x - low) W+ or
+    (x - high) W-, both non-negative, so no rule of `ROBUST` is needed; a constant image has none.
 
     Args:
         image: (P, 3, H, W).
@@ -181,15 +193,13 @@ def input_box(image: Tensor, weight: Tensor, relevance: Tensor) -> Tensor:
     Returns:
         (P, H, W), summed over the channels; sums to the relevance of the tokens.
     """
-    low, high = image.amin((1, 2, 3), keepdim=True), image.amax((1, 2, 3), keepdim=True)
     positive, negative = weight.clamp(min=0), weight.clamp(max=0)
+    above = image - image.amin((1, 2, 3), keepdim=True)
+    below = image - image.amax((1, 2, 3), keepdim=True)
     stride = weight.shape[-2:]
-    z = F.conv2d(image, weight, stride=stride)
-    z = z - low * positive.sum((1, 2, 3))[:, None, None] - high * negative.sum((1, 2, 3))[:, None, None]
-    s = relevance / (z + EPSILON)
-    found = image * F.conv_transpose2d(s, weight, stride=stride)
-    found -= low * F.conv_transpose2d(s, positive, stride=stride)
-    found -= high * F.conv_transpose2d(s, negative, stride=stride)
+    s = share(relevance, F.conv2d(above, positive, stride=stride) + F.conv2d(below, negative, stride=stride))
+    found = above * F.conv_transpose2d(s, positive, stride=stride)
+    found += below * F.conv_transpose2d(s, negative, stride=stride)
     return found.sum(1)
 
 
