@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +23,11 @@ from vitseg.models import Classifier, create_classifier, save_classifier
 from vitseg.settings import TrialConfig
 from vitseg.trial import Subject, evenly, open_trials, run_trials, squeeze, stack
 from wsss.console import run
-from wsss.data import Dataset, Sample
+from wsss.data import Dataset, Sample, paired_folders
 from wsss.entries import TestEntry, read_tests
 from wsss.errors import InputError
 from wsss.explanation_tests import perturbation_figures, read_results
-from wsss.store import read_json
+from wsss.store import read_json, write_json
 
 METHODS = ("rollout", "transformer_attribution")
 SIDE = 160  # of timm's test_vit
@@ -179,7 +181,7 @@ def test_a_map_that_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         return explanation
 
     monkeypatch.setattr(perturbation_test, "explain", broken)
-    with pytest.raises(InputError, match="image b: the rollout map is not finite"):
+    with pytest.raises(InputError, match="image b: the rollout map is not finite; try --precision float64"):
         finish(perturbation_test.perturb(classifier, photographs, "rollout"))
 
 
@@ -194,6 +196,10 @@ def test_targets_by_name_and_by_wordnet_id() -> None:
     assert perturbation_test.target_outputs(classifier, dataset) == [2, 0, 2]  # zebra is not shown
     with pytest.raises(InputError, match=r"'zebra' of data set own is not one of the model's: .*known: bird, cat, dog"):
         perturbation_test.target_outputs(classifier, wordnet(("cat", "dog", "zebra"), [(3,)]))
+    many = Classifier(nn.Identity(), "vit", tuple(f"n{c:08d}" for c in range(21_841)), (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(InputError, match=r"'n00000100x' .*did you mean 'n\d+'\? known: .*\(21841 in all\)$") as raised:
+        perturbation_test.target_outputs(many, wordnet(("n00000100x",), [(1,)]))
+    assert len(str(raised.value)) < 300
     with pytest.raises(InputError, match="image i1: shows 2 classes"):
         perturbation_test.target_outputs(classifier, wordnet(("cat", "dog"), [(1,), (1, 2)]))
 
@@ -272,6 +278,31 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, small_parts: No
     assert judged == [("rollout", 2)]
 
 
+def test_float64_runs_beside_float32(tmp_path: Path) -> None:
+    dataset, classifier = wordnet(("cat",), [(1,)]), small_classifier()
+    subject, found = Subject(classifier, "small", "abc"), {}
+    pixels = stack([squeeze(image, (SIDE, SIDE)) for image in blobs(2)])
+    for precision in ("float32", "float64"):
+        (one,) = open_trials(
+            subject, dataset, "perturbation", TrialConfig(methods=("rollout",), precision=precision), tmp_path
+        )
+        subject.to("cpu", precision)
+        dtype = getattr(torch, precision)
+        inputs = trial.model_input(classifier, pixels, "cpu")
+        assert inputs.dtype == dtype
+        expected = (pixels.double() / 255 - torch.tensor(classifier.mean, dtype=torch.float64)[:, None, None]) / (
+            torch.tensor(classifier.std, dtype=torch.float64)[:, None, None]
+        )
+        assert (inputs - expected).abs().max() < (1e-15 if precision == "float64" else 1e-5)
+        photographs = perturbation_test.classify(classifier, pixels, ["a", "b"], [0, 1])
+        finish(perturbation_test.perturb(classifier, photographs, "rollout", **one.options))
+        found[precision] = one
+    plain, double = found["float32"], found["float64"]
+    assert plain.run.name == "small.rollout" and "precision" not in plain.stage.manifest["config"]
+    assert double.run.name == "small.rollout.float64" and double.stage.manifest["config"]["precision"] == "float64"
+    assert (plain.settings, double.settings) == ("first block 1", "first block 1, float64")
+
+
 def test_memory_is_that_of_one_part(tmp_path: Path, small_parts: None) -> None:
     dataset = wordnet(("cat",), [(1,)] * 8)
     living: list[weakref.ref] = []
@@ -296,7 +327,7 @@ def test_memory_is_that_of_one_part(tmp_path: Path, small_parts: None) -> None:
     assert len(living) == 4
 
 
-def test_other_images_settings_and_models_are_refused(tmp_path: Path) -> None:
+def test_other_images_settings_and_models_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = wordnet(("cat", "dog"), [(1,), (2,)])
     (first,) = trials_in(tmp_path, dataset, ("rollout",))
     trial.write_part(first.stage.folder / "part-00000.npz", dataset.samples, {"predicted": np.zeros(2, int)})
@@ -304,18 +335,53 @@ def test_other_images_settings_and_models_are_refused(tmp_path: Path) -> None:
     subject = Subject(small_classifier(), "small", "abc")
 
     def again(*, whom: Subject = subject, what: Dataset = dataset, **settings: object) -> None:
-        config = TrialConfig(methods=("rollout",), **settings)
+        config = TrialConfig(**{"methods": ("rollout",), **settings})
         open_trials(whom, what, "perturbation", config, tmp_path)
 
     again(rules="exact", batch_size=3)  # neither makes a difference to rollout
-    with pytest.raises(InputError, match="first_block was 1, is 0 now"):
+    with pytest.raises(InputError, match=r"first_block was 1, is 0 now; .*\(into another run: --name or --runs\)$"):
         again(first_block=0)
+    with pytest.raises(InputError, match=r"limit was None, is 1 now; .*: --runs, as these are 2 methods\)$"):
+        again(methods=METHODS, limit=1)
     with pytest.raises(InputError, match="limit was None, is 1 now"):
         again(limit=1)
     with pytest.raises(InputError, match=r"inputs\.images was"):
         again(what=wordnet(("cat", "dog"), [(1,), (1,)]))
     with pytest.raises(InputError, match=r"inputs\.model was 'abc', is 'xyz' now"):
         again(whom=Subject(subject.classifier, "small", "xyz"))
+    again()
+    monkeypatch.setattr(trial, "PROTOCOL", trial.PROTOCOL + 1)
+    with pytest.raises(InputError, match=r"config\.protocol was 1, is 2 now"):
+        again()
+
+
+def test_changed_files_and_other_folders_are_refused(tmp_path: Path) -> None:
+    """The names are the same throughout; of masks the perturbation test knows nothing."""
+    for folder in ("here", "there"):
+        for kind in ("images", "masks"):
+            (tmp_path / folder / kind).mkdir(parents=True)
+            for image in blobs(2):
+                image.convert("L").save(tmp_path / folder / kind / f"{len(os.listdir(tmp_path / folder / kind))}.png")
+    subject = Subject(small_classifier(), "small", "abc")
+
+    def open_in(folder: str, tests: tuple[str, ...] = ("perturbation", "segmentation")) -> None:
+        dataset = replace(paired_folders(tmp_path / folder / "images", tmp_path / folder / "masks"), name="own")
+        for test in tests:
+            (one,) = open_trials(subject, dataset, test, TrialConfig(methods=("rollout",)), tmp_path / "runs")
+            (one.stage.folder / "part-00000.npz").touch()
+
+    open_in("here")
+    open_in("here")
+    with pytest.raises(InputError, match=r"inputs\.images was .*times of the files"):
+        open_in("there")
+    mask = tmp_path / "here/masks/1.png"
+    mask.write_bytes(mask.read_bytes() + b"changed")
+    open_in("here", ("perturbation",))
+    with pytest.raises(InputError, match=r"inputs\.images was"):
+        open_in("here", ("segmentation",))
+    os.utime(tmp_path / "here/images/0.png", ns=(1, 1))
+    with pytest.raises(InputError, match=r"inputs\.images was"):
+        open_in("here", ("perturbation",))
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
@@ -378,6 +444,14 @@ def test_command(place: Path, command: Callable[..., int], capsys: pytest.Captur
     assert command("--methods", *METHODS) == 0  # nothing to do but the figures
     assert "6 of 6 results (2 methods) are there already" in capsys.readouterr().out
     assert made == {path: path.stat().st_mtime_ns for path in place.rglob("part-*.npz")}
+    for method in METHODS:  # killed between the last part and the manifest's line
+        path = place / f"runs/trained.{method}/perturbation/tiny_val/manifest.json"
+        manifest = read_json(path)
+        assert len(manifest["history"]) == 1
+        write_json(path, {**manifest, "history": []})
+    assert command("--methods", METHODS[0]) == command("--methods", METHODS[0]) == 0
+    manifests = [read_json(place / f"runs/trained.{method}/perturbation/tiny_val/manifest.json") for method in METHODS]
+    assert [[past["split"] for past in manifest["history"]] for manifest in manifests] == [["val"], []]
     assert command("--methods", "rollout", "--name", "mine", "--limit", 2) == 0
     (entry,) = read_tests(place / "runs/mine")
     assert entry.images == 2 and "2 images of 3, evenly spread" in entry.protocol
@@ -420,7 +494,12 @@ def test_mistakes_take_one_line(place: Path, command: Callable[..., int], capsys
     assert "--limit" in refused("--limit", 0) and "--batch-size" in refused("--batch-size", 0)
     assert "fuzzy" in refused("--rules", "fuzzy")
     assert "--split test" in refused("--split", "test")
-    assert "first_block 99: the model has blocks 0 to" in refused("--methods", "rollout", "--first-block", 99)
+    assert "--name a/b: is no name" in refused("--methods", "rollout", "--name", "a/b")
+    assert "--name ..: is no name" in refused("--methods", "rollout", "--name", "..")
+    assert "--methods: names none" in refused("--methods")
+    assert "by spaces, not commas: --methods rollout gradcam" in refused("--methods", "rollout,gradcam")
+    assert "--first-block 99: the model has blocks 0 to" in refused("--methods", "rollout", "--first-block", 99)
+    assert not (place / "runs/trained.rollout").exists()  # refused before a stage was opened
     assert "give one of the two" in refused("--classifier", "trained", "--architecture", "test_vit")
     assert "--classifier nobody: no such file" in refused("--classifier", "nobody")
     assert "--weights nothing.pth: no such file" in refused("--architecture", "test_vit", "--weights", "nothing.pth")

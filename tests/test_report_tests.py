@@ -22,11 +22,11 @@ from wsss.console import run as run_command
 from wsss.entries import TestEntry, read_metrics, read_tests, save_metrics, save_tests
 from wsss.errors import InputError
 from wsss.evaluate import evaluate_run
-from wsss.explanation_tests import perturbation_figures, segmentation_figures
+from wsss.explanation_tests import image_ious, perturbation_figures, segmentation_figures
 from wsss.report import write_report
 from wsss.report.curves import COLOURS, curves_svg
-from wsss.report.explanation import COLUMNS, test_sections, verdict
-from wsss.report.maps import choose_ranked, draw_maps, image_ious, read_maps
+from wsss.report.explanation import COLUMNS, show_interval, test_sections, verdict
+from wsss.report.maps import choose_ranked, draw_maps, read_maps
 from wsss.store import Stage
 
 PART = 5  # images in a part of these tests
@@ -204,6 +204,45 @@ def test_only_one_split(tested):
     assert section.baseline == ""
 
 
+def test_only_one_test_is_read(tested):
+    """Results of the other one may be damaged, or take long."""
+    part = tested["vit_small.gradcam"] / "segmentation/photos_all/part-00001.npz"
+    part.write_bytes(part.read_bytes()[:200])
+    (section,) = test_sections(tested, ("photos", "all"), "perturbation")
+    assert section.test == "perturbation" and section.baseline == "rollout"
+    with pytest.raises(InputError, match=r"part-00001\.npz"):
+        test_sections(tested, ("photos", "all"), "segmentation")
+
+
+def test_undefined_figures_are_null_and_shown_as_such(tmp_path):
+    """A set whose masks are ignored throughout has no figure: no NaN, which is no JSON, and no interval."""
+    empty = {"ids": np.array(IDS), "confusion": np.zeros((13, 2, 2), np.int64)}
+    empty |= {
+        "predicted": np.zeros(13),
+        "ap": np.full(13, np.nan),
+        "f1": np.full(13, np.nan),
+        "maps": np.zeros((13, 4, 6)),
+    }
+    found = segmentation_figures(empty)
+    assert set(found.values.values()) == set(found.intervals.values()) == {None}
+    for name in ("a", "b"):
+        run = tmp_path / name
+        entry = make_test(run, "segmentation", IDS, method=name)
+        for part in (run / entry.folder).glob("part-*.npz"):
+            part.unlink()
+        np.savez(run / entry.folder / "part-00000.npz", **empty)
+        entry = entry.model_copy(update={"figures": found.values, "intervals": found.intervals})
+        save_tests(run, [entry])
+        assert read_tests(run) == [entry]
+        json.loads((run / "metrics.json").read_text(), parse_constant=pytest.fail)
+    (section,) = test_sections({name: tmp_path / name for name in ("a", "b")})
+    assert section.rows[0].best == frozenset() and section.baseline == "a"
+    assert show_interval(None) == show_interval((np.nan, np.nan)) == ""
+    files = write_report([tmp_path / "a", tmp_path / "b"], None, tmp_path / "r.html", command="wsss compare a b")
+    texts = [path.read_text() for path in (files.html, files.markdown, files.csv)]
+    assert not any(re.search(r"\bnan\b|None", text) for text in texts)
+
+
 def test_order_of_the_images_does_not_matter(tmp_path):
     rng = np.random.default_rng(0)
     make_test(tmp_path / "a", "segmentation", IDS)
@@ -339,7 +378,7 @@ def test_maps_show_where_the_relevance_is(tmp_path):
         assert picture[inside] > 500
         assert picture[inside[::-1]] < 60
         iou = image_ious(section.results["run"]["confusion"])[IDS.index(image_id)]
-        assert cell[1].caption == f"IoU {100 * iou:.1f}"
+        assert cell[1].caption == f"mIoU {100 * iou:.1f}"
         assert blocks[image_id].photograph is None
 
 

@@ -18,7 +18,8 @@ from vitseg.methods import find_method
 from vitseg.models import Classifier
 from vitseg.trial import model_input
 from wsss.data import Dataset
-from wsss.errors import InputError, did_you_mean
+from wsss.data.imagenet import class_hint, wordnet_ids
+from wsss.errors import InputError
 from wsss.statistics import FRACTIONS
 
 STEPS = len(FRACTIONS)  # tenths of the pixels, 0 to 9
@@ -134,7 +135,7 @@ def perturb(
     # pairs of image and class go in batches of one size, whether an image has one class to explain or two
     groups = [(part, 1) for part in one.nonzero()[:, 0].split(batch_size)]
     groups += [(part, 2) for part in (~one).nonzero()[:, 0].split(max(1, batch_size // 2))]
-    black = classifier.normalise(torch.zeros(1, 3, 1, 1, device=device))
+    black = model_input(classifier, torch.zeros(1, 3, 1, 1), device)
     for part, maps_each in groups:
         if len(part) == 0:
             continue
@@ -143,7 +144,8 @@ def perturb(
         maps = explain(classifier.model, inputs, wanted, method, **options).maps.flatten(0, 1)
         finite = maps.isfinite().flatten(1).all(1).unflatten(0, wanted.shape).all(1).cpu()
         if not finite.all():
-            raise InputError(f"image {photographs.ids[part[~finite][0]]}: the {method} map is not finite")
+            image_id = photographs.ids[part[~finite][0]]
+            raise InputError(f"image {image_id}: the {method} map is not finite; try --precision float64")
         found = correct_after_removal(
             classifier.model,
             inputs.repeat_interleave(maps_each, 0) if maps_each > 1 else inputs,
@@ -173,9 +175,7 @@ def target_outputs(classifier: Classifier, dataset: Dataset) -> list[int]:
     shown = sorted({sample.classes[0] for sample in dataset})
     names = [dataset.class_names[index - 1] for index in shown]
     if classifier.class_names == tuple(str(output) for output in range(1000)) and not names[0].isdigit():
-        from timm.data import ImageNetInfo
-
-        order = {name: output for output, name in enumerate(ImageNetInfo().label_names())}
+        order = {name: output for output, name in enumerate(wordnet_ids())}
         strangers = [name for name in names if name not in order]
         if strangers:
             raise InputError(
@@ -188,7 +188,7 @@ def target_outputs(classifier: Classifier, dataset: Dataset) -> list[int]:
         for name in names:
             if name not in order:
                 raise InputError(
-                    f"class {name!r} of data set {dataset.name} is not one of the model's: {did_you_mean(name, order)}"
+                    f"class {name!r} of data set {dataset.name} is not one of the model's: {class_hint(name, order)}"
                 )
         known = {index: order[name] for index, name in zip(shown, names, strict=True)}
     return [known[sample.classes[0]] for sample in dataset]

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from vitseg.segmentation_test import enlarge, foreground, load_pair
+from vitseg.segmentation_test import enlarge, load_pair
 from vitseg.trial import read_map
 from wsss.data import IGNORE, Dataset
-from wsss.explanation_tests import Figures
+from wsss.explanation_tests import Figures, foreground, image_ious
 from wsss.overlay import heat_overlay, mask_overlay
 from wsss.statistics import FRACTIONS
 from wsss.store import atomic
@@ -69,17 +69,10 @@ def draw_curves(figures: Mapping[str, Figures], path: Path, title: str) -> None:
         temporary.write_bytes(buffer.getbuffer())
 
 
-def image_iou(confusion: np.ndarray) -> np.ndarray:
-    """IoU of the foreground of each image from its counts (n, 2, 2) [truth][prediction]; 0 where there is none."""
-    found = confusion[:, 1, 1]
-    union = confusion.sum(axis=(1, 2)) - confusion[:, 0, 0]
-    return np.divide(found, union, out=np.zeros(len(confusion)), where=union > 0)
-
-
 def write_gallery(
     results: Mapping[str, np.ndarray], dataset: Dataset, folder: Path, size: tuple[int, int], title: str, rows: int = 6
 ) -> Path:
-    """The images with the highest foreground IoU on the left, those with the lowest on the right.
+    """The images with the highest mIoU on the left, those with the lowest on the right.
 
     Four pictures an image: photograph, truth, map, map cut at its mean; ignored pixels are grey in truth and cut.
 
@@ -88,7 +81,7 @@ def write_gallery(
         folder: the stage, with its parts; gallery.jpg is written there.
         size: (height, width) that images are shown at, the one of the test.
     """
-    ious = image_iou(results["confusion"])
+    ious = image_ious(results["confusion"])
     order = np.argsort(-ious, kind="stable")
     rows = min(rows, -(-len(order) // 2))
     places = {image_id: place for place, image_id in enumerate(results["ids"].tolist())}
@@ -114,7 +107,7 @@ def write_gallery(
             for cell, picture in enumerate(_pictures(photograph, truth, heat)):
                 sheet.paste(Image.fromarray(picture), (left + cell * (width + gap), top + text))
             file = sample.image_path.name if sample.image_path.stem == sample.id else sample.id
-            draw.text((left, top), f"{file}   IoU {100 * ious[place]:.1f}", "black", font)
+            draw.text((left, top), f"{file}   mIoU {100 * ious[place]:.1f}", "black", font)
     with atomic(folder / "gallery.jpg") as temporary:
         sheet.save(temporary, format="JPEG", quality=88)
     return folder / "gallery.jpg"

@@ -20,6 +20,7 @@ from vitseg.seeds import scale_maps
 from vitseg.trial import model_input, squeeze
 from wsss.data import IGNORE, Dataset, Sample, foreground_truth
 from wsss.errors import InputError
+from wsss.explanation_tests import foreground
 from wsss.statistics import average_precision
 
 
@@ -41,11 +42,6 @@ def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """
     full = F.interpolate(maps[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
     return scale_maps(full)
-
-
-def foreground(heat: np.ndarray) -> np.ndarray:
-    """Where a map (H, W) exceeds its own mean over the whole image: bool (H, W)."""
-    return heat > heat.mean(dtype=np.float64)
 
 
 def score_image(heat: np.ndarray, truth: np.ndarray) -> ImageScore:
@@ -115,7 +111,7 @@ def segment(
             enlarge(explanation.maps, tuple(inputs.shape[2:])).cpu().numpy(), truths[chunk], ids[chunk], strict=True
         ):
             if not np.isfinite(heat).all():
-                raise InputError(f"image {image_id}: the {method} map is not finite")
+                raise InputError(f"image {image_id}: the {method} map is not finite; try --precision float64")
             scores.append(score_image(heat, truth))
             yield
     return {

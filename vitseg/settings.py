@@ -87,7 +87,7 @@ class TrialConfig(Config):
     """What the perturbation test and the segmentation test share."""
 
     methods: Annotated[tuple[str, ...] | None, Several] = None
-    """explanation methods, several at once; all that there are unless given"""
+    """explanation methods, names separated by spaces; all that there are unless given"""
     rules: Literal["robust", "exact"] = "robust"
     """propagation rules of the methods that need them: 'exact' as published, 'robust' well conditioned in float32"""
     first_block: int | None = Field(None, ge=0)
@@ -96,3 +96,5 @@ class TrialConfig(Config):
     """take that many images, evenly spread over the data set; all if not given"""
     batch_size: int = Field(16, ge=1)
     """images that go through the model at once; bounds the memory"""
+    precision: Literal["float32", "float64"] = "float32"
+    """precision of model and images; float64 takes about twice as long on a CPU, the exact rules may need it"""

@@ -21,13 +21,12 @@ def print_section(section: TestSection) -> None:
         ]
         table.add_row(row.label, row.entry.settings, *cells)
     _print(table)
-    columns = tuple(column for column in section.columns if column.better)
     if section.baseline:
         title = f"minus {section.baseline}, image by image (bold: the interval leaves out 0)"
-        table = _table(title, ("method",), columns)
+        table = _table(title, ("method",), section.compared)
         for row in section.rows:
             if row.differences is not None:
-                found = [(column, row.differences[column.key]) for column in columns]
+                found = [(column, row.differences[column.key]) for column in section.compared]
                 cells = [_cell(show_difference(d), show_interval(d[1:]), bool(verdict(c, d))) for c, d in found]
                 table.add_row(row.label, *cells)
         _print(table)

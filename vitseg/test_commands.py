@@ -75,7 +75,7 @@ def perturbation_test(
     subject = find_subject(classifier, architecture, weights, runs)
     targets = dict(zip((s.id for s in dataset), target_outputs(subject.classifier, dataset), strict=True))
     trials = open_trials(subject, dataset, "perturbation", cfg, runs, name)
-    subject.classifier.model.to(place).eval()
+    subject.to(place, cfg.precision)
 
     def prepare(samples: Sequence[Sample]) -> Judge:
         pixels = stack([squeeze(dataset.load_image(sample), subject.size) for sample in samples])
@@ -144,7 +144,7 @@ def segmentation_test(
     dataset = evenly(every, cfg.limit)
     subject = find_subject(classifier, architecture, weights, runs)
     trials = open_trials(subject, dataset, "segmentation", cfg, runs, name, classes)
-    subject.classifier.model.to(place).eval()
+    subject.to(place, cfg.precision)
 
     def prepare(samples: Sequence[Sample]) -> Judge:
         pairs = [load_pair(dataset, sample, subject.size) for sample in samples]
@@ -201,6 +201,8 @@ def _with_masks(
         raise InputError(f"--masks {masks}: goes with --images; a data set brings its own masks")
     if split is None:
         raise InputError(f"--data {data}: needs --split")
+    if classes is not None and not classes:
+        raise InputError("--classes: names none; leave the option out for all classes")
     return foreground_set(load_dataset(data, split, root), classes)
 
 
@@ -228,7 +230,8 @@ def _finish(
     text = protocol.format(size=f"{width} x {height}")
     for trial in trials:
         done = made[trial.method]
-        if done.images:
+        listed = {past["split"] for past in trial.stage.manifest["history"]}
+        if done.images or dataset.split not in listed:  # not listed: killed between the last part and this line
             counts = {"images": done.images}
             trial.stage.done(command=command_line("vitseg"), split=dataset.split, counts=counts, seconds=done.seconds)
         found = figures[trial.method]
@@ -249,9 +252,7 @@ def _finish(
             source=trial.stage.fingerprint,
         )
         save_tests(trial.run, [entry])
-    sections = test_sections({trial.run.name: trial.run for trial in trials}, (dataset.name, dataset.split))
-    for section in sections:
-        if section.test == test:
-            print_section(section)
+    for section in test_sections({trial.run.name: trial.run for trial in trials}, (dataset.name, dataset.split), test):
+        print_section(section)
     note(f"protocol: {text}")
     note(f"wrote {', '.join(str(trial.run / 'metrics.json') for trial in trials)}")

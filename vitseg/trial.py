@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,9 @@ from wsss.store import Stage, atomic, file_hash
 PART = 64
 """Images in a file of results: what a run that was killed does again at most."""
 
+PROTOCOL = 1
+"""Number of the way results are scored, to be raised whenever it changes: no run goes on with those of another."""
+
 Judge = Callable[["Trial"], Generator[None, None, dict[str, np.ndarray]]]
 """Tests one method on a part: yields once an image, returns arrays with one row an image."""
 
@@ -46,6 +51,10 @@ class Subject:
         height, width = self.classifier.model.patch_embed.img_size
         return int(height), int(width)
 
+    def to(self, device: str, precision: str) -> None:
+        """Bring the model, in place, to a device, in evaluation mode and in "float32" or "float64"."""
+        self.classifier.model.to(device, getattr(torch, precision)).eval()
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -55,12 +64,14 @@ class Trial:
     run: Path
     stage: Stage
     options: dict[str, object]
+    precision: str = "float32"
 
     @property
     def settings(self) -> str:
         """What sets the maps apart from those of the published method."""
         words = {"rules": "rules", "first_block": "first block"}
-        return ", ".join(f"{words[key]} {value}" for key, value in self.options.items()) or "as published"
+        found = [f"{words[key]} {value}" for key, value in self.options.items()]
+        return ", ".join(found + [self.precision] * (self.precision != "float32")) or "as published"
 
 
 @dataclass(frozen=True)
@@ -113,7 +124,7 @@ def open_trials(
 ) -> list[Trial]:
     """Open the stage of every method: ``<runs>/<model>.<method>/<test>/<data>_<split>``, to begin or to go on.
 
-    By the exact rules the run is ``<model>.<method>.exact``, so that both formulations can be compared.
+    By the exact rules the run is ``<model>.<method>.exact``, in float64 ``....float64``, so that they can be compared.
 
     Args:
         test: "perturbation" or "segmentation".
@@ -121,30 +132,73 @@ def open_trials(
         classes: what the images were chosen by, for the manifest.
 
     Raises:
-        InputError: unknown method, a name for several methods, or a stage that was made with other settings or images.
+        InputError: no or an unknown method, a first block that the model does not have, a name that is a path or stands
+            for several methods, or a stage that was made with other settings or images.
     """
-    methods = tuple(dict.fromkeys(config.methods or METHODS))
-    for method in methods:
-        find_method(method)
-    if name is not None and len(methods) > 1:
-        raise InputError(f"--name {name}: a run holds one method, these are {len(methods)}: {', '.join(methods)}")
+    depth = len(subject.classifier.model.blocks)
+    methods = _methods(config)
+    if config.first_block is not None and config.first_block >= depth:
+        raise InputError(f"--first-block {config.first_block}: the model has blocks 0 to {depth - 1}")
+    if name is not None:
+        _check_name(name, methods)
     chosen = {"limit": config.limit} | ({"classes": list(classes)} if classes else {})
-    content = json.dumps([(sample.id, sample.classes) for sample in dataset])
-    inputs = {"model": subject.fingerprint, "images": hashlib.sha256(content.encode()).hexdigest()[:16]}
+    precise = {"precision": config.precision} if config.precision != "float32" else {}
+    inputs = {"model": subject.fingerprint, "images": _images_hash(dataset, masks=test == "segmentation")}
     trials = []
     for method in methods:
-        options = _options(method, config, len(subject.classifier.model.blocks))
-        run = name or f"{subject.name}.{method}" + (".exact" if options.get("rules") == "exact" else "")
-        stage = Stage.open(
-            runs / run / test / f"{dataset.name}_{dataset.split}",
-            kind=f"{test}_test",
-            config={"method": method, **options, "size": subject.size, **chosen},
-            class_names=dataset.class_names,
-            suffix=".npz",
-            inputs=inputs,
-        )
-        trials.append(Trial(method, stage.folder.parents[1], stage, options))
+        options = _options(method, config, depth)
+        variants = [".exact"] * (options.get("rules") == "exact") + [f".{config.precision}"] * len(precise)
+        run = name or f"{subject.name}.{method}{''.join(variants)}"
+        try:
+            stage = Stage.open(
+                runs / run / test / f"{dataset.name}_{dataset.split}",
+                kind=f"{test}_test",
+                config={"protocol": PROTOCOL, "method": method, **options, **precise, "size": subject.size, **chosen},
+                class_names=dataset.class_names,
+                suffix=".npz",
+                inputs=inputs,
+            )
+        except InputError as error:
+            elsewhere = "--name or --runs" if len(methods) == 1 else f"--runs, as these are {len(methods)} methods"
+            if "inputs.images" in str(error):
+                elsewhere += "; inputs.images: ids, classes, sizes and times of the files"
+            raise InputError(f"{error} (into another run: {elsewhere})") from None
+        trials.append(Trial(method, stage.folder.parents[1], stage, options, config.precision))
     return trials
+
+
+def _methods(config: TrialConfig) -> tuple[str, ...]:
+    """The methods asked for, each once. InputError naming --methods."""
+    if config.methods == ():
+        raise InputError("--methods: names none; leave the option out for all methods")
+    for method in config.methods or ():
+        if "," in method:
+            spaced = " ".join(method.replace(",", " ").split())
+            raise InputError(f"--methods {method}: names are separated by spaces, not commas: --methods {spaced}")
+        find_method(method)
+    return tuple(dict.fromkeys(config.methods or METHODS))
+
+
+def _check_name(name: str, methods: Sequence[str]) -> None:
+    if name in ("", ".", "..") or os.sep in name:
+        raise InputError(f"--name {name}: is no name of a folder in --runs; a path goes there")
+    if len(methods) > 1:
+        raise InputError(f"--name {name}: a run holds one method, these are {len(methods)}: {', '.join(methods)}")
+
+
+def _images_hash(dataset: Dataset, masks: bool) -> str:
+    """Tells images from others of the same names: ids, classes, size and time of change of every file."""
+
+    @cache  # a .mat holds all of them
+    def state(path: Path | None) -> tuple[int, int] | None:
+        try:
+            found = path.stat() if path is not None else None
+        except FileNotFoundError:  # is named when it is read
+            return None
+        return (found.st_size, found.st_mtime_ns) if found is not None else None
+
+    rows = [(s.id, s.classes, state(s.image_path), state(s.mask_path) if masks else None) for s in dataset]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
 def _options(method: str, config: TrialConfig, depth: int) -> dict[str, object]:
@@ -219,5 +273,5 @@ def stack(images: Sequence[np.ndarray]) -> Tensor:
 
 
 def model_input(classifier: Classifier, pixels: Tensor, device: str) -> Tensor:
-    """uint8 (n, 3, H, W) to the model's normalised float32 on the device."""
-    return classifier.normalise(pixels.to(device).float() / 255)
+    """uint8 (n, 3, H, W) to the model's normalised input on the device, in the precision of its weights."""
+    return classifier.normalise(pixels.to(device, next(classifier.model.parameters()).dtype) / 255)

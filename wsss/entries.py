@@ -79,10 +79,10 @@ class TestEntry(Config):
     images: int
     model: str
     method: str
-    figures: dict[str, float]
-    """As ``wsss.explanation_tests`` names them, e.g. negative_predicted or miou."""
-    intervals: dict[str, tuple[float, float]]
-    """Figure -> its 95 % interval."""
+    figures: dict[str, float | None]
+    """As ``wsss.explanation_tests`` names them, e.g. negative_predicted or miou; None where undefined."""
+    intervals: dict[str, tuple[float, float] | None]
+    """Figure -> its 95 % interval, None where undefined."""
     curves: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     """Perturbation test: figure -> top-1 accuracy at the fractions 0, 0.1, ... 0.9."""
     settings: str

@@ -34,12 +34,12 @@ _UNREADABLE = (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib
 class Figures:
     """The figures of one test, all in per cent.
 
-    ``values``: figure by key. ``intervals``: its 95 % bootstrap interval (low, high). ``curves``: accuracy at each of
-    the ten fractions, perturbation test only.
+    ``values``: figure by key. ``intervals``: its 95 % bootstrap interval (low, high). Both None where undefined.
+    ``curves``: accuracy at each of the ten fractions, perturbation test only.
     """
 
-    values: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
+    values: dict[str, float | None]
+    intervals: dict[str, tuple[float, float] | None]
     curves: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
@@ -95,6 +95,26 @@ def paired_difference(test: str, a: Results, b: Results) -> dict[str, tuple[floa
 
     values, resampled = difference(pairs.mean(axis=0)), difference(bootstrap_means(pairs))
     return {key: (float(values[key]), *_interval(resampled[key])) for key in values}
+
+
+def foreground(heat: np.ndarray) -> np.ndarray:
+    """Where a map (H, W) exceeds its own mean over the whole image: bool (H, W)."""
+    return heat > heat.mean(dtype=np.float64)
+
+
+def image_ious(confusion: np.ndarray) -> np.ndarray:
+    """The mIoU of each image by itself: the mean of the IoUs of its background and its foreground.
+
+    Args:
+        confusion: (n, 2, 2) pixels [truth, prediction].
+
+    Returns:
+        float64 (n,) in [0, 1]; a class that neither shows is left out, 0 where every pixel is ignored.
+    """
+    hit = np.diagonal(confusion, axis1=1, axis2=2).astype(np.float64)
+    union = confusion.sum(1) + confusion.sum(2) - hit
+    iou = np.divide(hit, union, out=np.zeros_like(hit), where=union > 0)
+    return iou.sum(1) / np.maximum(1, (union > 0).sum(1))
 
 
 def read_results(folder: Path, keys: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -155,9 +175,10 @@ def _match(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def _figures(test: _Test, results: Results) -> Figures:
     columns = test.columns(results)
     values, resampled = test.figures(columns.mean(axis=0)), test.figures(bootstrap_means(columns))
+    spans = {key: _interval(resampled[key]) for key in values}
     return Figures(
-        {key: float(value) for key, value in values.items()},
-        {key: _interval(resampled[key]) for key in values},
+        {key: float(value) if np.isfinite(value) else None for key, value in values.items()},  # NaN is no JSON
+        {key: span if np.isfinite(span).all() else None for key, span in spans.items()},
     )
 
 

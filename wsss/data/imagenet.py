@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -70,6 +70,17 @@ def class_of(stem: str, known: frozenset[str] | dict[str, int]) -> str | None:
     return next((prefix for prefix in prefixes if prefix in known), None)
 
 
+def class_hint(name: str, known: Mapping[str, int]) -> str:
+    """`did_you_mean` that does not list a thousand classes: the nearest one, and the first few.
+
+    >>> class_hint("dgo", {"cat": 1, "dog": 2})
+    "did you mean 'dog'? known: cat, dog"
+    """
+    if len(known) <= _LISTED:
+        return did_you_mean(name, known)
+    return did_you_mean(name, known).split("known: ")[0] + f"known: {_listed(list(known))}"
+
+
 def _split_folder(config: DataConfig, root: Path, split: str) -> Path:
     splits = list_splits(config, root)
     if split == "all":
@@ -88,7 +99,7 @@ def _by_folder(folder: Path, index: dict[str, int], report: Report) -> Iterator[
         if subfolder.name in index:
             yield from ((index[subfolder.name], path) for path in _images(subfolder))
         else:
-            report(f"folder {subfolder}: no class of this name; {_hint(subfolder.name, index)}")
+            report(f"folder {subfolder}: no class of this name; {class_hint(subfolder.name, index)}")
 
 
 def _by_name(folder: Path, index: dict[str, int], report: Report) -> Iterator[tuple[int, Path]]:
@@ -96,7 +107,7 @@ def _by_name(folder: Path, index: dict[str, int], report: Report) -> Iterator[tu
         name = class_of(path.stem, index)
         if name is None:
             first = path.stem.split("_")[0]
-            report(f"image {path}: its name begins with no class (<class>_anything is due); {_hint(first, index)}")
+            report(f"image {path}: its name begins with no class (<class>_anything is due); {class_hint(first, index)}")
         else:
             yield index[name], path
 
@@ -117,13 +128,6 @@ def _images(folder: Path) -> Iterator[Path]:
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()]
     return (folder / name for name in sorted(names) if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
-
-
-def _hint(name: str, known: dict[str, int]) -> str:
-    """`did_you_mean`, but a thousand classes are not listed: the nearest one, or the first."""
-    if len(known) <= _LISTED:
-        return did_you_mean(name, known)
-    return did_you_mean(name, known).split("known: ")[0] + f"known: {_listed(list(known))}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -105,12 +105,15 @@ class TestSection:
         return tuple(column for column in self.columns if column.better or len(models) > 1)
 
 
-def test_sections(runs: dict[str, Path], only: tuple[str, str] | None = None) -> list[TestSection]:
+def test_sections(
+    runs: dict[str, Path], only: tuple[str, str] | None = None, test: str | None = None
+) -> list[TestSection]:
     """The tests of the runs, those of the same test, data and split together, in the order of the runs.
 
     Args:
         runs: name -> folder.
         only: (data, split) to leave the others out.
+        test: "perturbation" or "segmentation", likewise; the results of the other are not looked at.
 
     Raises:
         InputError: a ``metrics.json`` or a file of results that is damaged.
@@ -118,7 +121,7 @@ def test_sections(runs: dict[str, Path], only: tuple[str, str] | None = None) ->
     groups: dict[tuple[str, str, str], list[TestRow]] = {}
     for run, folder in runs.items():
         for entry in read_tests(folder):
-            if only is None or (entry.data, entry.split) == only:
+            if only in (None, (entry.data, entry.split)) and test in (None, entry.test):
                 row = TestRow(run, entry.method, entry, folder / entry.folder)
                 groups.setdefault(entry.key, []).append(row)
     return [_section(key, groups[key]) for key in sorted(groups, key=lambda key: TESTS.index(key[0]))]
@@ -163,8 +166,8 @@ def _best(test: str, rows: Sequence[TestRow]) -> list[frozenset[str]]:
     """For each row the figures that are the best of their column, as far as the printed digits tell."""
     best: list[set[str]] = [set() for _ in rows]
     for column in COLUMNS[test]:
-        values = {i: row.entry.figures.get(column.key, math.nan) for i, row in enumerate(rows)}
-        known = {i: round(value, 2) for i, value in values.items() if math.isfinite(value)}
+        values = {i: row.entry.figures.get(column.key) for i, row in enumerate(rows)}
+        known = {i: round(v, 2) for i, v in values.items() if v is not None and math.isfinite(v)}
         if len(known) > 1 and column.better:
             top = (max if column.better == "higher" else min)(known.values())
             for i, value in known.items():
@@ -197,8 +200,10 @@ def show(value: float | None) -> str:
 
 
 def show_interval(interval: Sequence[float] | None) -> str:
-    """ "41.20 to 46.91", or nothing."""
-    return f"{interval[0]:.2f} to {interval[1]:.2f}" if interval is not None else ""
+    """ "41.20 to 46.91"; nothing where it is undefined."""
+    if interval is None or not all(map(math.isfinite, interval)):
+        return ""
+    return f"{interval[0]:.2f} to {interval[1]:.2f}"
 
 
 def show_difference(difference: Interval) -> str:

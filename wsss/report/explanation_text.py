@@ -60,8 +60,9 @@ def _difference(row: TestRow, column: Column) -> str:
     difference = (row.differences or {}).get(column.key)
     if difference is None:
         return ""
-    text = show_difference(difference)
-    return f"{f'**{text}**' if verdict(column, difference) else text} ({show_interval(difference[1:])})"
+    text, interval = show_difference(difference), show_interval(difference[1:])
+    text = f"**{text}**" if verdict(column, difference) else text
+    return f"{text} ({interval})" if interval else text
 
 
 def protocols(section: TestSection) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from wsss import explanation_tests
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
 from wsss.overlay import contour_overlay, fit_width, heat_overlay, mask_overlay
@@ -36,21 +37,6 @@ class MapBlock:
     """(label of the run, its map)."""
 
 
-def image_ious(confusion: np.ndarray) -> np.ndarray:
-    """Mean of the IoUs of background and foreground in each image.
-
-    Args:
-        confusion: (n, 2, 2) pixels [truth, prediction].
-
-    Returns:
-        float64 (n,) in [0, 1]; a class that neither shows is left out, 0 where every pixel is ignored.
-    """
-    hit = np.diagonal(confusion, axis1=1, axis2=2).astype(np.float64)
-    union = confusion.sum(1) + confusion.sum(2) - hit
-    iou = np.divide(hit, union, out=np.zeros_like(hit), where=union > 0)
-    return iou.sum(1) / np.maximum(1, (union > 0).sum(1))
-
-
 def choose_ranked(ids: Sequence[str], scores: np.ndarray, count: int) -> list[tuple[str, str]]:
     """(id, place) of about a third of `count` images (at least one) each at the top, in the middle, and at the bottom.
 
@@ -72,7 +58,7 @@ def choose_ranked(ids: Sequence[str], scores: np.ndarray, count: int) -> list[tu
 def draw_maps(
     section: TestSection, dataset: Dataset | None, *, count: int, images: Sequence[str] | None = None
 ) -> list[MapBlock]:
-    """Draw the maps of a segmentation test, from the best image to the worst by the mean IoU over the runs.
+    """Draw the maps of a segmentation test, from the best image to the worst by its mIoU, the mean over the runs.
 
     Args:
         section: its runs; those without results per image, or with other images, are left out.
@@ -84,7 +70,7 @@ def draw_maps(
     for row in section.rows:
         if row.run in section.results:
             results = section.results[row.run]
-            ious = image_ious(results["confusion"]).tolist()
+            ious = explanation_tests.image_ious(results["confusion"]).tolist()
             scores[row.run] = dict(zip(results["ids"].tolist(), ious, strict=True))
     common = sorted(set.intersection(*map(set, scores.values()))) if scores else []
     if images is not None:
@@ -148,7 +134,7 @@ def _block(
             raise InputError(
                 f"{row.results}: no finite map of image {image_id}; delete the folder and run the test again"
             )
-        caption = f"IoU {100 * scores[row.run][image_id]:.1f}"
+        caption = f"mIoU {100 * scores[row.run][image_id]:.1f}"
         alt = f"Map of {row.label} on image {image_id}, {caption}"
         cells.append((row.label, jpeg(_drawn(small, heat, colour, sample is not None), alt, caption)))
     return MapBlock(image_id, place, names, photograph, truth, tuple(cells))
@@ -160,4 +146,5 @@ def _drawn(small: np.ndarray, heat: np.ndarray, colour: int, on_photograph: bool
     low, high = float(full.min()), float(full.max())
     scaled = (full - low) / (high - low) if high > low else np.zeros_like(full)
     picture = heat_overlay(small, scaled, 0.6 if on_photograph else 1.0)
-    return contour_overlay(picture, np.where(full > full.mean(), colour, 0).astype(np.uint8), voc_palette())
+    mask = np.where(explanation_tests.foreground(full), colour, 0).astype(np.uint8)
+    return contour_overlay(picture, mask, voc_palette())
