@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from affinity.hybrid import Stages, is_hybrid, load_trunk, resolve
 from affinity.settings import STRIDE, NetworkConfig
-from affinity.weights import create_backbone, move_stride_to_first_convolution
+from affinity.weights import create_backbone
 from wsss.errors import InputError
+from wsss.weights import strides_first
 
 
 class AffinityNetwork(nn.Module):
@@ -44,7 +45,7 @@ class AffinityNetwork(nn.Module):
         weights = config.weights if load_weights else None
         build = {"cnn": _cnn, "vit": _vit, "hybrid": _hybrid}[config.kind]
         self.trunk, channels, self.strides = build(config, weights)
-        if config.stride_in_conv1 and not move_stride_to_first_convolution(self.trunk):
+        if config.stride_in_conv1 and not strides_first(self.trunk):
             raise InputError(f"stride_in_conv1: backbone {config.backbone} has no bottleneck blocks with stride 2")
         self.multiple = max(STRIDE, *self.strides)
         cfg = self.trunk.pretrained_cfg if hasattr(self.trunk, "pretrained_cfg") else self.trunk.default_cfg

@@ -85,23 +85,6 @@ def convert_weights(name: str, source: str, path: Path) -> None:
     save_file({key: tensor.contiguous() for key, tensor in read_weights(name, source).items()}, path)
 
 
-def move_stride_to_first_convolution(trunk: nn.Module) -> int:
-    """Make a ResNet of bottlenecks version 1: the stride of a block from its 3x3 convolution to its first 1x1.
-
-    He et al., "Deep Residual Learning", CVPR 2016, as published; timm and torchvision build version 1.5. Both
-    have the same keys, so nothing but the accuracy tells that weights of the one are used with the other. Returns
-    the number of blocks changed.
-    """
-    changed = 0
-    for module in trunk.modules():
-        first, second = getattr(module, "conv1", None), getattr(module, "conv2", None)
-        convolutions = isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)
-        if convolutions and first.kernel_size == (1, 1) and second.stride == (2, 2):
-            first.stride, second.stride = second.stride, first.stride
-            changed += 1
-    return changed
-
-
 def _file_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"weights {path}: no such file")

@@ -18,8 +18,9 @@ from affinity.checkpoint import load_affinity_network, save_affinity_network
 from affinity.loss import EPSILON, affinity_loss, pair_distances, pair_kinds, stride_labels
 from affinity.network import AffinityNetwork
 from affinity.settings import NetworkConfig
-from affinity.weights import convert_weights, create_backbone, move_stride_to_first_convolution, read_weights
+from affinity.weights import convert_weights, create_backbone, read_weights
 from wsss.errors import InputError
+from wsss.weights import strides_first
 
 SMALL = {"weights": None, "widths": (8, 8), "dim": 12, "groups": 4, "stem_width": 4}
 TRUNKS = {
@@ -90,7 +91,7 @@ def test_the_distance_of_features_is_the_mean_of_the_original_code() -> None:
 
 def test_version_one_of_resnet() -> None:
     trunk = timm.create_model("resnet50", features_only=True, out_indices=(1, 2, 3))
-    assert move_stride_to_first_convolution(trunk) == 2  # layer2 and layer3; layer4 is cut off
+    assert strides_first(trunk) == 2  # layer2 and layer3; layer4 is cut off
     block = trunk["layer2"][0]
     assert block.conv1.stride == (2, 2) and block.conv2.stride == (1, 1)
     assert [f.shape[-1] for f in trunk(torch.rand(1, 3, 64, 64))] == [16, 8, 4]

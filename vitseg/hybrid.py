@@ -17,10 +17,9 @@ from typing import Any
 import timm
 import torch
 from timm.layers import Format, HybridEmbed
-from timm.models.resnet import Bottleneck
 from torch import nn
 
-from vitseg.weights import fitting, read_weights
+from wsss.weights import fitting, read_weights, strides_first
 from wsss.errors import InputError, did_you_mean
 
 SEPARATOR = "+"
@@ -78,12 +77,8 @@ def embedding(trunk: Trunk, stride: int) -> dict[str, Any]:
     module = _features(trunk, out_indices=levels)
     if getattr(module, "output_fmt", Format.NCHW) != Format.NCHW:
         raise InputError(f"trunk {trunk.name}: gives its features channels last; wanted is a CNN")
-    if trunk.stride_in_conv1:
-        blocks = [part for part in module.modules() if isinstance(part, Bottleneck) and part.conv2.stride != (1, 1)]
-        if not blocks:
-            raise InputError(f"trunk {trunk.name}: {trunk.backbone} is no ResNet of bottlenecks and has no version 1")
-        for block in blocks:
-            block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+    if trunk.stride_in_conv1 and not strides_first(module):
+        raise InputError(f"trunk {trunk.name}: {trunk.backbone} is no ResNet of bottlenecks and has no version 1")
     return {"embed_layer": partial(HybridEmbed, backbone=module), "patch_size": 1}
 
 

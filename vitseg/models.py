@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vitseg.hybrid import embedding, load_trunk, split_name, trunk_of
 from vitseg.relevance.capture import check_supported
-from vitseg.weights import fitting, read_weights
+from wsss.weights import fitting, read_weights
 from wsss.errors import InputError, did_you_mean
 from wsss.store import atomic
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from timm.models import load_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 
 from wsss.errors import InputError
 
@@ -44,3 +44,20 @@ def fitting(
         )
     found = {name: state[name] for name in wanted if name in state}
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.items()}
+
+
+def strides_first(network: nn.Module) -> int:
+    """Make a ResNet of bottlenecks version 1: the stride of a block from its 3x3 convolution to its first 1x1.
+
+    He et al., "Deep Residual Learning", CVPR 2016, as published; timm and torchvision build version 1.5. Both
+    have the same keys, so nothing but the accuracy tells that weights of the one are used with the other. Returns
+    the number of blocks changed.
+    """
+    changed = 0
+    for module in network.modules():
+        first, second = getattr(module, "conv1", None), getattr(module, "conv2", None)
+        convolutions = isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)
+        if convolutions and first.kernel_size == (1, 1) and second.stride == (2, 2):
+            first.stride, second.stride = second.stride, first.stride
+            changed += 1
+    return changed

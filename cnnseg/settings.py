@@ -1,0 +1,126 @@
+"""Settings of the commands; importing them costs no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt
+
+from wsss.console import Config, Several
+
+BEST, LAST = "best.safetensors", "last.safetensors"
+"""Names of the checkpoints in the stage folder ``network`` of a run."""
+
+BACKGROUND_CLASS = 0
+"""The output of every network that belongs to the background; output c is class c."""
+
+Kind = Literal[
+    "unrolled", "ws_ae", "free_convolutions", "nearest_upsampling", "unet", "multitask_unet", "fcn", "classifier"
+]
+
+NETWORKS: dict[str, str] = {
+    "unrolled": "unrolled LRP-0: tied weights, tied activations, tied up-sampling, a branch for each class",
+    "ws_ae": "unrolled without tied activations: ordinary ReLUs in the decoder (weight-sharing autoencoder)",
+    "free_convolutions": "unrolled without tied weights: the decoder has convolutions of its own, which start as the encoder's",
+    "nearest_upsampling": "unrolled without tied up-sampling: nearest neighbour in place of un-pooling and transposed strides",
+    "unet": "U-Net, trained with the segmentation loss alone",
+    "multitask_unet": "U-Net with a classifier on its bottleneck, trained with both losses",
+    "fcn": "U-Net without skip connections, trained with the segmentation loss alone",
+    "classifier": "the classifier alone, trained with the classification loss alone",
+}
+"""Every network that the training loop takes (seed paper, tables 1 and 3), with a line for the list."""
+
+Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1), Several]
+
+
+class NetworkConfig(Config):
+    """Which network is trained, and where its weights start."""
+
+    network: Kind = "unrolled"
+    """network, see list-networks"""
+    architecture: str = "resnet50"
+    """CNN of the encoder: timm's or torchvision's name; resnet50_v1 is a ResNet-50 version 1 (stride in the first 1x1
+    convolution)"""
+    weights: str = "pretrained"
+    """where the encoder starts: 'pretrained' (ImageNet weights, fetched by timm), 'none', or a file of weights"""
+    classifier: str | None = None
+    """where the encoder starts instead: a classifier of train-classifier, a run or a file"""
+    classes_at_once: int | None = Field(None, ge=1)
+    """decoder branches of unrolled networks that are held in memory at once; all of them if not given"""
+
+
+class TrainConfig(Config):
+    """One training: the seed paper's recipe (section 3), where it gives one."""
+
+    budget: int | None = Field(None, ge=0)
+    """number of training images whose masks are used; all that there are if not given; 0: image-level labels alone"""
+    budget_seed: int = Field(0, ge=0)
+    """seed of the choice of those images, the same for all networks and trainings that are compared"""
+    steps: int = Field(20000, ge=1)
+    """optimiser steps"""
+    batch_size: int = Field(10, ge=1)
+    """images in a step"""
+    mask_share: float = Field(0.5, gt=0, le=1)
+    """share of each batch that has masks, if the network classifies; networks that do not see masked images alone"""
+    crop: int = Field(256, ge=32)
+    """side of the square crops"""
+    scale_min: float = Field(0.5, gt=0)
+    """smallest random magnification"""
+    scale_max: float = Field(2.0, gt=0)
+    """largest random magnification"""
+    flip: bool = True
+    """mirror half of the images"""
+    colour_jitter: float = Field(0.3, ge=0, lt=1)
+    """strength of the random brightness, contrast and saturation; a third of it for hue"""
+    lr: float = Field(1e-5, gt=0)
+    """learning rate"""
+    head_lr_factor: float = Field(1, gt=0)
+    """learning rate of layers that start at random, in multiples of lr"""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """how the learning rate goes: constant as in the paper, or half a cosine down to 0"""
+    warmup: int = Field(0, ge=0)
+    """steps of linear warm-up"""
+    weight_decay: float = Field(0.01, ge=0)
+    """weight decay of AdamW"""
+    classification_weight: float = Field(1, ge=0)
+    """weight of the classification loss"""
+    segmentation_weight: float = Field(1, ge=0)
+    """weight of the segmentation loss"""
+    clip: float | None = Field(None, gt=0)
+    """largest norm of the gradient; none if not given"""
+    frozen_statistics: bool = True
+    """the encoder's batch norm keeps its ImageNet statistics instead of those of each batch"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: autocast to bfloat16 (twice as fast on CPUs and GPUs that have it)"""
+    evaluate_every: int = Field(1000, ge=1)
+    """steps between evaluations on the validation split"""
+    evaluate_images: int | None = Field(None, ge=1)
+    """images of the validation split used while training, evenly spread; all if not given"""
+    evaluate_size: int | None = Field(None, ge=32)
+    """evaluate images resized to about this side (square of equal area); native size if not given"""
+    snapshots: Annotated[tuple[str, ...], Several] = ()
+    """ids of images whose heat-maps are kept at every evaluation, for pictures"""
+    save_every: int = Field(500, ge=1)
+    """steps between saves of the state that a killed training goes on from"""
+    seed: int = Field(0, ge=0)
+    """seed of new layers, the order of the images and their augmentation"""
+
+
+class SeedConfig(Config):
+    """How class maps become seeds."""
+
+    method: Literal["lrp", "cam"] = "lrp"
+    """lrp: heat-maps of the unrolled network; cam: class activation map of the classifier"""
+    scores: Literal["relevance", "softmax"] = "relevance"
+    """relevance: positive relevance, averaged over cells and scaled; softmax: over background and the image's classes,
+    for a network trained with masks"""
+    sizes: Sizes = (224, 320, 448)
+    """the image is explained at each of these sizes (side of the square of equal area) and the maps are averaged"""
+    flip: bool = True
+    """average with the map of the mirrored image"""
+    cell: int = Field(16, ge=1)
+    """side in pixels of the cells over which relevance is averaged"""
+    power: float = Field(0.5, gt=0)
+    """the scaled map is raised to this power"""
+    percentile: float = Field(100, gt=0, le=100)
+    """the scale's upper end; what lies above it is clipped at 1"""
