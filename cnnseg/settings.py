@@ -21,8 +21,8 @@ Kind = Literal[
 NETWORKS: dict[str, str] = {
     "unrolled": "unrolled LRP-0: tied weights, tied activations, tied up-sampling, a branch for each class",
     "ws_ae": "unrolled without tied activations: ordinary ReLUs in the decoder (weight-sharing autoencoder)",
-    "free_convolutions": "unrolled without tied weights: the decoder has convolutions of its own, which start as the encoder's",
-    "nearest_upsampling": "unrolled without tied up-sampling: nearest neighbour in place of un-pooling and transposed strides",
+    "free_convolutions": "unrolled without tied weights: convolutions of the decoder's own, which start as the encoder's",
+    "nearest_upsampling": "unrolled without tied up-sampling: nearest neighbour instead of un-pooling and strides",
     "unet": "U-Net, trained with the segmentation loss alone",
     "multitask_unet": "U-Net with a classifier on its bottleneck, trained with both losses",
     "fcn": "U-Net without skip connections, trained with the segmentation loss alone",
@@ -112,15 +112,26 @@ class SeedConfig(Config):
     method: Literal["lrp", "cam"] = "lrp"
     """lrp: heat-maps of the unrolled network; cam: class activation map of the classifier"""
     scores: Literal["relevance", "softmax"] = "relevance"
-    """relevance: positive relevance, averaged over cells and scaled; softmax: over background and the image's classes,
-    for a network trained with masks"""
+    """relevance: positive relevance, averaged over cells and scaled; softmax: probabilities among background and the
+    image's classes, averaged over cells, of a network trained with masks"""
     sizes: Sizes = (224, 320, 448)
     """the image is explained at each of these sizes (side of the square of equal area) and the maps are averaged"""
     flip: bool = True
     """average with the map of the mirrored image"""
     cell: int = Field(16, ge=1)
-    """side in pixels of the cells over which relevance is averaged"""
-    power: float = Field(0.5, gt=0)
-    """the scaled map is raised to this power"""
+    """side in pixels of the cells over which heat-maps are averaged"""
+    power: float | None = Field(None, gt=0)
+    """the scaled map is raised to this power; unless given, 0.5 of relevance, 1 of cam, 2.4 of softmax"""
     percentile: float = Field(100, gt=0, le=100)
     """the scale's upper end; what lies above it is clipped at 1"""
+
+    @property
+    def exponent(self) -> float:
+        """The power, given or usual.
+
+        By the alpha rule at 8 a score of 0.19 beats the background. So much of its highest value is where an activation
+        map is cut as a rule; relevance is peakier. A probability of 1/2 to the power of 2.4 is 0.19.
+        """
+        if self.power is not None:
+            return self.power
+        return 1.0 if self.method == "cam" else 2.4 if self.scores == "softmax" else 0.5

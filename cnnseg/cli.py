@@ -1,0 +1,179 @@
+"""The command ``cnnseg``: unrolled LRP, trained as a segmentation network, beside its baselines."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from cnnseg.settings import NETWORKS, NetworkConfig, TrainConfig
+from wsss.console import Flat, note, run
+from wsss.errors import InputError
+from wsss.options import Data, Device, Root, Runs, Workers, worker_count
+
+if TYPE_CHECKING:
+    from wsss.data import Dataset
+
+app = App(
+    name="cnnseg",
+    help="Unrolled LRP: a convolutional classifier that is a segmentation network, its baselines, and seeds made of it.",
+    default_parameter=Parameter(negative_iterable=""),
+)
+
+TrainSplit = Annotated[str, Parameter(help="Split to train on.")]
+ValSplit = Annotated[
+    str | None, Parameter(help="Split that is evaluated while training, and that best.safetensors is chosen on.")
+]
+Readers = Annotated[int, Parameter(help="Processes that read images; 0 reads in the main process.")]
+
+
+@app.command
+def train_classifier(
+    *,
+    data: Data,
+    train_split: TrainSplit = "train",
+    val_split: ValSplit = None,
+    name: str = "cnn_classifier",
+    root: Root = None,
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
+    workers: Readers = 0,
+    net: Annotated[NetworkConfig, Flat] = NetworkConfig(),
+    cfg: Annotated[TrainConfig, Flat] = TrainConfig(),
+) -> None:
+    """Train a convolutional classifier from image-level labels alone: what unrolled networks and U-Nets start from.
+
+    Writes network/last.safetensors into the run, and best.safetensors, which is chosen on the validation split. It has
+    an output for the background too, which this training does not touch. A training that was killed goes on and, on
+    a CPU, ends with the same classifier.
+
+    Parameters
+    ----------
+    name
+        Name of the run.
+    """
+    from cnnseg.runs import train_run
+
+    if "network" in net.model_fields_set and net.network != "classifier":
+        raise InputError(f"--network {net.network}: `cnnseg train-unrolled` trains it; this command trains classifiers")
+    if cfg.budget:
+        raise InputError(f"--budget {cfg.budget}: a classifier learns from image-level labels alone; leave it out")
+    net, cfg = net.model_copy(update={"network": "classifier"}), cfg.model_copy(update={"budget": 0})
+    train_set, val_set = _splits(data, train_split, val_split, root)
+    train_run(runs / name, train_set, val_set, net, cfg, runs=runs, device=device, workers=workers)
+
+
+@app.command
+def train_unrolled(
+    *,
+    data: Data,
+    train_split: TrainSplit = "train",
+    val_split: ValSplit = None,
+    name: str | None = None,
+    root: Root = None,
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
+    workers: Readers = 0,
+    net: Annotated[NetworkConfig, Flat] = NetworkConfig(),
+    cfg: Annotated[TrainConfig, Flat] = TrainConfig(),
+) -> None:
+    """Train an unrolled network, or one of its baselines, on image-level labels and some masks.
+
+    Writes network/last.safetensors into the run, and best.safetensors, which is chosen on the validation split;
+    history.jsonl has the figures of every evaluation. A training that was killed goes on and, on a CPU, ends with the
+    same network.
+
+    Parameters
+    ----------
+    name
+        Name of the run; the network's unless given.
+    """
+    from cnnseg.runs import train_run
+
+    train_set, val_set = _splits(data, train_split, val_split, root)
+    folder = runs / (name or net.network)
+    train_run(folder, train_set, val_set, net, cfg, runs=runs, device=device, workers=workers)
+
+
+@app.command
+def evaluate(
+    *,
+    network: str,
+    data: Data,
+    split: str,
+    which: Literal["last", "best"] = "last",
+    name: str | None = None,
+    size: int | None = None,
+    protocol: Literal["voc", "paper"] = "voc",
+    root: Root = None,
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
+    batch_size: int = 4,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    workers: Workers = None,
+) -> None:
+    """Segment and classify whole images: masks, mIoU in metrics.json, F1 and average precision in scores.json.
+
+    No image-level labels are given to the network. wsss compare shows the figures beside those of other runs.
+
+    Parameters
+    ----------
+    network
+        Checkpoint (.safetensors), or the name of a run that holds one.
+    split
+        Split to segment.
+    which
+        last: the end of the training; best: the checkpoint that was chosen on the validation split.
+    name
+        Run that gets masks and figures; unless given, that of the network (of best: NAME_best).
+    size
+        Resize images to an area of SIZE x SIZE before the network sees them; native size unless given.
+    protocol
+        voc: whole images, 255 ignored; paper: the seed paper's centre crops of 256 x 256, where 255 counts as
+        background; writes no masks.
+    batch_size
+        Images of one size that go through the network together.
+    precision
+        bf16: autocast to bfloat16.
+    workers
+        Processes that compare masks; one for each core unless given.
+    """
+    from cnnseg.runs import evaluate_checkpoint
+    from wsss.data import load_dataset
+
+    for option, value in (("--size", size), ("--batch-size", batch_size)):
+        if value is not None and value < 1:
+            raise InputError(f"{option} {value}: at least 1")
+    evaluate_checkpoint(
+        network,
+        load_dataset(data, split, root),
+        runs=runs,
+        which=which,
+        name=name,
+        size=size,
+        protocol=protocol,
+        device=device,
+        batch_size=batch_size,
+        precision=precision,
+        workers=worker_count(workers),
+    )
+
+
+@app.command
+def list_networks() -> None:
+    """List the networks that train-unrolled trains."""
+    for name, line in NETWORKS.items():
+        note(f"{name:20s} {line}")
+
+
+def _splits(data: str, train_split: str, val_split: str | None, root: Path | None) -> tuple[Dataset, Dataset | None]:
+    from wsss.data import load_dataset
+
+    return load_dataset(data, train_split, root), load_dataset(data, val_split, root) if val_split else None
+
+
+def main() -> None:
+    """Entry point of ``cnnseg``."""
+    sys.exit(run(app))

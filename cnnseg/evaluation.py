@@ -1,0 +1,274 @@
+"""What a network says about whole images: masks, mIoU, classification scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as TF
+
+from cnnseg.models import Network
+from wsss.console import track
+from wsss.data import BACKGROUND, IGNORE, Dataset, Sample
+from wsss.errors import InputError
+from wsss.metrics import ClassificationScores, ConfusionMatrix, classification_scores
+from wsss.store import locked, read_json, write_json, write_mask
+
+SCORES = "scores.json"
+PAPER_SIDE = 256
+
+PROTOCOLS = {
+    "voc": "one confusion matrix over all images at native size, background included, 255 ignored",
+    "paper": f"seed paper's own rule: centre crops of {PAPER_SIDE} x {PAPER_SIDE}, smaller images padded with black as "
+    "background, 255 counted as background",
+}
+"""Rule of evaluation -> what is printed with its figures."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says about an image: mask (H, W) uint8 in 0..C, class probabilities (C,) float32; None if unsaid."""
+
+    sample: Sample
+    mask: np.ndarray | None
+    probabilities: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures of a network on some images; None for what it does not do, or what there is no ground truth for."""
+
+    images: int
+    matrix: ConfusionMatrix | None
+    scores: ClassificationScores | None
+
+    @property
+    def miou(self) -> float | None:
+        """In per cent; None if undefined."""
+        return None if self.matrix is None else percent(self.matrix.miou)
+
+    @property
+    def macro_f1(self) -> float | None:
+        """In per cent; None if undefined."""
+        return None if self.scores is None else percent(self.scores.macro_f1)
+
+    @property
+    def mean_average_precision(self) -> float | None:
+        """In per cent; None if undefined."""
+        return None if self.scores is None else percent(self.scores.mean_average_precision)
+
+
+def check_classes(network: Network, dataset: Dataset) -> None:
+    """InputError if the outputs of a network are not the classes of a data set, in its order."""
+    if network.class_names != dataset.class_names:
+        theirs, ours = ", ".join(network.class_names), ", ".join(dataset.class_names)
+        raise InputError(f"network made for other classes: {theirs}; data set {dataset.name} has: {ours}")
+
+
+def evenly_spread(samples: Sequence[Sample], count: int | None) -> tuple[Sample, ...]:
+    """`count` of the samples, evenly spread, the first and the last among them; all if there are no more, or if None."""
+    if count is None or count >= len(samples):
+        return tuple(samples)
+    return tuple(samples[i] for i in np.linspace(0, len(samples) - 1, count).round().astype(int))
+
+
+@torch.inference_mode()
+def predict(
+    network: Network,
+    dataset: Dataset,
+    samples: Sequence[Sample],
+    *,
+    size: int | None = None,
+    centre: int | None = None,
+    masks: bool = True,
+    device: str = "cpu",
+    batch_size: int = 4,
+    precision: str = "fp32",
+) -> Iterator[Prediction]:
+    """Run whole images through a network; those of equal size together, so not in the order given.
+
+    Args:
+        samples: images of `dataset`.
+        size: the network sees each image resized to an area of `size`^2, in its own proportions; its maps are
+            enlarged to native size (bilinear) before the strongest is taken. None: native size.
+        centre: cut a square of that side from the middle (padded with black) and treat it as the image.
+        masks: False: class probabilities alone, without the cost of a decoder.
+        precision: "bf16" for autocast.
+
+    Raises:
+        InputError: an image cannot be read, or a network that gives NaN or infinite values.
+    """
+    module = network.module.to(device).eval()
+    for group, native, seen in _groups(dataset, samples, size, centre, batch_size):
+        pictures = [_centre(dataset.load_image(sample), centre) for sample in group]
+        images = torch.stack([network.prepare(picture, seen) for picture in pictures]).to(device)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
+            logits, maps = module(images, decode=None if masks else 0)
+        for index, sample in enumerate(group):
+            mask = probabilities = None
+            if masks and maps is not None:
+                mask = _strongest(_finite(maps[index : index + 1], sample), native).cpu().numpy()
+            if logits is not None:
+                probabilities = _finite(logits[index, 1:].float(), sample).sigmoid().cpu().numpy()
+            yield Prediction(sample, mask, probabilities)
+
+
+def evaluate_network(
+    network: Network,
+    dataset: Dataset,
+    samples: Sequence[Sample] | None = None,
+    *,
+    protocol: str = "voc",
+    description: str | None = None,
+    **how: Any,
+) -> Evaluation:
+    """mIoU and classification scores, by one pass over the images; nothing is written.
+
+    Args:
+        samples: images of `dataset`, those without a mask do not count for mIoU; all if None.
+        protocol: of ``PROTOCOLS``.
+        description: of the progress that is shown; None: none is, as where a training shows its own.
+        how: `size`, `device`, `batch_size` and `precision` of :func:`predict`.
+    """
+    check_classes(network, dataset)
+    samples = dataset.samples if samples is None else samples
+    paper = protocol == "paper"
+    has_truth = any(sample.mask_path is not None for sample in samples)
+    matrix = ConfusionMatrix(dataset.num_classes + 1) if network.module.segments and has_truth else None
+    rows: dict[str, np.ndarray] = {}
+    found = predict(network, dataset, samples, centre=PAPER_SIDE if paper else None, masks=matrix is not None, **how)
+    if description is not None:
+        found = track(found, description, total=len(samples))
+    for one in found:
+        if one.probabilities is not None:
+            rows[one.sample.id] = one.probabilities
+        if matrix is not None and one.mask is not None and one.sample.mask_path is not None:
+            truth = dataset.load_mask(one.sample)
+            if paper:
+                truth = np.where(truth == IGNORE, BACKGROUND, truth).astype(np.uint8)
+                truth = TF.center_crop(torch.from_numpy(truth)[None], [PAPER_SIDE, PAPER_SIDE])[0].numpy()
+            try:
+                matrix.update(one.mask, truth)
+            except ValueError as error:
+                raise InputError(f"{one.sample.mask_path}: {error}") from None
+    return Evaluation(len(samples), matrix, _scores(dataset, samples, rows))
+
+
+def predict_masks(
+    network: Network, dataset: Dataset, folder: Path, todo: Iterable[str], **how: Any
+) -> ClassificationScores | None:
+    """Write ``<folder>/<id>.png`` of the images in `todo`, each as soon as it is made.
+
+    Args:
+        how: `size`, `device`, `batch_size` and `precision` of :func:`predict`.
+
+    Returns:
+        Classification scores over all images of `dataset` (those whose mask is there are classified only); None if
+        the network does not classify.
+    """
+    check_classes(network, dataset)
+    wanted = set(todo)
+    rows: dict[str, np.ndarray] = {}
+    parts = [(True, [sample for sample in dataset if sample.id in wanted])]
+    if network.module.classifies:
+        parts.append((False, [sample for sample in dataset if sample.id not in wanted]))
+    for masks, samples in parts:
+        found = predict(network, dataset, samples, masks=masks, **how)
+        verb = "masks of" if masks else "classify"
+        for one in track(found, f"{verb} {dataset.split}", total=len(samples)):
+            if one.mask is not None:
+                write_mask(folder, one.sample.id, one.mask)
+            if one.probabilities is not None:
+                rows[one.sample.id] = one.probabilities
+    return _scores(dataset, dataset.samples, rows)
+
+
+def save_scores(
+    folder: Path, entry: dict[str, Any], scores: ClassificationScores | None, names: Sequence[str]
+) -> dict[str, Any]:
+    """Merge an entry into ``<folder>/scores.json``: it replaces that of the same data, split, checkpoint, protocol.
+
+    Returns the entry, with the figures of `scores` (in per cent) added.
+    """
+    entry = dict(entry)
+    if scores is not None:
+        entry |= {
+            "macro_f1": percent(scores.macro_f1),
+            "map": percent(scores.mean_average_precision),
+            "threshold": scores.threshold,
+            "f1": {name: percent(value) for name, value in zip(names, scores.f1, strict=True)},
+            "ap": {name: percent(value) for name, value in zip(names, scores.average_precision, strict=True)},
+        }
+    key = ("data", "split", "checkpoint", "protocol", "size")
+    with locked(folder / f".{SCORES}.lock"):
+        old = [row for row in read_scores(folder) if any(row.get(name) != entry.get(name) for name in key)]
+        write_json(folder / SCORES, {"entries": [*old, entry]})
+    return entry
+
+
+def read_scores(folder: Path) -> list[dict[str, Any]]:
+    """The entries that `save_scores` wrote, none if there is no such file."""
+    path = folder / SCORES
+    if not path.exists():
+        return []
+    content = read_json(path)
+    rows = content.get("entries") if isinstance(content, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path}: no list of entries; delete it and evaluate again")
+    return rows
+
+
+def percent(value: float) -> float | None:
+    """A fraction in per cent, None if it is undefined."""
+    return round(100 * float(value), 4) if math.isfinite(value) else None
+
+
+def _scores(
+    dataset: Dataset, samples: Sequence[Sample], rows: dict[str, np.ndarray]
+) -> ClassificationScores | None:
+    if not rows:
+        return None
+    labels = np.zeros((len(samples), dataset.num_classes), np.float32)
+    for row, sample in enumerate(samples):
+        labels[row, [c - 1 for c in sample.classes]] = 1
+    return classification_scores(np.stack([rows[sample.id] for sample in samples]), labels)
+
+
+def _groups(
+    dataset: Dataset, samples: Sequence[Sample], size: int | None, centre: int | None, batch_size: int
+) -> Iterator[tuple[list[Sample], tuple[int, int], tuple[int, int]]]:
+    """Images of one size, that size, and the size at which the network sees them; both (height, width)."""
+    by_size: dict[tuple[int, int], list[Sample]] = {}
+    for sample in samples:
+        native = dataset.image_size(sample) if centre is None else (centre, centre)
+        by_size.setdefault(native, []).append(sample)
+    for (height, width), group in by_size.items():
+        factor = 1.0 if size is None else size / math.sqrt(height * width)
+        seen = (max(1, round(height * factor)), max(1, round(width * factor)))
+        for start in range(0, len(group), batch_size):
+            yield group[start : start + batch_size], (height, width), seen
+
+
+def _centre(image: Image.Image, side: int | None) -> Image.Image:
+    return image if side is None else TF.center_crop(image, [side, side])
+
+
+def _strongest(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """(1, C + 1, h, w) to the index of the strongest map at each pixel of `size`, uint8."""
+    if maps.shape[-2:] != size:
+        maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
+    return maps[0].argmax(0).to(torch.uint8)
+
+
+def _finite(values: Tensor, sample: Sample) -> Tensor:
+    if not values.isfinite().all():
+        raise InputError(f"the network gives NaN or infinite values for {sample.id}: train it again, with a lower --lr")
+    return values

@@ -1,0 +1,123 @@
+"""Budgets of masks: which training images keep theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from wsss.data import BACKGROUND, IGNORE, Dataset, Sample
+from wsss.errors import InputError
+
+UNIFORM_LEVELS = 5
+"""Up to so many images of each class are chosen as uniformly over the classes as possible, whatever the budget."""
+
+MIXED_FROM = 25
+"""Budgets of at least so many images a class go on by the average of the uniform and the data set's distribution."""
+
+
+def sample_masks(dataset: Dataset, budget: int | None, seed: int = 0) -> tuple[Sample, ...]:
+    """The images whose masks are used, in the order of the data set; the others keep their image-level labels.
+
+    Seed paper, section 3: the two small budgets (1 and 5 images a class) are "maximally uniform distributed
+    classes", each class at least once; from 25 a class on, "the average of a uniform distribution and the class
+    distribution in the training set". Neither their code nor more text says how; here it is done so, on the images
+    that have a mask, by their image-level labels:
+
+    1. Levels k = 1, 2, ... each set a quota of images to every class c: k C w_c, with w_c = 1 / C, so k. If the
+       budget is at least 25 C, the levels from 6 on have w_c = (1 / C + p_c) / 2, p_c being class c's share of
+       all the labels.
+    2. While a class that has images left is below its quota of this level, the one with the fewest images in the
+       data set takes its turn. Of its images that are left, those count whose other classes go least beyond
+       their quotas (sum over classes of the images in excess); one of them is drawn at random.
+    3. When no class is below its quota, the next level begins. Images without any class come last, at random.
+
+    So images of several classes are neither sought nor avoided as long as they fit, each class has one image after C
+    or fewer draws, and the budgets 1, 5, 25 a class and all are nested: each holds the ones before it.
+
+    Args:
+        budget: how many masks; None: all there are; 0: none.
+        seed: of the draw. Networks and trainings that are compared have the same.
+
+    Raises:
+        InputError: the budget is negative or larger than the number of masks.
+    """
+    pool = [sample for sample in dataset if sample.mask_path is not None]
+    where = f"data set {dataset.name}/{dataset.split}"
+    if budget is None:
+        budget = len(pool)
+    if budget < 0:
+        raise InputError(f"--budget {budget}: 0 or more")
+    if budget > len(pool):
+        raise InputError(f"--budget {budget}: {where} has {len(pool)} images with masks")
+    chosen = {pool[index].id for index in _order(_class_table(dataset, pool), budget, seed)}
+    return tuple(sample for sample in pool if sample.id in chosen)
+
+
+def _class_table(dataset: Dataset, samples: Sequence[Sample]) -> np.ndarray:
+    """Which of the images show which classes, bool (N, C)."""
+    table = np.zeros((len(samples), dataset.num_classes), bool)
+    for row, sample in enumerate(samples):
+        table[row, [c - 1 for c in sample.classes]] = True
+    return table
+
+
+def _order(shown: np.ndarray, budget: int, seed: int) -> list[int]:
+    """The first `budget` rows of `shown` (N, C) in the order in which they are chosen."""
+    count, classes = shown.shape
+    in_pool = shown.sum(0)
+    even = np.ones(classes)
+    share = in_pool / max(1, in_pool.sum())
+    later = (even + classes * share) / 2 if budget >= MIXED_FROM * classes else even
+    drawn = np.random.default_rng(seed).permutation(count)  # the first that fits in this order is a random one
+    left = np.ones(count, bool)
+    have = np.zeros(classes, int)
+    chosen: list[int] = []
+    level = 1
+    while len(chosen) < budget:
+        rest = drawn[left[drawn]]
+        available = shown[rest].any(0)
+        if not available.any():
+            return chosen + rest[: budget - len(chosen)].tolist()
+        quota = level * (even if level <= UNIFORM_LEVELS else later)
+        below = available & (have < quota)
+        if not below.any():
+            level += 1
+            continue
+        turn = np.flatnonzero(below)[in_pool[below].argmin()]
+        candidates = rest[shown[rest, turn]]
+        excess = np.maximum(0, have + 1 - np.ceil(quota))
+        excess[turn] = 0
+        index = int(candidates[(shown[candidates] @ excess).argmin()])
+        left[index] = False
+        have += shown[index]
+        chosen.append(index)
+    return chosen
+
+
+def check_agreement(dataset: Dataset, samples: Sequence[Sample]) -> list[str]:
+    """Where image-level labels and mask disagree: a line for each image, in the order of `samples`.
+
+    A class that is in the mask and not among the labels, or among the labels and not in the mask (it may hide where
+    the mask is 255). Reads the masks; images without one are passed over.
+
+    Raises InputError if a mask cannot be read.
+    """
+    lines = []
+    for sample in samples:
+        if sample.mask_path is None:
+            continue
+        values = np.flatnonzero(np.bincount(dataset.load_mask(sample).ravel(), minlength=256)).tolist()
+        in_mask, labelled = set(values) - {BACKGROUND, IGNORE}, set(sample.classes)
+        parts = []
+        if lacking := in_mask - labelled:
+            parts.append(f"the mask shows {_names(dataset, lacking)}, which the labels lack")
+        if absent := labelled - in_mask:
+            parts.append(f"the labels name {_names(dataset, absent)}, of which the mask shows nothing")
+        if parts:
+            lines.append(f"image {sample.id} of {dataset.name}/{dataset.split}: {'; '.join(parts)}")
+    return lines
+
+
+def _names(dataset: Dataset, classes: set[int]) -> str:
+    return ", ".join(dataset.class_names[c - 1] for c in sorted(classes))

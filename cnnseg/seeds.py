@@ -1,0 +1,197 @@
+"""Seeds of a convolutional classifier: heat-maps of the unrolled network (`lrp`), or class activation maps (`cam`)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cnnseg.models import Network
+from cnnseg.settings import BACKGROUND_CLASS, SeedConfig
+from cnnseg.unroll import UnrolledNetwork, unroll
+from wsss.data import Dataset, Sample
+from wsss.errors import InputError
+from wsss.maps import SeedCounts, average_sizes, input_size, match_classes, scale_maps, write_seeds
+
+STRIDE = 32
+"""Sides of the inputs are multiples of at least this: what the CNNs here shrink an image by."""
+
+Explain = Callable[[Tensor, Sequence[int]], Tensor]
+"""Normalised images (B, 3, H, W), outputs (K) -> maps (B, K, h, w), not scaled; see `explanation`."""
+
+
+def outputs_for(network: Network, dataset: Dataset) -> dict[int, int]:
+    """Class index of the data set (1..C) -> output of the network, matched by name; the background's is never one.
+
+    Raises InputError if the network does not know a class of the data set.
+    """
+    first = BACKGROUND_CLASS + 1
+    return {index: first + place for index, place in match_classes(network.class_names, dataset).items()}
+
+
+def make_seeds(
+    network: Network,
+    samples: Sequence[Sample],
+    outputs: dict[int, int],
+    folder: Path,
+    config: SeedConfig = SeedConfig(),
+    *,
+    device: str = "cpu",
+    batch_size: int = 8,
+) -> SeedCounts:
+    """Write the seed of every sample into `folder`; an image without a class gets one without maps.
+
+    Args:
+        outputs: class index -> output of the network, see `outputs_for`.
+        batch_size: maps made at once; bounds the memory. Images are read in groups of that size, on a GPU four times
+            as many, so that those of equal shape and classes can go through the network together.
+
+    An image that cannot be read or whose map is not finite is reported in the result, and the others are still made.
+
+    Raises:
+        InputError: the method does not go with this network.
+    """
+    explain = explanation(network, config)
+    network.module.to(device).eval()
+
+    def maps_of(images: Sequence[Image.Image], shown: Sequence[Sample]) -> list[np.ndarray]:
+        wanted = [[outputs[c] for c in sample.classes] for sample in shown]
+        return class_maps(network, explain, images, wanted, config, device=device, batch_size=batch_size)
+
+    group = batch_size if device == "cpu" else 4 * batch_size
+    remedy = "look at the network's training: its weights or its scores are out of bounds"
+    return write_seeds(samples, folder, maps_of, group=group, method=config.method, remedy=remedy)
+
+
+def explanation(network: Network, config: SeedConfig) -> Explain:
+    """The function that makes the maps of a method, before they are scaled and averaged over sizes.
+
+    lrp, relevance: positive relevance, averaged over cells of ``config.cell`` pixels. lrp, softmax: probabilities
+    among background and the outputs asked for, averaged over cells. cam: positive activation, at the CNN's own grid.
+
+    Raises:
+        InputError: a network without the layers that the method needs, or scores that the method does not have.
+    """
+    if config.method == "cam":
+        if config.scores != "relevance":
+            raise InputError(f"--scores {config.scores}: of --method lrp alone; cam has no background to compare with")
+        model = _classifier(network)
+        pool, linear = _head(model, network.architecture)
+        return lambda images, outputs: activation_maps(model, pool, linear, images, outputs).clamp(min=0)
+    unrolled = network.module if isinstance(network.module, UnrolledNetwork) else unroll(_classifier(network))
+
+    def relevance(images: Tensor, outputs: Sequence[int]) -> Tensor:
+        return F.avg_pool2d(unrolled.heatmaps(images, outputs)[1].clamp(min=0), config.cell)
+
+    def probability(images: Tensor, outputs: Sequence[int]) -> Tensor:
+        maps = unrolled.heatmaps(images, [BACKGROUND_CLASS, *outputs])[1]
+        return F.avg_pool2d(maps.softmax(1)[:, 1:], config.cell)
+
+    return relevance if config.scores == "relevance" else probability
+
+
+@torch.inference_mode()
+def class_maps(
+    network: Network,
+    explain: Explain,
+    images: Sequence[Image.Image],
+    wanted: Sequence[Sequence[int]],
+    config: SeedConfig,
+    *,
+    device: str = "cpu",
+    batch_size: int = 8,
+) -> list[np.ndarray]:
+    """Maps (K, h, w) float32 in [0, 1] of each image for the outputs in `wanted`, averaged over sizes.
+
+    Each size's map is scaled by itself (probabilities keep their scale) and raised to ``config.exponent``. The grid is
+    that of the largest size; the maps of the others are enlarged to it (bilinear).
+    """
+
+    def maps_of(size: int) -> list[Tensor]:
+        found = _maps_of_size(network, explain, images, wanted, size, config, device, batch_size)
+        if config.scores == "softmax":
+            return [maps.clamp(0, 1).pow(config.exponent) for maps in found]
+        return [scale_maps(maps, config.percentile, config.exponent) for maps in found]
+
+    return average_sizes(len(images), config.sizes, maps_of)
+
+
+def activation_maps(
+    model: nn.Module, pool: nn.Module, linear: nn.Linear, images: Tensor, outputs: Sequence[int]
+) -> Tensor:
+    """Class activation maps (B, K, h, w), signed (Zhou et al., "Learning deep features ...", CVPR 2016).
+
+    The last convolutional maps, weighted with the class's row of the fully connected layer: their mean over the grid,
+    plus the bias, is the class score.
+
+    Args:
+        pool: the global average pooling of `model`. linear: its one fully connected layer.
+    """
+    caught: list[Tensor] = []
+    handle = pool.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    try:
+        model(images)
+    finally:
+        handle.remove()
+    weight = linear.weight[list(outputs)].to(caught[0].dtype)
+    return torch.einsum("bdhw, kd -> bkhw", caught[0], weight)
+
+
+def _classifier(network: Network) -> nn.Module:
+    """The CNN inside, the same whether it is unrolled or not. InputError for a network that is not made of one."""
+    model = getattr(network.module, "model", None)
+    if network.kind in ("unet", "multitask_unet", "fcn") or not isinstance(model, nn.Module):
+        raise InputError(
+            f"a {network.kind} is no classifier that could be explained: seeds are made of the networks of "
+            "`cnnseg train-classifier` and of unrolled ones"
+        )
+    return model
+
+
+def _head(model: nn.Module, architecture: str) -> tuple[nn.Module, nn.Linear]:
+    """The global average pooling and the fully connected layer of a ResNet-like CNN; InputError for any other."""
+    pools = [m for m in model.modules() if isinstance(m, nn.AdaptiveAvgPool2d) and m.output_size in (1, (1, 1))]
+    linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    if len(pools) != 1 or len(linears) != 1:
+        raise InputError(
+            f"--method cam: needs a CNN that ends in a global average pooling and one fully connected layer; "
+            f"{architecture} has {len(pools)} such poolings and {len(linears)} such layers; lrp works on it"
+        )
+    return pools[0], linears[0]
+
+
+def _maps_of_size(
+    network: Network,
+    explain: Explain,
+    images: Sequence[Image.Image],
+    wanted: Sequence[Sequence[int]],
+    size: int,
+    config: SeedConfig,
+    device: str,
+    batch_size: int,
+) -> list[Tensor]:
+    """Maps (K, h, w) of each image at one size, on the CPU; images of one shape and the same classes in batches."""
+    step = -(-STRIDE // config.cell) * config.cell  # whole cells
+    alike: dict[tuple[tuple[int, int], tuple[int, ...]], list[int]] = defaultdict(list)
+    for index, (image, outputs) in enumerate(zip(images, wanted, strict=True)):
+        if outputs:
+            alike[input_size(image, size, (step, step)), tuple(outputs)].append(index)
+    found = [torch.zeros(0, 1, 1) for _ in images]
+    for (shape, outputs), places in alike.items():
+        at_once = max(1, batch_size // (len(outputs) * (1 + config.flip)))
+        for start in range(0, len(places), at_once):
+            chunk = places[start : start + at_once]
+            inputs = torch.stack([network.prepare(images[index], shape) for index in chunk]).to(device)
+            maps = explain(torch.cat([inputs, inputs.flip(-1)]) if config.flip else inputs, outputs)
+            if config.flip:
+                upright, mirrored = maps.chunk(2)
+                maps = (upright + mirrored.flip(-1)) / 2
+            for index, of_image in zip(chunk, maps.float().cpu(), strict=True):
+                found[index] = of_image
+    return found

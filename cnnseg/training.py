@@ -1,0 +1,345 @@
+"""The one training loop of all networks here, and of the classifier that they start from."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
+
+from cnnseg.evaluation import Evaluation, check_classes, evaluate_network, evenly_spread
+from cnnseg.examples import Examples, StepBatches, masked_places
+from cnnseg.losses import classification_loss, segmentation_loss
+from cnnseg.models import Network, save_network
+from cnnseg.settings import BEST, LAST, TrainConfig
+from wsss.console import note, track
+from wsss.data import Dataset, Sample
+from wsss.errors import InputError
+from wsss.store import atomic
+from wsss.training import loader_errors, read_state, save_state, stable_seed
+
+STATE = "resume.pt"
+HISTORY = "history.jsonl"
+SNAPSHOTS = "snapshots"
+_ENCODERS = ("model.", "encoder.")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished training. `history` has a row for each evaluation, the first before any step; figures in per cent."""
+
+    path: Path
+    history: tuple[dict[str, Any], ...]
+    best_path: Path | None
+    """The checkpoint with the highest figure on the validation split, that is chosen on it; None without that split."""
+    best: dict[str, Any] | None
+    """Its row of the history."""
+
+
+@dataclass
+class _Progress:
+    """All of a training that is neither weights nor optimiser."""
+
+    step: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    """classification and segmentation loss since the last evaluation"""
+    since: int = 0
+    """steps since then"""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+
+
+def train_network(
+    network: Network,
+    train: Dataset,
+    masked: Sequence[Sample],
+    val: Dataset | None,
+    folder: Path,
+    config: TrainConfig = TrainConfig(),
+    *,
+    new_head: bool = True,
+    device: str = "cpu",
+    workers: int = 0,
+) -> Trained:
+    """Train on image-level labels and the masks of `masked`; write ``last.safetensors`` and, with `val`, ``best``.
+
+    Loss: sigmoid cross-entropy of the class scores, and pixel-wise softmax cross-entropy of the maps of the masked
+    images (seed paper, section 2.3); the one alone where a network gives nothing else, or no image has a mask.
+
+    State and figures: ``resume.pt`` every `save_every` steps, from which a killed training goes on; all randomness is
+    a function of (seed, step, place), so that on a CPU the result is the same bit for bit. ``history.jsonl`` has a line
+    for each evaluation on `val`, step 0 included. ``last`` is the result; ``best`` is chosen on `val`.
+    ``snapshots/<step>/<id>.npz`` hold ``maps`` float16 (C + 1, h, w) of the images named in the config.
+
+    Args:
+        network: trained in place.
+        masked: images of `train` whose masks are used; none: image-level labels alone.
+        new_head: the last layer of the classifier starts at random, so that its learning rate is that of new layers.
+
+    Raises:
+        InputError: nothing to learn from, unknown snapshot ids, unreadable files, a loss that is not finite (the
+            files of the last evaluation stay).
+    """
+    module = network.module
+    if workers < 0:
+        raise InputError(f"--workers {workers}: 0 or more")
+    for dataset in (train, *((val,) if val is not None else ())):
+        check_classes(network, dataset)
+    if module.segments and not module.classifies and not masked:
+        raise InputError(f"network {network.kind} learns from masks alone: give a --budget, and data with masks")
+    if not masked and not any(sample.classes for sample in train):
+        raise InputError(
+            f"data set {train.name}/{train.split}: no image shows any of the classes {', '.join(train.class_names)}"
+        )
+    pictured = _pictured(config.snapshots, train, val) if module.segments else []
+    places = masked_places(config, masked, module.classifies) if module.segments else 0
+    judged = _judged(val, config, segments=module.segments and places > 0) if val is not None else ()
+    module.to(device)
+    optimizer = _optimizer(network, config, new_head)
+    identity = {
+        "config": config.model_dump(mode="json", exclude={"save_every"}),
+        "network": [network.kind, network.architecture],
+        "labels": {sample.id: list(sample.classes) for sample in train},
+        "masked": [sample.id for sample in masked],
+        "judged": [sample.id for sample in judged],
+    }
+    done = _Progress()
+    if state := read_state(folder / STATE, identity, device):
+        module.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        done = _Progress(**state["progress"])
+        note(f"going on after step {done.step} of {config.steps}")
+    start = done.step
+    batches = StepBatches(train, masked, config, places, start)
+    loader = DataLoader(
+        Examples(train, masked, config),
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=device.startswith("cuda"),
+        multiprocessing_context="forkserver" if workers else None,
+    )
+
+    def save() -> None:
+        state = {"network": module.state_dict(), "optimizer": optimizer.state_dict(), "progress": vars(done)}
+        save_state(folder / STATE, identity, state)
+
+    def evaluate() -> None:
+        how = {"size": config.evaluate_size, "device": device, "precision": config.precision}
+        found = None
+        if val is not None:
+            found = evaluate_network(network, val, judged, **how)
+        row = _row(done, config, found)
+        done.history.append(row)
+        done.sums, done.since = [0.0, 0.0], 0
+        for dataset, sample in pictured:
+            _snapshot(network, dataset, sample, folder / SNAPSHOTS / str(done.step), config, device)
+        if done.step and _better(row, done.best):
+            done.best = row
+            save_network(network, folder / BEST)
+        if done.step:
+            save()  # before the checkpoint: one without a state beside it is a finished one
+            save_network(network, folder / LAST)
+        _write_history(folder / HISTORY, done.history)
+        note(f"{network.kind}, step {done.step}/{config.steps}: {_line(row)}")
+
+    def training() -> Iterator[None]:
+        if start == 0 and not done.history:
+            evaluate()
+        for images, masks, labels in loader:
+            _mode(module, config)
+            torch.manual_seed(stable_seed(config.seed, done.step))  # for layers that draw, such as dropout
+            _set_lr(optimizer, config, done.step)
+            batch = (images.to(device, non_blocking=True), masks[:places].to(device), labels.to(device))
+            losses = _step(network, optimizer, *batch, places, config, done.step + 1)
+            done.step, done.since = done.step + 1, done.since + 1
+            done.sums = [total + loss for total, loss in zip(done.sums, losses, strict=True)]
+            if done.step % config.evaluate_every == 0 or done.step == config.steps:
+                evaluate()
+            elif done.step % config.save_every == 0:
+                save()
+            yield
+
+    with loader_errors():
+        for _ in track(training(), f"train {network.kind}", total=config.steps - start):
+            pass
+    module.eval()
+    path, best_path = folder / LAST, folder / BEST
+    save_network(network, path)
+    _write_history(folder / HISTORY, done.history)
+    (folder / STATE).unlink(missing_ok=True)
+    return Trained(path, tuple(done.history), best_path if done.best else None, done.best)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a training ended in this folder; one that goes on has its state beside the checkpoint."""
+    return (folder / LAST).is_file() and not (folder / STATE).exists()
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """Rows of ``history.jsonl``. InputError naming the file if it is missing or damaged."""
+    path = folder / HISTORY
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; the training writes it") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not lines of JSON ({error}); delete the folder and train again") from None
+
+
+def _step(
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    masks: Tensor,
+    labels: Tensor,
+    places: int,
+    config: TrainConfig,
+    step: int,
+) -> tuple[float, float]:
+    """One step of optimisation; classification and segmentation loss, 0 for one that plays no part."""
+    module = network.module
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        logits, maps = module(network.normalise(images), decode=places)
+    parts = [images.new_zeros(()), images.new_zeros(())]
+    if logits is not None and module.classifies:
+        parts[0] = classification_loss(logits.float(), labels)
+    if places and maps is not None:
+        parts[1] = segmentation_loss(maps.float(), masks)
+    loss = config.classification_weight * parts[0] + config.segmentation_weight * parts[1]
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if config.clip is not None:
+        nn.utils.clip_grads_with_norm_(module.parameters(), config.clip, norm)
+    values = torch.stack([*(part.detach() for part in parts), loss.detach(), norm]).tolist()
+    if not all(map(math.isfinite, values)):  # before the weights take it in
+        what = f"loss {values[2]:g}, norm of its gradient {values[3]:g}"
+        raise InputError(f"step {step}: {what}: not finite; lower --lr (now {config.lr:g}) or give --clip")
+    optimizer.step()
+    return values[0], values[1]
+
+
+def _mode(module: nn.Module, config: TrainConfig) -> None:
+    module.train()
+    if config.frozen_statistics:
+        for name, part in module.named_modules():
+            if isinstance(part, _BatchNorm) and name.startswith(_ENCODERS):
+                part.eval()
+
+
+def new_layers(network: Network, new_head: bool) -> set[str]:
+    """Names of the parameters that start at random: whatever is no encoder, and its last layer if `new_head`."""
+    outputs = len(network.class_names) + 1
+    names = {
+        name
+        for name, _ in network.module.named_parameters()
+        if not name.startswith(_ENCODERS) and network.kind != "free_convolutions"
+    }
+    if new_head:
+        heads = [
+            name
+            for name, part in network.module.named_modules()
+            if isinstance(part, nn.Linear | nn.Conv2d) and part.weight.shape[0] == outputs and name.startswith("model.")
+        ]
+        names |= {f"{heads[-1]}.{kind}" for kind in ("weight", "bias")} if heads else set()
+    return names
+
+
+def _optimizer(network: Network, config: TrainConfig, new_head: bool) -> torch.optim.AdamW:
+    """AdamW; weight decay on all but vectors (biases, batch norm)."""
+    new = new_layers(network, new_head)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.module.named_parameters():
+        factor = config.head_lr_factor if name in new else 1.0
+        groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
+    options: list[dict[str, Any]] = [
+        {"params": groups[key], "factor": key[0]} | ({} if key[1] else {"weight_decay": 0.0})
+        for key in sorted(groups, reverse=True)
+    ]
+    return torch.optim.AdamW(options, config.lr, weight_decay=config.weight_decay)
+
+
+def _set_lr(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> None:
+    falling = 0.5 * (1 + math.cos(math.pi * step / config.steps)) if config.schedule == "cosine" else 1.0
+    rising = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    for group in optimizer.param_groups:
+        group["lr"] = config.lr * falling * rising * group["factor"]
+
+
+def _judged(val: Dataset, config: TrainConfig, *, segments: bool) -> tuple[Sample, ...]:
+    """The images that are evaluated while training: such as have a mask, if masks are judged."""
+    with_mask = [sample for sample in val if sample.mask_path is not None]
+    if segments and not with_mask:
+        raise InputError(f"data set {val.name}, split {val.split}: no image has a mask to evaluate against")
+    return evenly_spread(with_mask if segments else val.samples, config.evaluate_images)
+
+
+def _pictured(ids: Sequence[str], train: Dataset, val: Dataset | None) -> list[tuple[Dataset, Sample]]:
+    places = {sample.id: (dataset, sample) for dataset in (train, *((val,) if val else ())) for sample in dataset}
+    for image_id in ids:
+        if image_id not in places:
+            raise InputError(f"--snapshots {image_id}: no such image in the training or the validation split")
+    return [places[image_id] for image_id in ids]
+
+
+@torch.inference_mode()
+def _snapshot(
+    network: Network, dataset: Dataset, sample: Sample, folder: Path, config: TrainConfig, device: str
+) -> None:
+    module, image = network.module.eval(), dataset.load_image(sample)
+    factor = 1.0 if config.evaluate_size is None else config.evaluate_size / math.sqrt(image.width * image.height)
+    size = (max(1, round(image.height * factor)), max(1, round(image.width * factor)))
+    _, maps = module(network.prepare(image, size)[None].to(device))
+    limit = np.finfo(np.float16).max
+    with atomic(folder / f"{sample.id}.npz") as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, maps=maps[0].float().cpu().numpy().clip(-limit, limit).astype(np.float16))
+
+
+def _row(done: _Progress, config: TrainConfig, found: Evaluation | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"step": done.step}
+    if done.since:
+        classification, segmentation = (total / done.since for total in done.sums)
+        total = config.classification_weight * classification + config.segmentation_weight * segmentation
+        row |= {"loss": total, "classification_loss": classification, "segmentation_loss": segmentation}
+    if found is not None:
+        row |= {"images": found.images, "miou": found.miou}
+        row |= {"macro_f1": found.macro_f1, "map": found.mean_average_precision}
+    return row
+
+
+def _figure(row: dict[str, Any]) -> tuple[str, float] | None:
+    """What checkpoints are compared by: mIoU, of a classifier macro F1."""
+    for key, name in (("miou", "mIoU"), ("macro_f1", "F1")):
+        if row.get(key) is not None:
+            return name, row[key]
+    return None
+
+
+def _better(row: dict[str, Any], best: dict[str, Any] | None) -> bool:
+    mine = _figure(row)
+    return mine is not None and (best is None or mine[1] > _figure(best)[1])
+
+
+def _line(row: dict[str, Any]) -> str:
+    parts = []
+    if "loss" in row:
+        parts.append("loss {loss:.4f} (classification {classification_loss:.4f}, segmentation ".format(**row))
+        parts[-1] += f"{row['segmentation_loss']:.4f})"
+    for key, name in (("miou", "mIoU"), ("macro_f1", "F1"), ("map", "mAP")):
+        if row.get(key) is not None:
+            parts.append(f"{name} {row[key]:.2f}")
+    return ", ".join(parts) or "the start"
+
+
+def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
+    with atomic(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")

@@ -1,0 +1,252 @@
+"""The unrolled network: a classifier whose forward pass is followed by its own LRP, as a decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cnnseg.unroll.rules import Convolution, Options, Record, Relu
+from cnnseg.unroll.trace import Step, trace
+from wsss.errors import InputError
+
+
+class UnrolledNetwork(nn.Module):
+    """LRP through ``model`` written out as a decoder (seed paper, section 2.2); made by `unroll`.
+
+    Its parameters are those of the classifier, each once; with free convolutions, the decoder's own stand beside them
+    (``decoder``). Heat-maps are differentiable in the weights of the decoder alone: the gates, indices and statistics
+    that it takes from the encoder are constants, so that a loss on heat-maps trains the weights by their use in the
+    decoder and a loss on class scores by their use in the encoder (section 2.4).
+    """
+
+    classifies = segments = True
+
+    def __init__(
+        self, model: nn.Module, options: Options, *, classes_at_once: int | None = None, contrastive: bool = False
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.options = options
+        self.classes_at_once = classes_at_once
+        self.contrastive = contrastive
+        self.steps: tuple[Step, ...] = trace(model)  # holds the model's modules, but does not register them again
+        gates = [index for index, step in enumerate(self.steps) if isinstance(step.rule, Relu)]
+        self._bottleneck = gates[-1] if gates and not options.tied_relu else None
+        if not options.tied_convolutions:
+            self.decoder = nn.ParameterDict()
+            self.reset_decoder()
+
+    def reset_decoder(self) -> None:
+        """Start the free convolutions of the decoder as the encoder's, with its batch norm's running statistics."""
+        if self.options.tied_convolutions:
+            return
+        for index, step in enumerate(self.steps):
+            if isinstance(step.rule, Convolution):
+                weight, norm = step.rule.convolution.weight.detach(), step.rule.norm
+                if norm is not None:
+                    scale = (norm.running_var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight.detach())
+                    weight = weight * scale[:, None, None, None]
+                self.decoder[str(index)] = nn.Parameter(weight.clone())
+
+    def forward(self, images: Tensor, decode: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """Class scores and heat-maps.
+
+        Args:
+            images: (B, 3, H, W), normalised, of any size.
+            decode: only the first `decode` images get heat-maps (0: none, and no time spent on them); None: all.
+
+        Returns:
+            logits (B, C) and heat-maps (decode, C, H, W) in float32 or wider, relevance of each pixel for each class,
+            its three channels summed; None for heat-maps if `decode` is 0.
+        """
+        keep = len(images) if decode is None else min(decode, len(images))
+        logits, records, activation = self._encode(images, keep)
+        if not keep:
+            return logits, None
+        return logits, self._heatmaps(images[:keep], records, activation, range(logits.shape[1]), logits.shape[1])
+
+    def heatmaps(self, images: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Class scores (B, C), and heat-maps (B, K, H, W) of the K named outputs alone."""
+        logits, records, activation = self._encode(images, len(images))
+        return logits, self._heatmaps(images, records, activation, classes, logits.shape[1])
+
+    def _encode(self, images: Tensor, keep: int) -> tuple[Tensor, list[Record], Tensor | None]:
+        last = {place: index for index, step in enumerate(self.steps) for place in step.inputs}
+        values: dict[int, Tensor] = {0: images}
+        records: list[Record] = []
+        activation = None
+        for index, step in enumerate(self.steps):
+            try:
+                out, record = step.rule.forward(tuple(values[place] for place in step.inputs), keep, self.options)
+            except RuntimeError as error:
+                if "output size is too small" not in str(error) and "Kernel size can't be greater" not in str(error):
+                    raise
+                height, width = images.shape[2:]
+                raise InputError(f"images of {height} x {width} are too small for layer {step.name}") from None
+            if not self.options.tied_relu and isinstance(step.rule, Relu):
+                record = Record(record.shapes)
+                if index == self._bottleneck:
+                    activation = out[:keep]
+            records.append(record)
+            values[index + 1] = out
+            for place in step.inputs:
+                if last[place] == index:
+                    values.pop(place, None)
+        logits = values[len(self.steps)]
+        if logits.ndim != 2:
+            raise InputError(f"class scores are due, (B, C); {step.name} gives {tuple(logits.shape)}")
+        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits, records, activation
+
+    def _heatmaps(
+        self, images: Tensor, records: list[Record], activation: Tensor | None, classes: Sequence[int], total: int
+    ) -> Tensor:
+        device = images.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else images.dtype
+        with torch.autocast(device, enabled=False):
+            weights = self._weights(records, dtype)
+            records = [_constant(record, dtype) for record in records]
+            vectors = torch.eye(total, device=images.device, dtype=dtype)
+            if self.contrastive:
+                vectors = vectors - (1 - vectors) / max(total - 1, 1)
+            vectors = vectors[list(classes)]
+            given = [weight for weight in weights if weight is not None]
+            if activation is not None:
+                given.append(activation.to(dtype))
+            work = _Work(self, images.detach(), records, [weight is not None for weight in weights], vectors)
+            step = self.classes_at_once or len(vectors)
+            if step >= len(vectors):
+                return work.decode(vectors, given)
+            return _Chunks.apply(work, step, *given)
+
+    def _weights(self, records: list[Record], dtype: torch.dtype) -> list[Tensor | None]:
+        """The tensors that the decoder is linear in, by step; batch norm folded into the convolution before it."""
+        found: list[Tensor | None] = []
+        for index, (step, record) in enumerate(zip(self.steps, records, strict=True)):
+            if not self.options.tied_convolutions and isinstance(step.rule, Convolution):
+                weight = self.decoder[str(index)]
+            else:
+                weight = step.rule.weight(record)
+            found.append(None if weight is None else weight.to(dtype))
+        return found
+
+
+class _Work:
+    """One decoding: what all its class chunks share."""
+
+    def __init__(
+        self, network: UnrolledNetwork, images: Tensor, records: list[Record], weighted: list[bool], vectors: Tensor
+    ) -> None:
+        self.network, self.images, self.records = network, images, records
+        self.weighted, self.vectors = weighted, vectors
+
+    def decode(self, vectors: Tensor, given: Sequence[Tensor]) -> Tensor:
+        """Heat-maps (B, K, H, W) of K class vectors (K, C), in the images' type.
+
+        Args:
+            given: the weights of the weighted steps in their order, and the bottleneck's activation if it is not tied.
+        """
+        network, images = self.network, self.images
+        options, weights = network.options, iter(given)
+        of_step = [next(weights) if weighted else None for weighted in self.weighted]
+        activation = next(weights, None)
+        count = len(images)
+        start = vectors.repeat(count, 1)
+        waiting: dict[int, tuple[Tensor, bool]] = {len(network.steps): (start, True)}
+        for index in range(len(network.steps) - 1, -1, -1):
+            step, record = network.steps[index], self.records[index]
+            p, mine = waiting.pop(index + 1)
+            factor = record.factor
+            if activation is not None and index == network._bottleneck:
+                # Not tied: the bottleneck's Heaviside function becomes its ReLU (section 3, WS-AE).
+                inputs, mine = (_times(p, activation, count, in_place=False),), True
+            else:
+                if factor is not None:
+                    p, mine = _times(p, factor, count, in_place=mine), True
+                inputs = step.rule.backward(p, record, of_step[index], options)
+            owned = mine if step.rule.owns is None else step.rule.owns
+            for place, part in zip(step.inputs, inputs, strict=True):
+                if place in waiting:
+                    there, held = waiting[place]
+                    waiting[place] = (there.add_(part) if held else there + part, True)
+                else:
+                    waiting[place] = (part, owned)
+            del p, inputs
+        p = waiting[0][0].unflatten(0, (count, -1))
+        return (p.to(images.dtype) * images[:, None]).sum(2)
+
+
+class _Chunks(torch.autograd.Function):
+    """All heat-maps without a graph, a few classes at a time; in the backward pass each chunk again, with its graph.
+
+    The decoder is linear in the class vector, so chunks are independent: the memory is that of one chunk.
+    """
+
+    @staticmethod
+    def forward(ctx, work: _Work, step: int, *given: Tensor) -> Tensor:
+        ctx.work, ctx.step = work, step
+        ctx.save_for_backward(*given)
+        return torch.cat([work.decode(chunk, given) for chunk in work.vectors.split(step)], 1)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        leaves = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+        start = 0
+        for chunk in ctx.work.vectors.split(ctx.step):
+            with torch.enable_grad(), torch.autocast(gradient.device.type, enabled=False):
+                heatmaps = ctx.work.decode(chunk, leaves)
+            heatmaps.backward(gradient[:, start : start + len(chunk)], inputs=leaves)
+            start += len(chunk)
+        return (None, None, *(leaf.grad for leaf in leaves))
+
+
+def unroll(
+    model: nn.Module,
+    *,
+    rule: str = "lrp0",
+    epsilon: float = 0.0,
+    contrastive: bool = False,
+    tied_relu: bool = True,
+    tied_convolutions: bool = True,
+    tied_upsampling: bool = True,
+    classes_at_once: int | None = None,
+) -> UnrolledNetwork:
+    """Write LRP through a convolutional classifier out as a decoder with tied weights.
+
+    Args:
+        model: a classifier of timm or torchvision, or another, of convolutions, batch norms, ReLU or ReLU6, pooling,
+            fully connected layers, additions and concatenations; maps (B, 3, H, W) to class scores (B, C).
+        rule: "lrp0", or "epsilon" with `epsilon` > 0 (equation 1; the stabiliser is a constant to autograd).
+        contrastive: relevance of a class minus the mean relevance of all others (Gu et al., ACCV 2018); costs nothing.
+        tied_relu: the decoder's activations are gates of the encoder's; else ReLUs of their own, and the bottleneck's
+            activation in place of its gate (the paper's WS-AE).
+        tied_convolutions: else the decoder has convolutions of its own, which start as the encoder's.
+        tied_upsampling: max pooling goes back by its indices, strides by transposed convolution; else nearest
+            neighbour for both.
+        classes_at_once: branches held in memory at once; fewer than there are classes cost a third more time.
+
+    Raises:
+        InputError: a layer without a rule (it is named), or options that do not go together.
+    """
+    if rule not in ("lrp0", "epsilon") or (rule == "epsilon") != (epsilon > 0):
+        raise InputError(f"rule {rule!r} with epsilon {epsilon:g}: 'lrp0' with 0, or 'epsilon' with more than 0")
+    if classes_at_once is not None and classes_at_once < 1:
+        raise InputError(f"classes_at_once {classes_at_once}: at least 1")
+    options = Options(epsilon, tied_relu, tied_convolutions, tied_upsampling)
+    return UnrolledNetwork(model, options, classes_at_once=classes_at_once, contrastive=contrastive)
+
+
+def _times(p: Tensor, factor: Tensor, images: int, *, in_place: bool) -> Tensor:
+    """p (B * K, ...) times a factor (B, ...)."""
+    split = p.unflatten(0, (images, -1))
+    factor = factor[:, None]
+    if in_place:
+        split.mul_(factor)
+        return p
+    return (split * factor).flatten(0, 1)
+
+
+def _constant(record: Record, dtype: torch.dtype) -> Record:
+    factor = None if record.factor is None else record.factor.to(dtype)
+    return Record(record.shapes, factor, None, record.extra)

@@ -1,0 +1,168 @@
+"""From a classifier to the list of its layers: which rule each has, and which layers feed it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d
+from timm.models.vgg import ConvMlp
+from torch import Tensor, fx, nn
+
+from cnnseg.unroll import rules
+from cnnseg.unroll.rules import Rule
+from wsss.errors import InputError
+
+KNOWN = "convolution, batch norm, ReLU, ReLU6, max and average pooling, fully connected, dropout, sum, concatenation"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A layer: its name in the classifier, its rule, and the steps whose outputs it takes (0 is the image)."""
+
+    name: str
+    rule: Rule
+    inputs: tuple[int, ...]
+
+
+@fx.wrap
+def at_least(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """What timm's VGG does before its first fully connected layer, as one step of the trace."""
+    raise NotImplementedError("a name in a trace; its rule is an average pool")
+
+
+class _Tracer(fx.Tracer):
+    """Stops at the modules of torch.nn, and takes apart those of timm whose code cannot be followed."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, BatchNormAct2d) or super().is_leaf_module(module, name)
+
+    def call_module(self, module: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        if isinstance(module, BatchNormAct2d):
+            normed = super().call_module(module, forward, args, kwargs)
+            return module.act(module.drop(normed))
+        if isinstance(module, ConvMlp):
+            x = at_least(args[0], module.fc1.kernel_size)
+            return module.act2(module.fc2(module.drop(module.act1(module.fc1(x)))))
+        return super().call_module(module, forward, args, kwargs)
+
+
+def trace(model: nn.Module) -> tuple[Step, ...]:
+    """The layers of a classifier in the order of their computation; the last yields the class scores.
+
+    A batch norm that alone follows a convolution is one step with it.
+
+    Raises:
+        InputError: a layer has no rule (it is named), or the model's code cannot be traced.
+    """
+    try:
+        graph = _Tracer().trace(model)
+    except (fx.proxy.TraceError, TypeError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(
+            f"{type(model).__name__} cannot be unrolled: its forward function depends on values ({reason})"
+        ) from None
+    steps: list[Step] = []
+    place: dict[fx.Node, int] = {}
+    modules = dict(model.named_modules())
+    for node in graph.nodes:
+        if node.op == "placeholder":
+            if place:
+                if node.users:
+                    raise InputError(f"{type(model).__name__} cannot be unrolled: takes more than an image")
+                continue
+            place[node] = 0
+            continue
+        if node.op == "output":
+            result = node.args[0]
+            if not isinstance(result, fx.Node) or place[result] != len(steps):
+                raise InputError(f"{type(model).__name__} cannot be unrolled: gives more than class scores")
+            continue
+        module = modules.get(node.target) if node.op == "call_module" else None
+        inputs = _tensor_inputs(node)
+        if isinstance(module, nn.BatchNorm2d) and (alone := _convolution_before(inputs[0], steps, place)):
+            steps[place[inputs[0]] - 1] = Step(
+                f"{alone.name} with {node.target}", rules.Convolution(alone.rule.convolution, module), alone.inputs
+            )
+            place[node] = place[inputs[0]]
+            continue
+        if type(module) is nn.Identity:
+            place[node] = place[inputs[0]]
+            continue
+        rule = _module_rule(module, node) if module is not None else _function_rule(node)
+        if rule is None:
+            what = type(module).__name__ if module is not None else _label(node)
+            name = node.target if module is not None else node.name
+            raise InputError(
+                f"layer {name} ({what}) of {type(model).__name__} has no rule; there are rules for {KNOWN}"
+            )
+        steps.append(Step(str(node.target if module is not None else node.name), rule, tuple(place[i] for i in inputs)))
+        place[node] = len(steps)
+    return tuple(steps)
+
+
+def _tensor_inputs(node: fx.Node) -> list[fx.Node]:
+    first = node.args[0] if node.args else None
+    if isinstance(first, (tuple, list)):
+        return [item for item in first if isinstance(item, fx.Node)]
+    return [item for item in node.args if isinstance(item, fx.Node)]
+
+
+def _convolution_before(node: fx.Node, steps: list[Step], place: dict[fx.Node, int]) -> Step | None:
+    """The step of a bare convolution whose only reader is asking, else None."""
+    if len(node.users) != 1 or place[node] == 0:
+        return None
+    step = steps[place[node] - 1]
+    bare = isinstance(step.rule, rules.Convolution) and step.rule.norm is None
+    return step if bare and node.op == "call_module" and node.target == step.name else None
+
+
+def _module_rule(module: nn.Module, node: fx.Node) -> Rule | None:
+    kind = type(module)
+    if kind is nn.Conv2d:
+        plain = module.padding_mode == "zeros" and not isinstance(module.padding, str)
+        return rules.Convolution(module) if plain else None
+    if isinstance(module, BatchNormAct2d) or kind is nn.BatchNorm2d:
+        return rules.Norm(module)
+    if kind is nn.Linear:
+        return rules.Linear(module)
+    if kind in (nn.ReLU, nn.ReLU6):
+        return rules.Relu(module)
+    if kind is nn.MaxPool2d:
+        return None if module.return_indices else rules.MaxPool(module)
+    if kind is nn.AvgPool2d:
+        return rules.AveragePool(window=module)
+    if kind is nn.AdaptiveAvgPool2d:
+        return rules.AveragePool(adaptive=module.output_size)
+    if kind is nn.Flatten and module.start_dim == 1 and module.end_dim == -1:
+        return rules.Flatten()
+    if kind in (nn.Dropout, nn.Dropout2d):
+        return rules.Drop(module)
+    return None
+
+
+def _function_rule(node: fx.Node) -> Rule | None:
+    target = node.target
+    if target in (operator.add, operator.iadd, torch.add) and len(_tensor_inputs(node)) == 2 and not node.kwargs:
+        return rules.Add()
+    if target is torch.cat and (node.args[1:] == (1,) or node.kwargs == {"dim": 1}):
+        return rules.Concatenate()
+    if target is F.relu:
+        return rules.Relu(nn.ReLU())
+    if target is F.relu6:
+        return rules.Relu(nn.ReLU6())
+    if target is F.adaptive_avg_pool2d:
+        return rules.AveragePool(adaptive=node.args[1] if len(node.args) > 1 else node.kwargs["output_size"])
+    if target is at_least:
+        return rules.AveragePool(at_least=node.args[1])
+    if target in (torch.flatten, "flatten") and (node.args[1:] == (1,) or node.kwargs == {"start_dim": 1}):
+        return rules.Flatten()
+    return None
+
+
+def _label(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
