@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import data
 from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from affinity.settings import AugmentConfig
-from wsss.data import IGNORE, read_image, read_label_image
+from wsss.augment import apply_seeded, random_crops
+from wsss.data import read_image, read_label_image
 from wsss.errors import InputError
 from wsss.training import stable_seed
 
@@ -29,22 +28,6 @@ class Example:
     label_path: Path
 
 
-class RandomScale(v2.Transform):
-    """Magnify by a factor that is uniform in its logarithm between `low` and `high`; labels by nearest pixel."""
-
-    def __init__(self, low: float, high: float) -> None:
-        super().__init__()
-        self.low, self.high = low, high
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = v2.functional.get_size(flat_inputs[0])
-        factor = self.low * (self.high / self.low) ** torch.rand(()).item()
-        return {"size": [max(1, round(height * factor)), max(1, round(width * factor))]}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return self._call_kernel(v2.functional.resize, inpt, params["size"], antialias=True)
-
-
 class Examples(data.Dataset):
     """Map of (epoch, index) to (image (3, S, S) float32 in [0, 1], label (S, S) uint8).
 
@@ -54,17 +37,14 @@ class Examples(data.Dataset):
 
     def __init__(self, examples: Sequence[Example], config: AugmentConfig, seed: int) -> None:
         self.examples, self.seed = tuple(examples), seed
-        steps: list[v2.Transform] = [
-            RandomScale(config.scale_min, config.scale_max),
-            v2.RandomCrop(config.crop, pad_if_needed=True, fill={tv_tensors.Image: 128, tv_tensors.Mask: IGNORE}),
-        ]
-        if config.flip:
-            steps.append(v2.RandomHorizontalFlip())
-        if config.colour_jitter:
-            strength = config.colour_jitter
-            steps.append(v2.ColorJitter(strength, strength, strength, strength / 3))
-        steps.append(v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True))
-        self.transform = v2.Compose(steps)
+        self.transform = random_crops(
+            config.crop,
+            scale_min=config.scale_min,
+            scale_max=config.scale_max,
+            flip=config.flip,
+            colour_jitter=config.colour_jitter,
+            fill=128,
+        )
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -78,7 +58,5 @@ class Examples(data.Dataset):
             raise InputError(
                 f"affinity label {example.label_path} differs in size from its image; make the labels again"
             )
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(stable_seed(self.seed, epoch, index))
-            image, label = self.transform(image, label)
-        return image.as_subclass(Tensor), label.as_subclass(Tensor)
+        image, label = apply_seeded(self.transform, stable_seed(self.seed, epoch, index), image, label)
+        return image, label

@@ -23,11 +23,12 @@ from vitseg.explain import explain
 from vitseg.methods import RULES, Formulation
 from vitseg.models import load_classifier, load_imagenet_vit
 from vitseg.relevance.rules import EXACT, PLAIN, Exact, Robust, share
-from vitseg.seeds import input_size, outputs_for, scale_maps
+from vitseg.seeds import outputs_for
 from vitseg.segmentation_test import enlarge, load_pair, score_image
 from vitseg.trial import model_input, stack
 from wsss.console import track
 from wsss.data import foreground_set, load_dataset, read_image
+from wsss.maps import input_size, scale_maps
 
 ANIMALS = ["cat", "cow", "dog", "horse", "sheep"]
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from cnnseg.seed_commands import evolution, seeds
 from cnnseg.settings import NETWORKS, NetworkConfig, TrainConfig
-from wsss.console import Flat, note, run
+from wsss.console import Flat, Several, note, run
 from wsss.errors import InputError
 from wsss.options import Data, Device, Root, Runs, Workers, worker_count
 
@@ -18,9 +19,11 @@ if TYPE_CHECKING:
 
 app = App(
     name="cnnseg",
-    help="Unrolled LRP: a convolutional classifier that is a segmentation network, its baselines, and seeds made of it.",
+    help="Unrolled LRP: a convolutional classifier that is a segmentation network, its baselines, and seeds of it.",
     default_parameter=Parameter(negative_iterable=""),
 )
+app.command(seeds)
+app.command(evolution)
 
 TrainSplit = Annotated[str, Parameter(help="Split to train on.")]
 ValSplit = Annotated[
@@ -92,6 +95,8 @@ def train_unrolled(
     """
     from cnnseg.runs import train_run
 
+    if net.network == "classifier":
+        raise InputError("--network classifier: `cnnseg train-classifier` trains it")
     train_set, val_set = _splits(data, train_split, val_split, root)
     folder = runs / (name or net.network)
     train_run(folder, train_set, val_set, net, cfg, runs=runs, device=device, workers=workers)
@@ -150,7 +155,7 @@ def evaluate(
         network,
         load_dataset(data, split, root),
         runs=runs,
-        which=which,
+        which=f"{which}.safetensors",
         name=name,
         size=size,
         protocol=protocol,
@@ -159,6 +164,48 @@ def evaluate(
         precision=precision,
         workers=worker_count(workers),
     )
+
+
+@app.command
+def run_table(
+    table: str,
+    /,
+    *,
+    out: Path | None = None,
+    only: Annotated[list[str] | None, Several] = None,
+    root: Root = None,
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
+    workers: Readers = 0,
+) -> None:
+    """Make a table of trainings: networks x budgets of masks x seeds, each from one classifier for its encoder.
+
+    Trains and evaluates what is not finished yet, one after the other, each into a run of its own, and writes the
+    table (.md, .csv, .json) after each. Stopped and started again, it goes on; several processes may share the work if
+    each has its own --only, once the classifiers are trained.
+
+    Parameters
+    ----------
+    table
+        YAML of the table: a path, or a name below configs/, such as cnnseg/table1.
+    out
+        The table to write, .md; RUNS/NAME.md unless given.
+    only
+        Patterns of names of runs, such as unrolled_*_s0: no other is trained.
+    """
+    from cnnseg.grid import read_table
+    from cnnseg.table import markdown
+    from cnnseg.table import run_table as make
+    from wsss.data import load_dataset
+
+    path, content = read_table(table)
+    train, val = (load_dataset(content.data, split, root) for split in (content.train_split, content.val_split))
+    target = out or runs / f"{path.stem}.md"
+    if target.suffix != ".md":
+        raise InputError(f"--out {target}: a name that ends in .md; .csv and .json are written beside it")
+    results = make(content, train, val, target, runs=runs, only=only or (), device=device, workers=workers)
+    note(markdown(content, results))
+    note(f"wrote {target}, {target.with_suffix('.csv')} and {target.with_suffix('.json')}")
 
 
 @app.command

@@ -35,7 +35,7 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says about an image: mask (H, W) uint8 in 0..C, class probabilities (C,) float32; None if unsaid."""
+    """What a network says of an image: mask (H, W) uint8 in 0..C, class probabilities (C,) float32; None if unsaid."""
 
     sample: Sample
     mask: np.ndarray | None
@@ -74,7 +74,7 @@ def check_classes(network: Network, dataset: Dataset) -> None:
 
 
 def evenly_spread(samples: Sequence[Sample], count: int | None) -> tuple[Sample, ...]:
-    """`count` of the samples, evenly spread, the first and the last among them; all if there are no more, or if None."""
+    """`count` of the samples, evenly spread, the first and the last among them; all if None or if fewer."""
     if count is None or count >= len(samples):
         return tuple(samples)
     return tuple(samples[i] for i in np.linspace(0, len(samples) - 1, count).round().astype(int))
@@ -231,9 +231,7 @@ def percent(value: float) -> float | None:
     return round(100 * float(value), 4) if math.isfinite(value) else None
 
 
-def _scores(
-    dataset: Dataset, samples: Sequence[Sample], rows: dict[str, np.ndarray]
-) -> ClassificationScores | None:
+def _scores(dataset: Dataset, samples: Sequence[Sample], rows: dict[str, np.ndarray]) -> ClassificationScores | None:
     if not rows:
         return None
     labels = np.zeros((len(samples), dataset.num_classes), np.float32)

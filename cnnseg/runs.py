@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from cnnseg.evaluation import PROTOCOLS, check_classes, evaluate_network, percent, predict_masks, save_scores
-from cnnseg.models import Network, create_network, find_network, load_network, start_from
+from cnnseg.models import Network, create_network, find_network, load_network
 from cnnseg.sampling import check_agreement, sample_masks
 from cnnseg.settings import BEST, LAST, NetworkConfig, TrainConfig
-from cnnseg.training import is_finished, train_network
+from cnnseg.training import STATE, is_finished, train_network
 from wsss.console import note, warn
 from wsss.data import Dataset, Sample
 from wsss.entries import save_metrics
+from wsss.errors import InputError
 from wsss.evaluate import evaluate_run
 from wsss.metrics import ClassificationScores
 from wsss.options import command_line
@@ -44,13 +45,16 @@ def train_run(
 
     begin = time.monotonic()
     where = choose_device(device)
-    start = find_network(net.classifier, runs, "last") if net.classifier is not None else None
+    start = None
+    if net.classifier is not None:
+        start = find_network(net.classifier, runs, option="--classifier")
+        if (start.parent / STATE).exists():
+            raise InputError(f"--classifier {net.classifier}: its training is not finished; run that command again")
+        net = net.model_copy(update={"classifier": str(start)})
     masked = sample_masks(train, config.budget, config.budget_seed) if net.network != "classifier" else ()
     _warn_of_disagreement(train, masked)
     torch.manual_seed(stable_seed(config.seed))
     network = create_network(net, train.class_names)
-    if start is not None:
-        start_from(network, start)
     stage = Stage.open(
         folder / STAGE,
         kind="network",
@@ -69,7 +73,8 @@ def train_run(
     if is_finished(stage.folder):
         note(f"{path}: trained already")
         return path
-    note(f"{net.network} {net.architecture}: {parameter_count(network) / 1e6:.2f} M parameters, {len(masked)} of {len(train)} images with their mask")
+    size = f"{parameter_count(network) / 1e6:.2f} M parameters"
+    note(f"{net.network} {net.architecture}: {size}, {len(masked)} of {len(train)} images with their mask")
     trained = train_network(
         network,
         train,
@@ -102,7 +107,7 @@ def evaluate_checkpoint(
     dataset: Dataset,
     *,
     runs: Path,
-    which: str = "last",
+    which: str = LAST,
     name: str | None = None,
     size: int | None = None,
     protocol: str = "voc",
@@ -166,6 +171,13 @@ def evaluate_checkpoint(
         entry["miou"] = _score_masks(folder, dataset, workers)
     _print_scores(scores, dataset)
     return save_scores(folder / STAGE, entry, scores, dataset.class_names)
+
+
+def is_evaluation_of(entry: dict[str, Any], path: Path, dataset: Dataset, *, size: int | None, protocol: str) -> bool:
+    """Whether an entry of ``scores.json`` is about this checkpoint, these images, and this rule."""
+    due = {"data": dataset.name, "split": dataset.split, "size": size, "protocol": PROTOCOLS[protocol]}
+    same = all(entry.get(key) == value for key, value in due.items())
+    return same and entry.get("images") == len(dataset) and entry.get("network") == file_hash(path)
 
 
 def _score_masks(folder: Path, dataset: Dataset, workers: int) -> float | None:

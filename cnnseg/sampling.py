@@ -87,7 +87,6 @@ def _order(shown: np.ndarray, budget: int, seed: int) -> list[int]:
         turn = np.flatnonzero(below)[in_pool[below].argmin()]
         candidates = rest[shown[rest, turn]]
         excess = np.maximum(0, have + 1 - np.ceil(quota))
-        excess[turn] = 0
         index = int(candidates[(shown[candidates] @ excess).argmin()])
         left[index] = False
         have += shown[index]

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnnseg.models import Network
+from cnnseg.models import Network, PlainClassifier
 from cnnseg.settings import BACKGROUND_CLASS, SeedConfig
 from cnnseg.unroll import UnrolledNetwork, unroll
 from wsss.data import Dataset, Sample
@@ -84,7 +84,10 @@ def explanation(network: Network, config: SeedConfig) -> Explain:
         model = _classifier(network)
         pool, linear = _head(model, network.architecture)
         return lambda images, outputs: activation_maps(model, pool, linear, images, outputs).clamp(min=0)
-    unrolled = network.module if isinstance(network.module, UnrolledNetwork) else unroll(_classifier(network))
+    model = _classifier(network)
+    unrolled = network.module if isinstance(network.module, UnrolledNetwork) else unroll(model)
+    if config.scores == "softmax" and unrolled is not network.module:
+        raise InputError("--scores softmax: this classifier has not learnt what background is; relevance works on it")
 
     def relevance(images: Tensor, outputs: Sequence[int]) -> Tensor:
         return F.avg_pool2d(unrolled.heatmaps(images, outputs)[1].clamp(min=0), config.cell)
@@ -145,13 +148,12 @@ def activation_maps(
 
 def _classifier(network: Network) -> nn.Module:
     """The CNN inside, the same whether it is unrolled or not. InputError for a network that is not made of one."""
-    model = getattr(network.module, "model", None)
-    if network.kind in ("unet", "multitask_unet", "fcn") or not isinstance(model, nn.Module):
+    if not isinstance(network.module, (PlainClassifier, UnrolledNetwork)):
         raise InputError(
-            f"a {network.kind} is no classifier that could be explained: seeds are made of the networks of "
+            f"--network: a {network.kind} is no classifier that could be explained; seeds are made of the networks of "
             "`cnnseg train-classifier` and of unrolled ones"
         )
-    return model
+    return network.module.model
 
 
 def _head(model: nn.Module, architecture: str) -> tuple[nn.Module, nn.Linear]:

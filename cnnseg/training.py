@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +13,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from cnnseg.evaluation import Evaluation, check_classes, evaluate_network, evenly_spread
+from cnnseg.evaluation import check_classes, evaluate_network, evenly_spread
 from cnnseg.examples import Examples, StepBatches, masked_places
+from cnnseg.history import Progress, Row, is_better, row_line, write_history
 from cnnseg.losses import classification_loss, segmentation_loss
 from cnnseg.models import Network, save_network
+from cnnseg.optimiser import ENCODERS, make_optimizer, set_lr
 from cnnseg.settings import BEST, LAST, TrainConfig
 from wsss.console import note, track
 from wsss.data import Dataset, Sample
@@ -27,9 +27,7 @@ from wsss.store import atomic
 from wsss.training import loader_errors, read_state, save_state, stable_seed
 
 STATE = "resume.pt"
-HISTORY = "history.jsonl"
 SNAPSHOTS = "snapshots"
-_ENCODERS = ("model.", "encoder.")
 
 
 @dataclass(frozen=True)
@@ -37,24 +35,11 @@ class Trained:
     """A finished training. `history` has a row for each evaluation, the first before any step; figures in per cent."""
 
     path: Path
-    history: tuple[dict[str, Any], ...]
+    history: tuple[Row, ...]
     best_path: Path | None
     """The checkpoint with the highest figure on the validation split, that is chosen on it; None without that split."""
-    best: dict[str, Any] | None
+    best: Row | None
     """Its row of the history."""
-
-
-@dataclass
-class _Progress:
-    """All of a training that is neither weights nor optimiser."""
-
-    step: int = 0
-    sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    """classification and segmentation loss since the last evaluation"""
-    since: int = 0
-    """steps since then"""
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Any] | None = None
 
 
 def train_network(
@@ -103,7 +88,7 @@ def train_network(
     places = masked_places(config, masked, module.classifies) if module.segments else 0
     judged = _judged(val, config, segments=module.segments and places > 0) if val is not None else ()
     module.to(device)
-    optimizer = _optimizer(network, config, new_head)
+    optimizer = make_optimizer(network, config, new_head)
     identity = {
         "config": config.model_dump(mode="json", exclude={"save_every"}),
         "network": [network.kind, network.architecture],
@@ -111,11 +96,11 @@ def train_network(
         "masked": [sample.id for sample in masked],
         "judged": [sample.id for sample in judged],
     }
-    done = _Progress()
-    if state := read_state(folder / STATE, identity, device):
+    done = Progress()
+    if state := read_state(folder / STATE, identity, "cpu"):
         module.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
-        done = _Progress(**state["progress"])
+        done = Progress(**state["progress"])
         note(f"going on after step {done.step} of {config.steps}")
     start = done.step
     batches = StepBatches(train, masked, config, places, start)
@@ -136,19 +121,18 @@ def train_network(
         found = None
         if val is not None:
             found = evaluate_network(network, val, judged, **how)
-        row = _row(done, config, found)
+        row = done.row(config, found)
         done.history.append(row)
-        done.sums, done.since = [0.0, 0.0], 0
         for dataset, sample in pictured:
             _snapshot(network, dataset, sample, folder / SNAPSHOTS / str(done.step), config, device)
-        if done.step and _better(row, done.best):
+        if done.step and is_better(row, done.best):
             done.best = row
             save_network(network, folder / BEST)
         if done.step:
             save()  # before the checkpoint: one without a state beside it is a finished one
             save_network(network, folder / LAST)
-        _write_history(folder / HISTORY, done.history)
-        note(f"{network.kind}, step {done.step}/{config.steps}: {_line(row)}")
+        write_history(folder, done.history)
+        note(f"{network.kind}, step {done.step}/{config.steps}: {row_line(row)}")
 
     def training() -> Iterator[None]:
         if start == 0 and not done.history:
@@ -156,11 +140,10 @@ def train_network(
         for images, masks, labels in loader:
             _mode(module, config)
             torch.manual_seed(stable_seed(config.seed, done.step))  # for layers that draw, such as dropout
-            _set_lr(optimizer, config, done.step)
+            set_lr(optimizer, config, done.step)
             batch = (images.to(device, non_blocking=True), masks[:places].to(device), labels.to(device))
             losses = _step(network, optimizer, *batch, places, config, done.step + 1)
-            done.step, done.since = done.step + 1, done.since + 1
-            done.sums = [total + loss for total, loss in zip(done.sums, losses, strict=True)]
+            done.add(losses)
             if done.step % config.evaluate_every == 0 or done.step == config.steps:
                 evaluate()
             elif done.step % config.save_every == 0:
@@ -173,7 +156,7 @@ def train_network(
     module.eval()
     path, best_path = folder / LAST, folder / BEST
     save_network(network, path)
-    _write_history(folder / HISTORY, done.history)
+    write_history(folder, done.history)
     (folder / STATE).unlink(missing_ok=True)
     return Trained(path, tuple(done.history), best_path if done.best else None, done.best)
 
@@ -181,17 +164,6 @@ def train_network(
 def is_finished(folder: Path) -> bool:
     """Whether a training ended in this folder; one that goes on has its state beside the checkpoint."""
     return (folder / LAST).is_file() and not (folder / STATE).exists()
-
-
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """Rows of ``history.jsonl``. InputError naming the file if it is missing or damaged."""
-    path = folder / HISTORY
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; the training writes it") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not lines of JSON ({error}); delete the folder and train again") from None
 
 
 def _step(
@@ -232,47 +204,8 @@ def _mode(module: nn.Module, config: TrainConfig) -> None:
     module.train()
     if config.frozen_statistics:
         for name, part in module.named_modules():
-            if isinstance(part, _BatchNorm) and name.startswith(_ENCODERS):
+            if isinstance(part, _BatchNorm) and name.startswith(ENCODERS):
                 part.eval()
-
-
-def new_layers(network: Network, new_head: bool) -> set[str]:
-    """Names of the parameters that start at random: whatever is no encoder, and its last layer if `new_head`."""
-    outputs = len(network.class_names) + 1
-    names = {
-        name
-        for name, _ in network.module.named_parameters()
-        if not name.startswith(_ENCODERS) and network.kind != "free_convolutions"
-    }
-    if new_head:
-        heads = [
-            name
-            for name, part in network.module.named_modules()
-            if isinstance(part, nn.Linear | nn.Conv2d) and part.weight.shape[0] == outputs and name.startswith("model.")
-        ]
-        names |= {f"{heads[-1]}.{kind}" for kind in ("weight", "bias")} if heads else set()
-    return names
-
-
-def _optimizer(network: Network, config: TrainConfig, new_head: bool) -> torch.optim.AdamW:
-    """AdamW; weight decay on all but vectors (biases, batch norm)."""
-    new = new_layers(network, new_head)
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for name, parameter in network.module.named_parameters():
-        factor = config.head_lr_factor if name in new else 1.0
-        groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
-    options: list[dict[str, Any]] = [
-        {"params": groups[key], "factor": key[0]} | ({} if key[1] else {"weight_decay": 0.0})
-        for key in sorted(groups, reverse=True)
-    ]
-    return torch.optim.AdamW(options, config.lr, weight_decay=config.weight_decay)
-
-
-def _set_lr(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> None:
-    falling = 0.5 * (1 + math.cos(math.pi * step / config.steps)) if config.schedule == "cosine" else 1.0
-    rising = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
-    for group in optimizer.param_groups:
-        group["lr"] = config.lr * falling * rising * group["factor"]
 
 
 def _judged(val: Dataset, config: TrainConfig, *, segments: bool) -> tuple[Sample, ...]:
@@ -302,44 +235,3 @@ def _snapshot(
     limit = np.finfo(np.float16).max
     with atomic(folder / f"{sample.id}.npz") as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, maps=maps[0].float().cpu().numpy().clip(-limit, limit).astype(np.float16))
-
-
-def _row(done: _Progress, config: TrainConfig, found: Evaluation | None) -> dict[str, Any]:
-    row: dict[str, Any] = {"step": done.step}
-    if done.since:
-        classification, segmentation = (total / done.since for total in done.sums)
-        total = config.classification_weight * classification + config.segmentation_weight * segmentation
-        row |= {"loss": total, "classification_loss": classification, "segmentation_loss": segmentation}
-    if found is not None:
-        row |= {"images": found.images, "miou": found.miou}
-        row |= {"macro_f1": found.macro_f1, "map": found.mean_average_precision}
-    return row
-
-
-def _figure(row: dict[str, Any]) -> tuple[str, float] | None:
-    """What checkpoints are compared by: mIoU, of a classifier macro F1."""
-    for key, name in (("miou", "mIoU"), ("macro_f1", "F1")):
-        if row.get(key) is not None:
-            return name, row[key]
-    return None
-
-
-def _better(row: dict[str, Any], best: dict[str, Any] | None) -> bool:
-    mine = _figure(row)
-    return mine is not None and (best is None or mine[1] > _figure(best)[1])
-
-
-def _line(row: dict[str, Any]) -> str:
-    parts = []
-    if "loss" in row:
-        parts.append("loss {loss:.4f} (classification {classification_loss:.4f}, segmentation ".format(**row))
-        parts[-1] += f"{row['segmentation_loss']:.4f})"
-    for key, name in (("miou", "mIoU"), ("macro_f1", "F1"), ("map", "mAP")):
-        if row.get(key) is not None:
-            parts.append(f"{name} {row[key]:.2f}")
-    return ", ".join(parts) or "the start"
-
-
-def _write_history(path: Path, history: list[dict[str, Any]]) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in history), encoding="utf-8")

@@ -17,10 +17,11 @@ from vitseg import explain, seeds
 from vitseg.explain import Explanation
 from vitseg.methods import METHODS
 from vitseg.models import Classifier, create_classifier
-from vitseg.seeds import class_maps, input_size, make_seeds, outputs_for, scale_maps
+from vitseg.seeds import class_maps, make_seeds, outputs_for
 from vitseg.settings import SeedConfig
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
+from wsss.maps import input_size, scale_maps
 from wsss.store import read_seed
 
 EXACT = SeedConfig(sizes=(32, 48), first_block=1, precision="float64")

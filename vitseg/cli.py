@@ -14,10 +14,11 @@ from vitseg.settings import CHECKPOINT, ClassifierConfig, SeedConfig
 from vitseg.test_commands import perturbation_test, segmentation_test
 from wsss.console import Flat, note, run
 from wsss.errors import InputError
-from wsss.options import Data, Device, Root, Runs, command_line
+from wsss.options import Data, Device, Root, Runs, command_line, shard_of
 
 if TYPE_CHECKING:
-    from wsss.data import Dataset
+    from wsss.data import Dataset, Sample
+    from wsss.maps import SeedCounts
     from wsss.metrics import ClassificationScores
 
 app = App(
@@ -159,53 +160,34 @@ def seeds(
     """
     from vitseg.methods import find_method
     from vitseg.models import load_classifier
-    from vitseg.seeds import make_seeds, outputs_for, relabelled, seed_name
+    from vitseg.seeds import make_seeds, outputs_for, seed_name
     from wsss.data import load_dataset
-    from wsss.store import Stage, file_hash
+    from wsss.maps import run_seeds
+    from wsss.store import file_hash
     from wsss.training import choose_device
 
-    begin = time.monotonic()
     find_method(cfg.method)
-    part, parts = _shard(shard)
+    part = shard_of(shard)
     if batch_size < 1:
         raise InputError(f"--batch-size {batch_size}: at least 1")
     dataset = load_dataset(data, split, root)
     path = find_checkpoint(classifier, runs)
     model = load_classifier(path)
     outputs = outputs_for(model, dataset)
-    stage = Stage.open(
+    where = choose_device(device)
+
+    def make(samples: list[Sample], folder: Path) -> SeedCounts:
+        return make_seeds(model, samples, outputs, folder, cfg, device=where, batch_size=batch_size)
+
+    run_seeds(
+        dataset,
         runs / (name or seed_name(cfg.method, model)) / "seeds",
-        kind="seeds",
+        make,
         config=cfg.model_dump(mode="json"),
-        class_names=dataset.class_names,
-        suffix=".npz",
         inputs={"classifier": file_hash(path), "data": dataset.name},
+        shard=part,
+        command=command_line("vitseg"),
     )
-    mine = dataset.samples[part - 1 :: parts]
-    todo = set(stage.pending([sample.id for sample in mine]))
-    todo |= relabelled(stage.folder, [sample for sample in mine if sample.id not in todo])
-    if len(todo) < len(mine):
-        note(f"{len(mine) - len(todo)} of {len(mine)} seeds are there already")
-    counts = make_seeds(
-        model,
-        [sample for sample in mine if sample.id in todo],
-        outputs,
-        stage.folder,
-        cfg,
-        device=choose_device(device),
-        batch_size=batch_size,
-    )
-    if todo:
-        stage.done(
-            command=command_line("vitseg"),
-            split=split,
-            counts={"images": counts.images, "maps": counts.maps, "failed": len(counts.failed)},
-            seconds=time.monotonic() - begin,
-        )
-    if counts.failed:
-        more = f" ({len(counts.failed)} images have no seed; the others are made)" if len(counts.failed) > 1 else ""
-        raise InputError(f"{counts.failed[0]}{more}")
-    note(f"{stage.folder}: seeds of all {len(mine)} images of {dataset.name}/{split}")
 
 
 @app.command
@@ -256,13 +238,6 @@ def explain(
     else:
         model = load_imagenet_vit(architecture, weights)
     explain_photographs(model, images, out, cfg, classes=classes, top=top, device=choose_device(device))
-
-
-def _shard(text: str) -> tuple[int, int]:
-    part, slash, parts = text.partition("/")
-    if not (slash and part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
-        raise InputError(f"--shard {text}: expected i/n with 1 <= i <= n, such as 1/4")
-    return int(part), int(parts)
 
 
 def _report_scores(scores: ClassificationScores, dataset: Dataset, path: Path | None) -> None:

@@ -19,8 +19,8 @@ import torch
 from timm.layers import Format, HybridEmbed
 from torch import nn
 
-from wsss.weights import fitting, read_weights, strides_first
 from wsss.errors import InputError, did_you_mean
+from wsss.weights import fitting, read_weights, strides_first
 
 SEPARATOR = "+"
 FIRST_VERSION = "_v1"

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from vitseg.hybrid import embedding, load_trunk, split_name, trunk_of
 from vitseg.relevance.capture import check_supported
-from wsss.weights import fitting, read_weights
 from wsss.errors import InputError, did_you_mean
 from wsss.store import atomic
+from wsss.weights import fitting, read_weights
 
 KIND = "relseg-classifier"
 HEAD = ("head.", "head_dist.")  # the second of a distilled DeiT

@@ -11,11 +11,12 @@ from PIL import Image
 from torch.nn import functional as F
 
 from vitseg.models import Classifier
-from vitseg.seeds import class_maps, input_size
+from vitseg.seeds import class_maps
 from vitseg.settings import SeedConfig
 from wsss.console import note
 from wsss.data import read_image
 from wsss.errors import InputError, did_you_mean
+from wsss.maps import input_size
 from wsss.overlay import heat_overlay
 from wsss.store import atomic
 

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from vitseg.explain import explain
 from vitseg.models import Classifier
-from vitseg.seeds import scale_maps
 from vitseg.trial import model_input, squeeze
 from wsss.data import IGNORE, Dataset, Sample, foreground_truth
 from wsss.errors import InputError
 from wsss.explanation_tests import foreground
+from wsss.maps import scale_maps
 from wsss.statistics import average_precision
 
 

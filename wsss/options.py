@@ -30,6 +30,14 @@ def worker_count(given: int | None) -> int:
     return given or cores or 1
 
 
+def shard_of(text: str) -> tuple[int, int]:
+    """(i, n) of ``--shard i/n``: the i-th of n parts of the images. InputError if it is anything else."""
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise InputError(f"--shard {text}: expected i/n with 1 <= i <= n, such as 1/4")
+    return int(part), int(parts)
+
+
 def command_line(program: str) -> str:
     """The command as it was typed, for manifests and reports."""
     return shlex.join([program, *sys.argv[1:]])

@@ -94,6 +94,24 @@ def label_picture(mask: np.ndarray, palette: np.ndarray, *, neutral: tuple[int, 
     return picture
 
 
+def signed_picture(values: np.ndarray, limit: float) -> np.ndarray:
+    """Signed values as plain colours, uint8 (H, W, 3): blue -`limit`, white 0, red `limit`; clipped beyond.
+
+    Args:
+        values: (H, W), finite.
+        limit: greater than 0; 0 makes all of it white.
+
+    Raises:
+        ValueError: values that are not finite, a negative limit.
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 2 or not np.isfinite(values).all() or not 0 <= limit < np.inf:
+        raise ValueError("signed values must be finite (H, W) and their limit finite and not negative")
+    share = (values / limit).clip(-1, 1) if limit > 0 else np.zeros_like(values)
+    colours = np.stack([1 + share.clip(max=0), 1 - np.abs(share), 1 - share.clip(min=0)], -1)
+    return np.rint(255 * colours).astype(np.uint8)
+
+
 def _blend(image: np.ndarray, colours: np.ndarray, weight: np.ndarray | np.float32) -> np.ndarray:
     mixed = image.astype(np.float32) * (1 - weight) + colours.astype(np.float32) * weight
     return np.rint(mixed).astype(np.uint8)

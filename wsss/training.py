@@ -1,6 +1,6 @@
 """What every training here shares: randomness that is a function of (seed, epoch, index), and a state to go on from.
 
-The one module of the ground floor that imports torch.
+With `augment` and `weights` the modules of the ground floor that import torch.
 """
 
 from __future__ import annotations

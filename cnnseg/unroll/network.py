@@ -241,7 +241,7 @@ def _times(p: Tensor, factor: Tensor, images: int, *, in_place: bool) -> Tensor:
     """p (B * K, ...) times a factor (B, ...)."""
     split = p.unflatten(0, (images, -1))
     factor = factor[:, None]
-    if in_place:
+    if in_place and not torch.is_grad_enabled():  # autograd copies what is changed through a view
         split.mul_(factor)
         return p
     return (split * factor).flatten(0, 1)

@@ -13,6 +13,7 @@ from wsss.errors import InputError, did_you_mean
 from wsss.parallel import map_parallel
 from wsss.report import explanation_text, tables
 from wsss.report.explanation import TITLES, TestSection, test_sections
+from wsss.report.gallery import check_page
 from wsss.report.maps import MapBlock, draw_maps
 from wsss.report.page import fill_page
 from wsss.report.pictures import WIDTH, Choice, choose_images, draw_block
@@ -59,8 +60,7 @@ def write_report(
     Raises:
         InputError: a stage was made for other classes, an unknown image, nothing to show of a run.
     """
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"--out {out}: the report is a web page; give a name that ends in .html")
+    check_page(out)
     if pictures < 1:
         raise InputError(f"--pictures {pictures}: at least 1")
     if not alpha > 0:

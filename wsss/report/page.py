@@ -19,6 +19,24 @@ from wsss.report.tables import FigureRow
 from wsss.store import voc_palette
 
 
+def template(name: str) -> jinja2.Template:
+    """A template of this package."""
+    # escapes for HTML, whatever the templates are called: names of runs and classes are the user's
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("wsss.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template(name)
+
+
+def today() -> str:
+    """Date and time, for the head of a page."""
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
 def fill_page(
     *,
     dataset: Dataset | None,
@@ -35,17 +53,9 @@ def fill_page(
         maps: the pictures of each section. named: their images were named, not chosen.
         context: what the template names besides.
     """
-    # for HTML, whatever the templates are called: names of runs and classes are the user's
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("wsss.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     chosen = tables.iou_columns(rows)
     classes = list(dict.fromkeys(name for row in chosen for name in row.entry.iou))
-    return environment.get_template("template.html.j2").render(
+    return template("template.html.j2").render(
         dataset=dataset,
         with_truth=sum(1 for sample in dataset or () if sample.mask_path),
         rows=rows,
@@ -56,12 +66,12 @@ def fill_page(
         iou_rows=chosen,
         iou_classes=[(name, tables.best_of_class(chosen, name)) for name in classes],
         protocol=protocol_of(rows),
-        legend=_legend(dataset, blocks) if dataset is not None else [],
+        legend=class_colours(dataset, blocks) if dataset is not None else [],
         blocks=blocks,
         tests=[_test(section, mine, named) for section, mine in zip(sections, maps, strict=True)],
         texts=explanation_text,
         numbers=explanation,
-        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        date=today(),
         **context,
     )
 
@@ -84,7 +94,7 @@ def _test(section: TestSection, maps: list[MapBlock], named: bool) -> dict[str, 
     }
 
 
-def _legend(dataset: Dataset, blocks: list[ImageBlock]) -> list[tuple[str, str]]:
+def class_colours(dataset: Dataset, blocks: Sequence[ImageBlock]) -> list[tuple[str, str]]:
     """(class, colour); of a long list the classes that are shown alone."""
     shown = {name for block in blocks for name in block.classes}
     return [

@@ -172,7 +172,7 @@ class _Drawing:
         if STAGES[stage] == "affinity_labels":
             neutral = 100 * float((mask == IGNORE).mean())
             alt = f"{what}: {_named(mask, self.dataset)}, {neutral:.0f} % neutral"
-            return _png(label_picture(little, voc_palette()), alt, f"{neutral:.0f} % neutral")
+            return png(label_picture(little, voc_palette()), alt, f"{neutral:.0f} % neutral")
         caption = ""
         if self.truth is not None:
             iou = image_iou(mask, self.truth, self.dataset.num_classes + 1, path)
@@ -211,13 +211,14 @@ def _same_size(mask: np.ndarray, size: tuple[int, int], path: Path | None, image
 
 
 def jpeg(picture: np.ndarray, alt: str, caption: str = "") -> Picture:
+    """For photographs and what is drawn on them."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=QUALITY, optimize=True)
     return _embed(buffer, "jpeg", picture, alt, caption)
 
 
-def _png(picture: np.ndarray, alt: str, caption: str = "") -> Picture:
-    """Plain colours compress better so, and keep their edges."""
+def png(picture: np.ndarray, alt: str, caption: str = "") -> Picture:
+    """For plain colours: they compress better so, and keep their edges."""
     buffer = io.BytesIO()
     Image.fromarray(picture).quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return _embed(buffer, "png", picture, alt, caption)

@@ -27,6 +27,7 @@ MADE_BY = {
     "affinity_net": "affinity train",
     "masks": "affinity refine",
     "classifier": "vitseg train-classifier",
+    "network": "cnnseg train-unrolled",
     "perturbation_test": "vitseg perturbation-test",
     "segmentation_test": "vitseg segmentation-test",
 }

@@ -1,0 +1,151 @@
+"""A table of trainings as its YAML describes it: networks x budgets of masks x seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
+
+from cnnseg.settings import Kind, NetworkConfig, TrainConfig
+from wsss.configs import find_config
+from wsss.console import Config, validation_line
+from wsss.errors import InputError
+
+VOC = "voc12"
+"""The data set of the published figures; beside figures of another they would be no comparison."""
+
+
+class RowConfig(Config):
+    """A row of the table: a network, and what the seed paper publishes of it."""
+
+    label: str
+    network: Kind
+    architecture: str = "resnet50"
+    classes_at_once: int | None = Field(None, ge=1)
+    train: dict[str, Any] = {}
+    """what this row's training has otherwise than the others"""
+    published: dict[int, float] = {}
+    """budget -> mIoU"""
+    published_f1: dict[int, float] = {}
+    """budget -> F1; 0: after the classifier's training"""
+
+    @field_validator("network")
+    @classmethod
+    def _segments(cls, network: Kind) -> Kind:
+        if network == "classifier":
+            raise ValueError("a classifier gives no masks; every row starts from one anyway")
+        return network
+
+
+class TableConfig(Config):
+    """A table: every row is trained with every budget and seed, from one classifier for each architecture."""
+
+    title: str
+    data: str
+    train_split: str = "train_aug"
+    val_split: str = "val"
+    budgets: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
+    weights: dict[str, str] = {}
+    """architecture -> ImageNet weights that its classifier starts at; 'pretrained' unless given"""
+    pretraining: dict[str, Any] = {}
+    """training of the classifiers"""
+    training: dict[str, Any] = {}
+    """training of all rows"""
+    size: int | None = Field(None, ge=32)
+    """evaluate images resized to about this side; native size if not given"""
+    protocol: Literal["voc", "paper"] = "voc"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """of the evaluation"""
+    best: bool = False
+    """evaluate, beside the end of each training, the checkpoint that was chosen on the validation split"""
+    rows: Annotated[tuple[RowConfig, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _whole(self) -> TableConfig:
+        for key in ("budget", "seed"):
+            for place, part in (("training", self.training), *((row.label, row.train) for row in self.rows)):
+                if key in part:
+                    raise ValueError(f"{place}: {key} is the table's; give it under {key}s")
+        for cell in self.cells():
+            cell.train_config()
+        self.pretraining_config()
+        names = [cell.name for cell in self.cells()]
+        if len(set(names)) < len(names):
+            raise ValueError("budgets, seeds and (network, architecture) of the rows: each may stand there once")
+        return self
+
+    def cells(self) -> Iterator[Cell]:
+        """All trainings, row by row."""
+        for row in self.rows:
+            for budget in self.budgets:
+                for seed in self.seeds:
+                    yield Cell(self, row, budget, seed)
+
+    def pretraining_config(self) -> TrainConfig:
+        """Training of the classifiers."""
+        return TrainConfig(**{**self.pretraining, "budget": 0})
+
+    def classifier_network(self, architecture: str) -> NetworkConfig:
+        """The classifier that all networks of an architecture start from."""
+        weights = self.weights.get(architecture, "pretrained")
+        return NetworkConfig(network="classifier", architecture=architecture, weights=weights)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of the table."""
+
+    table: TableConfig
+    row: RowConfig
+    budget: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its run."""
+        return f"{self.row.network}_{self.row.architecture}_{self.budget}_s{self.seed}"
+
+    @property
+    def classifier(self) -> str:
+        """Name of the run of the classifier that it starts from."""
+        return classifier_run(self.row.architecture)
+
+    def train_config(self) -> TrainConfig:
+        """Its training."""
+        return TrainConfig(
+            **{**self.table.training, **self.row.train, "budget": self.budget, "seed": self.seed},
+        )
+
+    def network_config(self) -> NetworkConfig:
+        """Its network."""
+        row = self.row
+        return NetworkConfig(
+            network=row.network,
+            architecture=row.architecture,
+            classifier=self.classifier,
+            classes_at_once=row.classes_at_once,
+        )
+
+
+def classifier_run(architecture: str) -> str:
+    """Name of the run of an architecture's classifier."""
+    return f"classifier_{architecture}"
+
+
+def read_table(name: str) -> tuple[Path, TableConfig]:
+    """A table's YAML, by path or by name below ``configs/``. InputError naming the file and the key at fault."""
+    path = find_config(name)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise InputError(f"{path}: not a table (title, data, budgets, rows)")
+        return path, TableConfig(**content)
+    except ValidationError as error:
+        raise InputError(f"{path}: {validation_line(error)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None

@@ -1,0 +1,118 @@
+"""The commands ``cnnseg seeds`` and ``cnnseg evolution``: what heat-maps are good for, and how they came about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cnnseg.settings import BEST, LAST, SeedConfig
+from wsss.console import Flat, Several, note
+from wsss.errors import InputError
+from wsss.options import Data, Device, Root, Runs, command_line, shard_of
+
+if TYPE_CHECKING:
+    from wsss.data import Sample
+    from wsss.maps import SeedCounts
+
+
+def seeds(
+    *,
+    network: str,
+    data: Data,
+    split: str,
+    name: str | None = None,
+    which: Literal["last", "best"] = "last",
+    root: Root = None,
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
+    batch_size: int = 8,
+    shard: str = "1/1",
+    cfg: Annotated[SeedConfig, Flat] = SeedConfig(),
+) -> None:
+    """Make seeds of a classifier or an unrolled network: soft maps of the classes each image is labelled with.
+
+    Writes seeds/IMAGE.npz into the run, for `affinity` to refine. Goes on where it was stopped.
+
+    Parameters
+    ----------
+    network
+        Checkpoint (.safetensors), or the name of a run that holds one.
+    split
+        Split to explain.
+    name
+        Name of the run; lrp_cnn or cam_cnn unless given.
+    which
+        Checkpoint of a run: last, or best, which was chosen on the validation split.
+    batch_size
+        Maps made at once.
+    shard
+        i/n: this process makes the i-th of n parts; run the others beside it, on other devices or machines.
+    """
+    from cnnseg.models import find_network, load_network
+    from cnnseg.seeds import explanation, make_seeds, outputs_for
+    from wsss.data import load_dataset
+    from wsss.maps import run_seeds
+    from wsss.store import file_hash
+    from wsss.training import choose_device
+
+    part = shard_of(shard)
+    if batch_size < 1:
+        raise InputError(f"--batch-size {batch_size}: at least 1")
+    dataset = load_dataset(data, split, root)
+    path = find_network(network, runs, {"last": LAST, "best": BEST}[which])
+    model = load_network(path)
+    outputs = outputs_for(model, dataset)
+    explanation(model, cfg)  # refuses what does not go together before the run exists
+    where = choose_device(device)
+
+    def make(samples: list[Sample], folder: Path) -> SeedCounts:
+        return make_seeds(model, samples, outputs, folder, cfg, device=where, batch_size=batch_size)
+
+    run_seeds(
+        dataset,
+        runs / (name or f"{cfg.method}_cnn") / "seeds",
+        make,
+        config={**cfg.model_dump(mode="json"), "power": cfg.exponent},
+        inputs={"network": file_hash(path), "data": dataset.name},
+        shard=part,
+        command=command_line("cnnseg"),
+    )
+
+
+def evolution(
+    *,
+    network: str,
+    data: Data,
+    split: str,
+    out: Path = Path("evolution.html"),
+    images: Annotated[list[str] | None, Several] = None,
+    columns: int = 6,
+    root: Root = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Show how heat-maps and segmentations came about over a training (figures 2 and 3 of the paper), as a web page.
+
+    From the pictures that the training kept (--snapshots of train-unrolled): before the first step, as signed relevance
+    in blue, white and red; then after softmax, up to the step of the highest mIoU on the validation split.
+
+    Parameters
+    ----------
+    network
+        Run of the training: its name, or its folder.
+    split
+        Split that the images are of.
+    out
+        Web page to write; everything is inside the one file.
+    images
+        Ids of images to show; all that the training kept of this split unless given.
+    columns
+        Steps shown, spread evenly over the logarithm of the step: most happens early.
+    """
+    from cnnseg.pictures import write_evolution
+    from wsss.data import load_dataset
+    from wsss.store import resolve_run
+
+    dataset = load_dataset(data, split, root)
+    folder = resolve_run(network, runs)
+    shown = write_evolution(folder, dataset, out, images=images, columns=columns, command=command_line("cnnseg"))
+    note(f"wrote {out}: {shown} images")

@@ -1,0 +1,358 @@
+"""Seeds of CNNs: as the slow way makes them from their definition, in float64, whatever is batched with what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from cyclopts import App, Parameter
+from PIL import Image
+from safetensors.torch import save_file
+from small_run import OWN, VAL, make_data
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cnnseg.models import Network, PlainClassifier, save_network
+from cnnseg.seed_commands import seeds
+from cnnseg.seeds import activation_maps, class_maps, explanation, make_seeds, outputs_for
+from cnnseg.settings import LAST, SeedConfig
+from cnnseg.unroll import unroll
+from wsss.console import run
+from wsss.data import Dataset, Sample
+from wsss.errors import InputError
+from wsss.metrics import seed_to_mask
+from wsss.store import read_json, read_seed
+
+CLASSES = ("dog", "cat", "cow")
+SIZES = ((40, 56), (32, 32), (56, 40), (40, 56), (24, 90))
+SMALL = SeedConfig(sizes=(64, 96), cell=8)
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+class Small(nn.Module):
+    """A CNN that shrinks by 4, without padding tricks, so that it can be written down again in a line."""
+
+    def __init__(self, outputs: int = 4) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 3, stride=2, padding=1)
+        self.conv2 = nn.Conv2d(6, 8, 3, stride=2, padding=1)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(8, outputs)
+
+    def features(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv2(F.relu(self.conv1(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.flatten(self.pool(self.features(x)), 1))
+
+
+def make_network(kind: str = "unrolled", model: nn.Module | None = None, dtype: torch.dtype = torch.float64) -> Network:
+    if model is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            model = Small()
+            nn.init.normal_(model.fc.weight, std=3000)  # or softmax would find next to nothing
+    model = model.to(dtype).eval()
+    module = PlainClassifier(model) if kind == "classifier" else unroll(model)
+    made = Network(module, kind, "small", CLASSES, MEAN, STD)
+    if dtype is torch.float64:
+        prepare = made.prepare
+        object.__setattr__(made, "prepare", lambda image, size: prepare(image, size).double())
+    return made
+
+
+@pytest.fixture
+def images() -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)) for size in SIZES]
+
+
+@pytest.fixture
+def samples(images: list[Image.Image], tmp_path: Path) -> list[Sample]:
+    found = []
+    for number, (image, shown) in enumerate(zip(images, [(1, 2), (1,), (2,), (), (1, 2)], strict=True)):
+        path = tmp_path / f"{number}.png"
+        image.save(path)
+        found.append(Sample(str(number), path, shown))
+    return found
+
+
+def slow_map(model: Small, x: Tensor, output: int, others: Sequence[int], config: SeedConfig) -> np.ndarray:
+    """One map (h, w) of an image (3, H, W), before scaling; relevance of LRP-0 as input times gradient."""
+    if config.method == "cam":
+        features = model.features(x[None])[0].detach().numpy()
+        weight = model.fc.weight[output].detach().numpy()
+        return np.maximum(sum(w * plane for w, plane in zip(weight, features, strict=True)), 0)
+
+    def relevance(of: int) -> np.ndarray:
+        given = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(model(given[None])[0, of], given)
+        return (given * gradient).sum(0).detach().numpy()
+
+    if config.scores == "relevance":
+        pixels = np.maximum(relevance(output), 0)
+    else:
+        powers = {of: np.exp(relevance(of)) for of in (0, *others)}
+        pixels = powers[output] / sum(powers.values())
+    side = config.cell
+    height, width = (n // side for n in pixels.shape)
+    return np.array(
+        [[pixels[i * side :, j * side :][:side, :side].mean() for j in range(width)] for i in range(height)]
+    )
+
+
+def slow_maps(
+    network: Network, image: Image.Image, wanted: Sequence[int], config: SeedConfig, shapes: Sequence[tuple[int, int]]
+) -> np.ndarray:
+    """One class, one size, one direction at a time; shapes from the largest size down."""
+    model = network.module.model
+    averages = []
+    for output in wanted:
+        scaled: list[Tensor] = []
+        for shape in shapes:
+            x = network.prepare(image, shape)
+            found = slow_map(model, x, output, wanted, config)
+            if config.flip:
+                found = (found + slow_map(model, x.flip(2), output, wanted, config)[:, ::-1]) / 2
+            if config.scores == "relevance":
+                low, high = found.min(), np.percentile(found, config.percentile)
+                found = np.clip((found - low) / (high - low), 0, 1)
+            grid = found.shape if not scaled else scaled[0].shape
+            power = torch.from_numpy(found**config.exponent)[None, None]
+            scaled.append(F.interpolate(power, tuple(grid), mode="bilinear", align_corners=False)[0, 0])
+        averages.append(torch.stack(scaled).mean(0))
+    return torch.stack(averages).numpy()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"flip": False, "percentile": 90},
+        {"sizes": (64,), "power": 1, "cell": 24},
+        {"scores": "softmax"},
+        {"scores": "softmax", "flip": False, "cell": 1},
+        {"method": "cam"},
+        {"method": "cam", "flip": False, "power": 0.7},
+    ],
+    ids=str,
+)
+def test_maps_of_one_image(images: list[Image.Image], options: dict[str, object]) -> None:
+    """40 x 56 pixels: 96^2 pixels in these proportions are about 81 x 114, 64^2 are about 54 x 76; sides in 32s."""
+    network, config = make_network(), SMALL.model_copy(update=options)
+    shapes = [{96: (96, 128), 64: (64, 64)}[size] for size in sorted(config.sizes, reverse=True)]
+    if config.cell == 24:
+        shapes = [(48, 96)]  # the least multiple of 24 that is not below 32 is 48
+    found = class_maps(network, explanation(network, config), images[:1], [[3, 1]], config)[0]
+    expected = slow_maps(network, images[0], [3, 1], config, shapes)
+    side = 4 if config.method == "cam" else config.cell
+    assert found.dtype == np.float32 and found.shape == (2, shapes[0][0] // side, shapes[0][1] // side)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    assert not np.allclose(found[0], found[1], atol=0.02) and 0 <= found.min() < found.max() <= 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize("options", [{}, {"scores": "softmax"}, {"method": "cam"}], ids=str)
+def test_mixed_batch_equals_one_image_at_a_time(
+    images: list[Image.Image], options: dict[str, object], batch_size: int
+) -> None:
+    network, config = make_network(), SMALL.model_copy(update={"sizes": (64,), **options})
+    explain = explanation(network, config)
+    wanted = [[2, 1], [3], [1, 2, 3], [], [1]]
+    images, wanted = [*images, *images[::-1]], [*wanted, *reversed(wanted)]
+    sizes_seen: list[int] = []
+
+    def watched(x: Tensor, outputs: Sequence[int]) -> Tensor:
+        sizes_seen.append(len(x) * len(outputs))
+        return explain(x, outputs)
+
+    together = class_maps(network, watched, images, wanted, config, batch_size=batch_size)
+    assert max(sizes_seen) <= max(batch_size, 6) and (batch_size == 1 or max(sizes_seen) > 4)
+    for image, outputs, found in zip(images, wanted, together, strict=True):
+        alone = class_maps(network, explain, [image], [outputs], config, batch_size=1)[0]
+        assert found.shape == alone.shape and len(found) == len(outputs)
+        np.testing.assert_allclose(found, alone, atol=1e-6)
+
+
+def test_the_mirror_image_has_the_mirrored_map(images: list[Image.Image]) -> None:
+    network = make_network()
+    mirrored = images[1].transpose(Image.Transpose.FLIP_LEFT_RIGHT)  # 32 x 32, explained at that size
+    for options in ({}, {"scores": "softmax"}, {"method": "cam"}):
+        differences = []
+        for flip in (True, False):
+            config = SMALL.model_copy(update={"sizes": (32,), "flip": flip, **options})
+            one, other = class_maps(network, explanation(network, config), [images[1], mirrored], [[1], [1]], config)
+            differences.append(np.abs(one - other[:, :, ::-1]).max())
+        assert differences[0] < 1e-6 and differences[1] > 1e-3
+
+
+@pytest.mark.parametrize("name", ["timm resnet18", "torchvision resnet18", "timm resnet26"])
+def test_activation_maps_add_up_to_the_score(name: str) -> None:
+    library, architecture = name.split()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if library == "timm":
+            model = timm.create_model(architecture, num_classes=4)
+        else:
+            model = torchvision.models.get_model(architecture, num_classes=4)
+        images = torch.randn(2, 3, 64, 96).double()
+    network = make_network("classifier", model)
+    (pool,) = (m for m in model.modules() if isinstance(m, nn.AdaptiveAvgPool2d))
+    with torch.no_grad():
+        maps = activation_maps(model, pool, model.fc, images, [3, 1])
+        logits = model(images)[:, [3, 1]]
+        np.testing.assert_allclose(maps.mean((2, 3)) + model.fc.bias[[3, 1]], logits, atol=1e-9)
+        assert maps.shape == (2, 2, 2, 3) and not pool._forward_pre_hooks
+        found = explanation(network, SeedConfig(method="cam"))(images, [3, 1])
+    torch.testing.assert_close(found, maps.clamp(min=0))
+
+
+def test_a_classifier_is_unrolled_for_its_heat_maps(images: list[Image.Image]) -> None:
+    plain, unrolled = make_network("classifier"), make_network()
+    one, other = (
+        class_maps(network, explanation(network, SMALL), images[:1], [[1, 2]], SMALL)[0]
+        for network in (plain, unrolled)
+    )
+    np.testing.assert_array_equal(one, other)
+    with pytest.raises(InputError, match="--scores softmax: this classifier has not learnt what background is"):
+        explanation(plain, SeedConfig(scores="softmax"))
+
+
+def test_what_does_not_go_together_is_refused() -> None:
+    with pytest.raises(InputError, match="--scores softmax: of --method lrp alone"):
+        explanation(make_network(), SeedConfig(method="cam", scores="softmax"))
+    with torch.device("meta"):
+        model = torchvision.models.vgg11(num_classes=4)
+    vgg = Network(PlainClassifier(model), "classifier", "vgg11", CLASSES, MEAN, STD)
+    with pytest.raises(InputError, match=r"--method cam: .*; vgg11 has 0 such poolings and 3 such layers; lrp works"):
+        explanation(vgg, SeedConfig(method="cam"))
+    explanation(vgg, SeedConfig())
+    other = Network(nn.Conv2d(3, 4, 1), "unet", "resnet18", CLASSES, MEAN, STD)
+    for method in ("lrp", "cam"):
+        with pytest.raises(InputError, match="--network: a unet is no classifier that could be explained"):
+            explanation(other, SeedConfig(method=method))
+
+
+def test_usual_powers() -> None:
+    """A probability of 1/2 lies where the alpha rule at 8 puts the border of the background."""
+    powers = {
+        (config.method, config.scores): config.exponent
+        for config in (SeedConfig(), SeedConfig(method="cam"), SeedConfig(scores="softmax"))
+    }
+    assert powers == {("lrp", "relevance"): 0.5, ("cam", "relevance"): 1, ("lrp", "softmax"): 2.4}
+    assert SeedConfig(method="cam", power=0.3).exponent == 0.3
+    maps = np.array([[[0.48, 0.52]]], np.float32) ** SeedConfig(scores="softmax").exponent
+    assert seed_to_mask(maps, np.array([5], np.uint8), alpha=8).tolist() == [[0, 5]]
+
+
+def test_files_of_seeds(samples: list[Sample], tmp_path: Path) -> None:
+    """The data set's class 1 is a cat, output 2 of the network; class 2, a dog, is output 1; 0 is the background."""
+    network = make_network()
+    dataset = Dataset("small", "all", tmp_path, ("cat", "dog"), tuple(samples), np.zeros(256, np.uint8))
+    outputs = outputs_for(network, dataset)
+    assert outputs == {1: 2, 2: 1}
+    samples[3].image_path.write_bytes(samples[3].image_path.read_bytes()[:100])
+    counts = make_seeds(network, samples, outputs, tmp_path / "seeds", SMALL, batch_size=3)
+    assert (counts.images, counts.maps) == (4, 6)
+    assert len(counts.failed) == 1 and counts.failed[0].startswith(f"image {samples[3].image_path}: cannot be read")
+    for sample, size in zip(samples, SIZES, strict=True):
+        if sample is samples[3]:
+            continue
+        seed = read_seed(tmp_path / "seeds", sample.id)
+        assert seed.classes.tolist() == list(sample.classes) and seed.size == size
+        with Image.open(sample.image_path) as image:
+            wanted = [[{1: 2, 2: 1}[c] for c in sample.classes]]
+            expected = class_maps(network, explanation(network, SMALL), [image.convert("RGB")], wanted, SMALL)[0]
+        np.testing.assert_allclose(seed.scores, expected, atol=1e-3)  # float16
+    with pytest.raises(InputError, match=r"class 'cows' of data set zoo .*did you mean 'cow'"):
+        outputs_for(network, Dataset("zoo", "all", tmp_path, ("cat", "cows"), (), np.zeros(256, np.uint8)))
+
+
+@pytest.mark.parametrize("method", ["lrp", "cam"])
+def test_maps_that_are_not_finite_are_reported(samples: list[Sample], tmp_path: Path, method: str) -> None:
+    Image.new("RGB", (56, 40)).save(samples[0].image_path)
+    network = make_network()
+    prepare = network.prepare
+    object.__setattr__(network, "prepare", lambda image, size: prepare(image, size) / bool(np.any(image)))
+    config = SMALL.model_copy(update={"method": method})
+    counts = make_seeds(network, samples, {1: 2, 2: 1}, tmp_path / "seeds", config)
+    assert sorted(path.stem for path in (tmp_path / "seeds").glob("*.npz")) == ["1", "2", "3", "4"]
+    assert (counts.images, counts.maps) == (4, 4)
+    (line,) = counts.failed
+    assert line.startswith(f"image {samples[0].image_path}: the {method} map is not finite; look at the network's")
+
+
+Cnnseg = Callable[..., int]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """data/data.yaml, and runs/trained with a classifier (that lists the classes in another order)."""
+    make_data(tmp_path / "data")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model("test_resnet", num_classes=4)
+    network = Network(unroll(model), "unrolled", "test_resnet", ("dog", "bird", "cat"), MEAN, STD)
+    save_network(network, tmp_path / "runs/trained/network" / LAST)
+    return tmp_path
+
+
+@pytest.fixture
+def cnnseg(place: Path) -> Cnnseg:
+    app = App(name="cnnseg", default_parameter=Parameter(negative_iterable=""))
+    app.command(seeds)
+
+    def call(*options: object) -> int:
+        common = {
+            "--network": "trained",
+            "--data": place / "data/data.yaml",
+            "--split": "val",
+            "--runs": place / "runs",
+            "--device": "cpu",
+            "--sizes": 32,
+        }
+        for option, value in common.items():
+            if option not in options:
+                options += (option, value)
+        return run(app, ["seeds", *map(str, options)])
+
+    return call
+
+
+def test_the_command(place: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cnnseg("--shard", "2/3") == 0
+    folder = place / "runs/lrp_cnn/seeds"
+    assert {path.stem for path in folder.glob("*.npz")} == {"b"}
+    first = (folder / "b.npz").stat().st_mtime_ns
+    assert cnnseg() == cnnseg("--split", "own") == 0
+    assert {path.stem for path in folder.glob("*.npz")} == {*VAL, *OWN}
+    assert (folder / "b.npz").stat().st_mtime_ns == first
+    manifest = read_json(folder / "manifest.json")
+    assert manifest["kind"] == "seeds" and manifest["config"]["power"] == 0.5
+    assert [entry["counts"]["images"] for entry in manifest["history"]] == [1, 3, 2]
+    assert read_seed(folder, "c").classes.tolist() == [1, 2] and read_seed(folder, "c").scores.any()
+    assert cnnseg("--method", "cam") == 0
+    assert read_json(place / "runs/cam_cnn/seeds/manifest.json")["config"]["power"] == 1
+    assert read_seed(place / "runs/cam_cnn/seeds", "a").scores.shape == (1, 1, 1)  # 32 pixels at stride 32
+
+    capsys.readouterr()
+    for options, line in (
+        (("--power", 1), "config.power was 0.5, is 1.0 now; write into another run"),
+        (("--network", "nowhere"), "--network nowhere: no such file, and no"),
+        (("--which", "best"), f"{LAST} is there"),
+        (("--batch-size", 0), "--batch-size 0: at least 1"),
+        (("--shard", "4/3"), "--shard 4/3: expected i/n with 1 <= i <= n"),
+        (("--method", "cam", "--scores", "softmax", "--name", "new"), "--scores softmax: of --method lrp alone"),
+    ):
+        assert cnnseg(*options) == 2
+        (error,) = capsys.readouterr().err.splitlines()
+        assert error.startswith("error: ") and line in error
+    assert not (place / "runs/new").exists()
+    save_file({"w": torch.zeros(1)}, place / "plain.safetensors")
+    assert cnnseg("--network", place / "plain.safetensors") == 2
+    assert "holds no network of cnnseg" in capsys.readouterr().err

@@ -1,0 +1,184 @@
+"""What all makers of seeds share: the size of inputs, the scale of maps, averages over sizes, the loop to files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from wsss.console import note, track
+from wsss.data import Dataset, Sample, read_image
+from wsss.errors import InputError, did_you_mean
+from wsss.store import Seed, Stage, read_seed, write_seed
+
+MapsOf = Callable[[Sequence[Image.Image], Sequence[Sample]], list[np.ndarray]]
+"""Images with their samples -> (K, h, w) maps in [0, 1] of each, for the classes of its sample."""
+
+
+@dataclass(frozen=True)
+class SeedCounts:
+    """What `write_seeds` did; `failed` holds one line for each image that has no seed."""
+
+    images: int
+    maps: int
+    failed: tuple[str, ...]
+
+
+def match_classes(known: Sequence[str], dataset: Dataset) -> dict[int, int]:
+    """Class index of the data set (1..C) -> place in `known`, a classifier's class names, matched by name.
+
+    Raises InputError if the classifier does not know a class of the data set.
+    """
+    places = {name: place for place, name in enumerate(known)}
+    for name in dataset.class_names:
+        if name not in places:
+            raise InputError(
+                f"class {name!r} of data set {dataset.name} is not one of the classifier's: "
+                f"{did_you_mean(name, places)}"
+            )
+    return {index: places[name] for index, name in enumerate(dataset.class_names, start=1)}
+
+
+def input_size(image: Image.Image, size: int, step: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of about `size`^2 pixels in the image's own proportions, in whole multiples of `step`."""
+    factor = size / (image.width * image.height) ** 0.5
+    return tuple(
+        max(1, round(side * factor / unit)) * unit for side, unit in zip((image.height, image.width), step, strict=True)
+    )
+
+
+def scale_maps(maps: Tensor, percentile: float = 100, power: float = 1) -> Tensor:
+    """Min-max scale each map, the upper end at a percentile, clip to [0, 1], and raise to `power`.
+
+    Args:
+        maps: (K, h, w). A constant map becomes 0, one with NaN or infinity NaN throughout.
+
+    Returns:
+        (K, h, w) float32 in [0, 1].
+    """
+    if maps.numel() == 0:
+        return maps.float()
+    flat = maps.flatten(1).double()
+    low = flat.amin(1)[:, None, None]
+    high = (flat.amax(1) if percentile == 100 else flat.quantile(percentile / 100, dim=1))[:, None, None]
+    span = high - low
+    scaled = torch.where(span > 0, (maps.double() - low) / torch.where(span > 0, span, 1.0), 0.0)
+    finite = flat.isfinite().all(1)[:, None, None]
+    return torch.where(finite, scaled.clamp(0, 1).pow(power), torch.nan).float()
+
+
+def average_sizes(count: int, sizes: Sequence[int], maps_of: Callable[[int], Sequence[Tensor]]) -> list[np.ndarray]:
+    """Maps (K, h, w) float32 of `count` images, each averaged over sizes.
+
+    Args:
+        maps_of: size -> scaled maps (K, h, w) of every image, K = 0 for an image without a class.
+
+    The grid is that of the largest size; the maps of the others are enlarged to it (bilinear).
+    """
+    sums: list[Tensor] = [torch.zeros(0, 1, 1) for _ in range(count)]
+    for size in sorted(sizes, reverse=True):
+        for index, scaled in enumerate(maps_of(size)):
+            if len(scaled) == 0:
+                continue
+            grid = sums[index].shape[1:] if len(sums[index]) else scaled.shape[1:]
+            resized = F.interpolate(scaled[None], grid, mode="bilinear", align_corners=False)[0]
+            sums[index] = resized if len(sums[index]) == 0 else sums[index] + resized
+    return [(total / len(sizes)).numpy() for total in sums]
+
+
+def write_seeds(
+    samples: Sequence[Sample], folder: Path, maps_of: MapsOf, *, group: int, method: str, remedy: str
+) -> SeedCounts:
+    """Write the seed of every sample into `folder`; an image without a class gets one without maps.
+
+    Args:
+        group: images read at once, so that `maps_of` can batch those of equal shape.
+        method: its name, for the progress and for messages.
+        remedy: what to do about a map that is not finite.
+
+    An image that cannot be read or whose map is not finite is reported in the result, and the others are still made.
+    """
+    failed: list[str] = []
+    images_done = maps = 0
+
+    def finished() -> Iterator[None]:
+        nonlocal images_done, maps
+        for start in range(0, len(samples), group):
+            images: dict[str, Image.Image] = {}
+            for sample in samples[start : start + group]:
+                try:
+                    images[sample.id] = read_image(sample.image_path)
+                except InputError as error:
+                    failed.append(str(error))
+            readable = [sample for sample in samples[start : start + group] if sample.id in images]
+            for sample, score in zip(readable, maps_of(list(images.values()), readable), strict=True):
+                image = images[sample.id]
+                if np.isfinite(score).all():
+                    classes = np.array(sample.classes, np.uint8)
+                    write_seed(folder, sample.id, Seed(score.astype(np.float16), classes, (image.height, image.width)))
+                    images_done += 1
+                    maps += len(sample.classes)
+                else:
+                    failed.append(f"image {sample.image_path}: the {method} map is not finite; {remedy}")
+            for _ in samples[start : start + group]:
+                yield
+
+    for _ in track(finished(), f"seeds ({method})", total=len(samples)):
+        pass
+    return SeedCounts(images_done, maps, tuple(failed))
+
+
+def relabelled(folder: Path, samples: Sequence[Sample]) -> set[str]:
+    """Ids of finished seeds that show other classes than their images are labelled with by now."""
+    return {sample.id for sample in samples if tuple(read_seed(folder, sample.id).classes.tolist()) != sample.classes}
+
+
+def run_seeds(
+    dataset: Dataset,
+    folder: Path,
+    make: Callable[[list[Sample], Path], SeedCounts],
+    *,
+    config: Mapping[str, Any],
+    inputs: dict[str, str],
+    shard: tuple[int, int] = (1, 1),
+    command: str,
+) -> None:
+    """The seeds stage of a run: what is there already is kept, the rest is made, and the manifest says how.
+
+    Args:
+        folder: of the stage, ``<run>/seeds``. make: (samples, folder) -> counts.
+        config: all that changes the maps. inputs: fingerprints of what they are made from, see `Stage.open`.
+        shard: (i, n): the i-th of n parts of the images.
+
+    Raises:
+        InputError: made with other settings before, or, after all others are made, an image that has no seed.
+    """
+    begin = time.monotonic()
+    stage = Stage.open(
+        folder, kind="seeds", config=dict(config), class_names=dataset.class_names, suffix=".npz", inputs=inputs
+    )
+    mine = dataset.samples[shard[0] - 1 :: shard[1]]
+    todo = set(stage.pending([sample.id for sample in mine]))
+    todo |= relabelled(stage.folder, [sample for sample in mine if sample.id not in todo])
+    if len(todo) < len(mine):
+        note(f"{len(mine) - len(todo)} of {len(mine)} seeds are there already")
+    counts = make([sample for sample in mine if sample.id in todo], stage.folder)
+    if todo:
+        stage.done(
+            command=command,
+            split=dataset.split,
+            counts={"images": counts.images, "maps": counts.maps, "failed": len(counts.failed)},
+            seconds=time.monotonic() - begin,
+        )
+    if counts.failed:
+        more = f" ({len(counts.failed)} images have no seed; the others are made)" if len(counts.failed) > 1 else ""
+        raise InputError(f"{counts.failed[0]}{more}")
+    note(f"{stage.folder}: seeds of all {len(mine)} images of {dataset.name}/{dataset.split}")
