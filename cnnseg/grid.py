@@ -26,11 +26,11 @@ class RowConfig(Config):
     network: Kind
     architecture: str = "resnet50"
     classes_at_once: int | None = Field(None, ge=1)
-    train: dict[str, Any] = {}
+    train: dict[str, Any] = Field(default_factory=dict)
     """what this row's training has otherwise than the others"""
-    published: dict[int, float] = {}
+    published: dict[int, float] = Field(default_factory=dict)
     """budget -> mIoU"""
-    published_f1: dict[int, float] = {}
+    published_f1: dict[int, float] = Field(default_factory=dict)
     """budget -> F1; 0: after the classifier's training"""
 
     @field_validator("network")
@@ -50,11 +50,11 @@ class TableConfig(Config):
     val_split: str = "val"
     budgets: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1, 2)
-    weights: dict[str, str] = {}
+    weights: dict[str, str] = Field(default_factory=dict)
     """architecture -> ImageNet weights that its classifier starts at; 'pretrained' unless given"""
-    pretraining: dict[str, Any] = {}
+    pretraining: dict[str, Any] = Field(default_factory=dict)
     """training of the classifiers"""
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field(default_factory=dict)
     """training of all rows"""
     size: int | None = Field(None, ge=32)
     """evaluate images resized to about this side; native size if not given"""

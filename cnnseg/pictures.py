@@ -211,7 +211,7 @@ def _linear(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _painted(small: np.ndarray, mask: np.ndarray) -> np.ndarray:
     little = cv2.resize(mask, small.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    return mask_overlay(small, little, voc_palette(), 0.6, neutral=(224, 224, 192))
+    return mask_overlay(small, little, voc_palette(), 0.7, contours=False, neutral=(224, 224, 192))  # may be specks
 
 
 def _mious(folder: Path) -> dict[int, float]:

@@ -153,9 +153,9 @@ def markdown(table: TableConfig, results: Sequence[Result]) -> str:
     lines = [
         f"# {table.title}",
         "",
-        f"Data: {table.data}, trained on {table.train_split}, evaluated on {table.val_split}; {PROTOCOLS[table.protocol]}; "
-        f"no image-level labels given to the networks; images {_size(table)}. Columns: number of training images with "
-        f"their mask. Mean over the trainings with seeds {seeds}, in brackets each.",
+        f"Data: {table.data}, trained on {table.train_split}, evaluated on {table.val_split}, images {_size(table)}. "
+        f"{PROTOCOLS[table.protocol]}; no image-level labels given to the networks. Columns: number of training images "
+        f"with their mask. Mean over the trainings with seeds {seeds}, in brackets each.",
         "",
         "## mIoU",
         "",

@@ -244,7 +244,7 @@ def test_usual_powers() -> None:
         (config.method, config.scores): config.exponent
         for config in (SeedConfig(), SeedConfig(method="cam"), SeedConfig(scores="softmax"))
     }
-    assert powers == {("lrp", "relevance"): 0.5, ("cam", "relevance"): 1, ("lrp", "softmax"): 2.4}
+    assert powers == {("lrp", "relevance"): 0.75, ("cam", "relevance"): 1, ("lrp", "softmax"): 2.4}
     assert SeedConfig(method="cam", power=0.3).exponent == 0.3
     maps = np.array([[[0.48, 0.52]]], np.float32) ** SeedConfig(scores="softmax").exponent
     assert seed_to_mask(maps, np.array([5], np.uint8), alpha=8).tolist() == [[0, 5]]
@@ -333,7 +333,7 @@ def test_the_command(place: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[
     assert {path.stem for path in folder.glob("*.npz")} == {*VAL, *OWN}
     assert (folder / "b.npz").stat().st_mtime_ns == first
     manifest = read_json(folder / "manifest.json")
-    assert manifest["kind"] == "seeds" and manifest["config"]["power"] == 0.5
+    assert manifest["kind"] == "seeds" and manifest["config"]["power"] == 0.75
     assert [entry["counts"]["images"] for entry in manifest["history"]] == [1, 3, 2]
     assert read_seed(folder, "c").classes.tolist() == [1, 2] and read_seed(folder, "c").scores.any()
     assert cnnseg("--method", "cam") == 0
@@ -342,7 +342,7 @@ def test_the_command(place: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[
 
     capsys.readouterr()
     for options, line in (
-        (("--power", 1), "config.power was 0.5, is 1.0 now; write into another run"),
+        (("--power", 1), "config.power was 0.75, is 1.0 now; write into another run"),
         (("--network", "nowhere"), "--network nowhere: no such file, and no"),
         (("--which", "best"), f"{LAST} is there"),
         (("--batch-size", 0), "--batch-size 0: at least 1"),

@@ -11,6 +11,8 @@ from cnnseg.unroll.rules import Convolution, Options, Record, Relu
 from cnnseg.unroll.trace import Step, trace
 from wsss.errors import InputError
 
+_TOO_SMALL = ("Output size is too small", "Kernel size can't be greater")  # pooling's words, and convolution's
+
 
 class UnrolledNetwork(nn.Module):
     """LRP through ``model`` written out as a decoder (seed paper, section 2.2); made by `unroll`.
@@ -81,7 +83,7 @@ class UnrolledNetwork(nn.Module):
             try:
                 out, record = step.rule.forward(tuple(values[place] for place in step.inputs), keep, self.options)
             except RuntimeError as error:
-                if "output size is too small" not in str(error) and "Kernel size can't be greater" not in str(error):
+                if not any(words in str(error) for words in _TOO_SMALL):
                     raise
                 height, width = images.shape[2:]
                 raise InputError(f"images of {height} x {width} are too small for layer {step.name}") from None

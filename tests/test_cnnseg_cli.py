@@ -1,0 +1,348 @@
+"""The command `cnnseg` on a small folder of photographs: the chain, what is not redone, tables, and every mistake."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import yaml
+from small_run import VAL, make_data
+
+from cnnseg import runs as stages
+from cnnseg.cli import app
+from cnnseg.evaluation import read_scores
+from cnnseg.grid import TableConfig, read_table
+from cnnseg.history import read_history
+from cnnseg.models import load_network
+from cnnseg.settings import NETWORKS
+from cnnseg.table import BEST_LABEL, Result, markdown
+from wsss.cli import app as wsss
+from wsss.configs import config_root
+from wsss.console import run
+from wsss.data import load_dataset
+from wsss.entries import read_metrics
+from wsss.store import read_json, read_mask
+
+TRAINING = {"--architecture": "test_resnet", "--weights": "none", "--steps": 3, "--batch-size": 2, "--crop": 32}
+TRAINING |= {"--lr": 1e-3, "--evaluate-every": 2, "--train-split": "val", "--val-split": "val"}
+Cnnseg = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cnnseg")
+    make_data(folder / "data")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cnnseg(place: Path) -> Cnnseg:
+    def call(command: str, *options: object) -> int:
+        common: dict[str, object] = {"--runs": place / "runs", "--device": "cpu"}
+        if command != "run-table":
+            common["--data"] = place / "data/data.yaml"
+        if command.startswith("train"):
+            common |= TRAINING
+        for option, value in common.items():
+            if option not in options:
+                options += (option, value)
+        return run(app, [command, *map(str, options)])
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path, cnnseg: Cnnseg) -> Path:
+    """Runs `start`, a classifier, and `mine`, an unrolled network that started from it."""
+    assert cnnseg("train-classifier", "--name", "start") == 0
+    assert cnnseg("train-unrolled", "--name", "mine", "--classifier", "start", "--budget", 2, "--snapshots", "a") == 0
+    return place / "runs"
+
+
+@pytest.fixture
+def refused(cnnseg: Cnnseg, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must fail with status 2 and one line, and returns the line."""
+
+    def call(*command: object) -> str:
+        capsys.readouterr()
+        assert cnnseg(*command) == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
+        assert len(lines) == 1 and lines[0].startswith("error: ")
+        return lines[0].removeprefix("error: ")
+
+    return call
+
+
+def no_training(*args: object, **keywords: object) -> None:
+    raise AssertionError("trained again")
+
+
+def test_training_makes_the_stage(trained: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, kind, masks in (("start", "classifier", 0), ("mine", "unrolled", 2)):
+        folder = trained / name / "network"
+        present = {path.name for path in folder.iterdir() if path.name[0] != "."} - {"snapshots"}
+        assert present == {"manifest.json", "last.safetensors", "best.safetensors", "history.jsonl"}
+        network = load_network(folder / "last.safetensors")
+        assert (network.kind, network.architecture, network.class_names) == (kind, "test_resnet", ("cat", "dog"))
+        manifest = read_json(folder / "manifest.json")
+        (entry,) = manifest["history"]
+        assert manifest["kind"] == "network" and entry["counts"] == {"images": 4, "masks": masks}
+        assert entry["parameters"] == sum(p.numel() for p in network.module.parameters())
+        rows = read_history(folder)
+        assert [row["step"] for row in rows] == [0, 2, 3] and entry["last"] == rows[-1]
+        assert entry["best_chosen_on_validation"] in rows
+    assert {path.name for path in (trained / "mine/network/snapshots").iterdir()} == {"0", "2", "3"}
+    # The unrolled network starts as the classifier ended.
+    start, mine = (read_history(trained / name / "network") for name in ("start", "mine"))
+    assert mine[0]["macro_f1"] == start[-1]["macro_f1"] and mine[0]["map"] == start[-1]["map"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "train_network", no_training)
+        capsys.readouterr()
+        assert cnnseg("train-classifier", "--name", "start", "--save-every", 7) == 0  # changes no result
+        assert "trained already" in capsys.readouterr().out
+
+
+def test_evaluation_and_comparison(
+    trained: Path, place: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert cnnseg("evaluate", "--network", "mine", "--split", "val", "--workers", 1) == 0
+    out = capsys.readouterr().out
+    (entry,) = read_metrics(trained / "mine")
+    last = read_history(trained / "mine/network")[-1]
+    assert (entry.stage, entry.split, entry.labels_given, entry.headline) == ("masks", "val", False, True)
+    assert entry.miou == last["miou"] and f"mIoU {entry.miou:.2f}" in out and "255 ignored" in out
+    (scores,) = read_scores(trained / "mine/network")
+    assert scores["macro_f1"] == last["macro_f1"] and scores["map"] == last["map"] and scores["miou"] == entry.miou
+    assert scores["checkpoint"] == "last" and set(scores["f1"]) == {"cat", "dog"}
+    data = load_dataset(place / "data/data.yaml", "val")
+    for sample in data:
+        assert read_mask(trained / "mine/masks", sample.id).shape == data.image_size(sample)
+    (trained / "mine/masks/a.png").unlink()
+    times = {path: path.stat().st_mtime_ns for path in (trained / "mine/masks").glob("*.png")}
+    assert cnnseg("evaluate", "--network", "mine", "--split", "val", "--workers", 1) == 0
+    assert (trained / "mine/masks/a.png").exists() and all(p.stat().st_mtime_ns == t for p, t in times.items())
+    assert read_metrics(trained / "mine")[0].miou == entry.miou and len(read_scores(trained / "mine/network")) == 1
+    page = place / "report.html"
+    options = ["--data", place / "data/data.yaml", "--split", "val", "--runs", trained, "--out", page, "--workers", 1]
+    assert run(wsss, ["compare", "mine", *map(str, options)]) == 0
+    assert f"{entry.miou:.1f}" in page.with_suffix(".md").read_text()
+
+
+def test_best_is_called_so_wherever_it_is_shown(
+    trained: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert cnnseg("evaluate", "--network", "mine", "--split", "val", "--which", "best", "--workers", 1) == 0
+    assert "chosen on the validation split" in capsys.readouterr().out
+    best = read_json(trained / "mine/network/manifest.json")["history"][0]["best_chosen_on_validation"]
+    (entry,) = read_metrics(trained / "mine_best")
+    (scores,) = read_scores(trained / "mine_best/network")
+    assert entry.miou == best["miou"] and scores["checkpoint"].startswith("best: chosen on the validation split")
+    assert not (trained / "mine_best/network/last.safetensors").exists()
+
+
+def test_the_papers_protocol_is_printed_and_kept_apart(
+    trained: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert cnnseg("evaluate", "--network", "mine", "--split", "val", "--protocol", "paper") == 0
+    assert "centre crops of 256 x 256" in capsys.readouterr().out
+    (scores,) = (row for row in read_scores(trained / "mine/network") if "centre" in row["protocol"])
+    assert scores["miou"] is not None
+    metrics = trained / "mine/metrics.json"
+    assert not metrics.exists() or "centre" not in metrics.read_text()
+
+
+def test_networks_without_masks_or_truth(trained: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cnnseg("evaluate", "--network", "start", "--split", "val") == 0
+    assert not (trained / "start/masks").exists()
+    (scores,) = read_scores(trained / "start/network")
+    assert scores["miou"] is None and scores["macro_f1"] == read_history(trained / "start/network")[-1]["macro_f1"]
+    capsys.readouterr()
+    assert cnnseg("evaluate", "--network", "mine", "--split", "own", "--name", "own", "--size", 32) == 0
+    assert "no mIoU" in capsys.readouterr().out and len(list((trained / "own/masks").glob("*.png"))) == 2
+
+
+def test_mistakes(trained: Path, place: Path, refused: Callable[..., str]) -> None:
+    assert "made with other settings: config.lr was 0.001, is 0.01 now" in refused(
+        "train-classifier", "--name", "start", "--lr", 0.01
+    )
+    assert refused("train-classifier", "--network", "unet").startswith("--network unet: `cnnseg train-unrolled`")
+    assert refused("train-unrolled", "--network", "classifier").startswith("--network classifier: `cnnseg train-cl")
+    assert refused("train-classifier", "--budget", 5).startswith("--budget 5: a classifier learns from image-level")
+    assert "has 4 images with masks" in refused("train-unrolled", "--budget", 5)
+    assert "no such file, and no" in refused("train-unrolled", "--classifier", "nowhere")
+    (trained / "start/network/resume.pt").touch()
+    assert "its training is not finished" in refused("train-unrolled", "--classifier", "start")
+    (trained / "start/network/resume.pt").unlink()
+    assert "no such file, and no" in refused("evaluate", "--network", "nowhere", "--split", "val")
+    assert refused("evaluate", "--network", "mine", "--split", "val", "--size", 0) == "--size 0: at least 1"
+    assert "made with other settings: config.size" in refused(
+        "evaluate", "--network", "mine", "--split", "own", "--name", "own", "--size", 48
+    )
+    assert "--workers -1" in refused("train-unrolled", "--workers", -1, "--name", "never")
+    assert not (trained / "unrolled").exists()
+    other = make_data(place / "other", ("bird", "dog"))
+    assert "made for other classes: cat, dog" in refused(
+        "evaluate", "--network", "mine", "--split", "val", "--data", other
+    )
+    assert refused("run-table", "cnnseg/table7").startswith("configuration cnnseg/table7: no such file")
+
+
+def test_list_networks_and_import_without_torch(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app, ["list-networks"]) == 0
+    out = capsys.readouterr().out
+    assert all(line in out for line in NETWORKS.values())
+    code = "import sys, cnnseg.cli, cnnseg.grid; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+TABLE = {
+    "title": "A small table",
+    "data": "data/data.yaml",
+    "train_split": "val",
+    "val_split": "val",
+    "budgets": [1, 3],
+    "seeds": [0, 4],
+    "weights": {"test_resnet": "none"},
+    "pretraining": {"steps": 1, "batch_size": 2, "crop": 32},
+    "training": {"steps": 2, "batch_size": 2, "crop": 32, "evaluate_every": 1},
+    "best": True,
+    "rows": [
+        {"label": "ours", "network": "unrolled", "architecture": "test_resnet", "published": {3: 12.34}},
+        {"label": "autoencoder", "network": "ws_ae", "architecture": "test_resnet", "train": {"lr": 1e-4}},
+    ],
+}
+
+
+def test_a_table(place: Path, cnnseg: Cnnseg, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    file, runs = place / "small.yaml", place / "table_runs"
+    file.write_text(yaml.safe_dump(TABLE | {"data": str(place / "data/data.yaml")}))
+    call = ("run-table", file, "--runs", runs)
+    assert "fits none of the 8 trainings" in refused(*call, "--only", "fcn*")
+    assert cnnseg(*call, "--only", "unrolled_*_s0", "--only", "unrolled_test_resnet_3_*") == 0
+    some = read_json(runs / "small.json")["results"]
+    assert {row["run"] for row in some} == {f"unrolled_test_resnet_{end}" for end in ("1_s0", "3_s0", "3_s4")}
+    assert cnnseg(*call) == 0
+    content = read_json(runs / "small.json")
+    results = content["results"]
+    assert len(results) == 16 and [row for row in results if row["run"] in {r["run"] for r in some}] == some
+    for row in results:
+        suffix = "" if row["checkpoint"] == "last" else "_best"
+        (scores,) = read_scores(runs / f"{row['run']}{suffix}/network")
+        assert (row["miou"], row["macro_f1"]) == (scores["miou"], scores["macro_f1"])
+        assert row["miou"] == read_metrics(runs / f"{row['run']}{suffix}")[0].miou
+        assert row["f1_before"] == read_scores(runs / "classifier_test_resnet/network")[0]["macro_f1"]
+        assert row["published_miou"] is None  # of another data set
+        assert row["parameters"] == read_json(runs / row["run"] / "network/manifest.json")["history"][0]["parameters"]
+    assert {row["checkpoint"] for row in results} == {"last", BEST_LABEL}
+    config = read_json(runs / "ws_ae_test_resnet_3_s4/network/manifest.json")["config"]
+    assert (config["lr"], config["budget"], config["seed"], config["steps"]) == (1e-4, 3, 4, 2)
+    with (runs / "small.csv").open() as lines:
+        assert [row["run"] for row in csv.DictReader(lines)] == [row["run"] for row in results]
+    capsys.readouterr()
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stages, "train_network", no_training)
+        patch.setattr(stages, "predict_masks", no_training)
+        assert cnnseg(*call) == 0
+    assert {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")} == before
+    assert "| ours | test_resnet | 0.37 M |" in capsys.readouterr().out
+    assert "best (chosen" not in (runs / "small.md").read_text()
+    assert f"| ours ({BEST_LABEL}) |" in (runs / "small.md").read_text()
+
+
+def test_what_a_table_shows() -> None:
+    def result(network: str, budget: int, seed: int, miou: float, f1: float | None, checkpoint: str = "last") -> Result:
+        return Result("r", network, "resnet50", budget, seed, checkpoint, 23_551_061, miou, f1, f1, 70.0)
+
+    rows = [
+        {"label": "ours", "network": "unrolled", "published": {20: 39.8}, "published_f1": {0: 81.62, 20: 80.35}},
+        {"label": "U-Net", "network": "unet", "published": {20: 25.89}},
+    ]
+    table = TableConfig(title="T", data="voc12", budgets=(20, 100), rows=rows)
+    values = {0: 30.0, 1: 33.0, 2: 31.5}
+    found = [result("unrolled", 20, seed, miou, 80.0 + seed) for seed, miou in values.items()]
+    found += [result("unet", 100, 1, 44.0, None), result("unet", 100, 1, 99.0, None, BEST_LABEL)]
+    lines = markdown(table, found).splitlines()
+    assert "| network | encoder | parameters | 20 | 100 | paper, 20 |" in lines
+    mean = f"{fmean(values.values()):.2f} (30.00, 33.00, 31.50)"
+    assert f"| ours | resnet50 | 23.55 M | {mean} | - | 39.80 |" in lines
+    assert "| U-Net | resnet50 | 23.55 M | - | 44.00 (-, 44.00, -) | 25.89 |" in lines  # what is missing shows
+    assert "| network | encoder | parameters | before | 20 | 100 | paper, before | paper, 20 |" in lines
+    assert "| ours | resnet50 | 23.55 M | 70.00 | 81.00 (80.00, 81.00, 82.00) | - | 81.62 | 80.35 |" in lines
+    assert sum(line.startswith("| U-Net") for line in lines) == 1  # it does not classify
+    assert not any("99" in line for line in lines)  # best is shown where it is asked for, and called so
+    shown = markdown(table.model_copy(update={"best": True}), found).splitlines()
+    assert any(line.startswith(f"| U-Net ({BEST_LABEL}) |") and "99.00" in line for line in shown)
+    assert "255 ignored" in markdown(table, []) and "centre crops" in markdown(
+        table.model_copy(update={"protocol": "paper"}), []
+    )
+    assert "paper" not in markdown(table.model_copy(update={"data": "voc12_animals"}), found)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"budgets": []}, "budgets: Tuple should have at least 1 item"),
+        ({"training": {"lrate": 1}}, "lrate: Extra inputs are not permitted"),
+        ({"training": {"seed": 1}}, "training: seed is the table's; give it under seeds"),
+        ({"rows": [TABLE["rows"][0]] * 2}, "each may stand there once"),
+        ({"rows": [{"label": "x", "network": "classifier"}]}, "rows.0.network: a classifier gives no masks"),
+        ({"rows": [{"label": "x", "network": "unets"}]}, "rows.0.network: Input should be 'unrolled', "),
+        ({"colour": 3}, "colour: Extra inputs are not permitted"),
+    ],
+)
+def test_mistakes_in_a_table(tmp_path: Path, cnnseg: Cnnseg, change: dict, line: str, capsys) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(yaml.safe_dump(TABLE | change))
+    assert cnnseg("run-table", file) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"error: {file}: ") and line in error
+
+
+def test_tables_that_ship() -> None:
+    """The published figures stand where they belong: seed paper, tables 1 to 3, first and last column."""
+    counts, figures = {}, {}
+    for number in (1, 2, 3):
+        path, table = read_table(f"cnnseg/table{number}")
+        assert path.parent == config_root() / "cnnseg" and table.budgets == (20, 100, 500, 1464)
+        counts[number] = len(list(table.cells()))
+        for row in table.rows:
+            if row.published:
+                figures[row.network, row.architecture] = (row.published[20], row.published[1464])
+    assert counts == {1: 60, 2: 24, 3: 72}
+    assert figures == {
+        ("unet", "vgg16_bn"): (20.38, 60.53),
+        ("unrolled", "vgg16_bn"): (33.92, 63.85),
+        ("unet", "resnet50"): (25.89, 60.07),
+        ("multitask_unet", "resnet50"): (25.06, 60.37),
+        ("unrolled", "resnet50"): (39.80, 61.50),
+        ("ws_ae", "resnet50"): (29.50, 57.91),
+        ("fcn", "resnet50"): (26.23, 56.64),
+    }
+    tables = [read_table(f"cnnseg/table{number}")[1] for number in (1, 2, 3)]
+    shared = {cell.name: cell.train_config() for cell in tables[0].cells()}
+    for table in tables[1:]:  # one training serves all tables
+        assert table.pretraining_config() == tables[0].pretraining_config()
+        assert all(shared.get(cell.name, cell.train_config()) == cell.train_config() for cell in table.cells())
+
+
+@pytest.mark.parametrize("name", ["classifier_voc", "unrolled_voc"])
+def test_recipes_that_ship_are_read(name: str, refused: Callable[..., str], tmp_path: Path) -> None:
+    command = "train-classifier" if name.startswith("classifier") else "train-unrolled"
+    options = {
+        key: value for key, value in TRAINING.items() if key not in ("--steps", "--batch-size", "--crop", "--lr")
+    }
+    line = refused(command, "--config", f"cnnseg/{name}", "--root", tmp_path / "none", "--data", "voc12", *options)
+    assert str(tmp_path / "none") in line
+
+
+def test_ids_are_those_of_the_split(place: Path) -> None:
+    assert {sample.id for sample in load_dataset(place / "data/data.yaml", "val")} == set(VAL)
