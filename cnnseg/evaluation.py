@@ -207,7 +207,7 @@ def save_scores(
             "f1": {name: percent(value) for name, value in zip(names, scores.f1, strict=True)},
             "ap": {name: percent(value) for name, value in zip(names, scores.average_precision, strict=True)},
         }
-    key = ("data", "split", "checkpoint", "protocol", "size")
+    key = ("data", "split", "checkpoint", "protocol", "size", "precision")
     with locked(folder / f".{SCORES}.lock"):
         old = [row for row in read_scores(folder) if any(row.get(name) != entry.get(name) for name in key)]
         write_json(folder / SCORES, {"entries": [*old, entry]})

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from cnnseg.baselines import create_fcn, create_unet, load_encoder
 from cnnseg.settings import BEST, LAST, NETWORKS, NetworkConfig
 from cnnseg.unroll import UnrolledNetwork, unroll
 from wsss.errors import InputError, did_you_mean
@@ -200,14 +201,12 @@ def _build(config: NetworkConfig, outputs: int, class_names: tuple[str, ...], *,
             else unroll(model, classes_at_once=config.classes_at_once, **_UNROLLED[kind])
         )
     else:
-        from cnnseg.baselines import create_fcn, create_unet
-
         make = create_fcn if kind == "fcn" else create_unet
         options = {} if kind == "fcn" else {"classifier": kind == "multitask_unet"}
         module = make(config.architecture, outputs, **options)
         if pretrained:
             model = create_classifier(config.architecture, outputs, pretrained=True)
-            module.load_encoder(_without_head(model.state_dict()))
+            load_encoder(module, model.state_dict(), head=False)
     mean, std = _normalisation(config.architecture)
     return Network(module, kind, config.architecture, class_names, mean, std)
 
@@ -215,7 +214,7 @@ def _build(config: NetworkConfig, outputs: int, class_names: tuple[str, ...], *,
 def _load_encoder(network: Network, state: dict[str, Tensor], *, keep_head: bool) -> None:
     module = network.module
     if not isinstance(module, (PlainClassifier, UnrolledNetwork)):
-        module.load_encoder(state if keep_head else _without_head(state))
+        load_encoder(module, state, head=keep_head)
         return
     module.model.load_state_dict(state if keep_head else _without_head(state), strict=False)
     if isinstance(module, UnrolledNetwork):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cnnseg.evaluation import PROTOCOLS, check_classes, evaluate_network, percent, predict_masks, save_scores
+from cnnseg.history import row_line
 from cnnseg.models import Network, create_network, find_network, load_network
 from cnnseg.sampling import check_agreement, sample_masks
 from cnnseg.settings import BEST, LAST, NetworkConfig, TrainConfig
@@ -51,28 +52,33 @@ def train_run(
         if (start.parent / STATE).exists():
             raise InputError(f"--classifier {net.classifier}: its training is not finished; run that command again")
         net = net.model_copy(update={"classifier": str(start)})
+
+    def open_stage() -> Stage:
+        return Stage.open(
+            folder / STAGE,
+            kind="network",
+            config={
+                **net.model_dump(mode="json", exclude={"classifier"}),
+                **config.model_dump(mode="json", exclude={"save_every"}),
+                "data": train.name,
+                "split": train.split,
+                "val_split": val.split if val is not None else None,
+            },
+            class_names=train.class_names,
+            suffix=".safetensors",
+            inputs={"classifier": file_hash(start)} if start is not None else None,
+        )
+
+    path = folder / STAGE / LAST
+    if is_finished(path.parent):
+        open_stage()  # refuses other settings
+        note(f"{path}: trained already")
+        return path
     masked = sample_masks(train, config.budget, config.budget_seed) if net.network != "classifier" else ()
     _warn_of_disagreement(train, masked)
     torch.manual_seed(stable_seed(config.seed))
     network = create_network(net, train.class_names)
-    stage = Stage.open(
-        folder / STAGE,
-        kind="network",
-        config={
-            **net.model_dump(mode="json", exclude={"classifier"}),
-            **config.model_dump(mode="json", exclude={"save_every"}),
-            "data": train.name,
-            "split": train.split,
-            "val_split": val.split if val is not None else None,
-        },
-        class_names=train.class_names,
-        suffix=".safetensors",
-        inputs={"classifier": file_hash(start)} if start is not None else None,
-    )
-    path = stage.folder / LAST
-    if is_finished(stage.folder):
-        note(f"{path}: trained already")
-        return path
+    stage = open_stage()
     size = f"{parameter_count(network) / 1e6:.2f} M parameters"
     note(f"{net.network} {net.architecture}: {size}, {len(masked)} of {len(train)} images with their mask")
     trained = train_network(
@@ -97,8 +103,7 @@ def train_run(
     )
     note(f"wrote {trained.path} ({trained.path.stat().st_size / 1e6:.1f} MB)")
     if trained.best is not None:
-        figures = ", ".join(f"{key} {trained.best[key]:.2f}" for key in ("miou", "macro_f1") if trained.best[key])
-        note(f"{BEST}: step {trained.best['step']}, {figures} ({CHOSEN})")
+        note(f"{BEST}: step {trained.best['step']}, {row_line(trained.best)} ({CHOSEN})")
     return path
 
 
@@ -125,18 +130,20 @@ def evaluate_checkpoint(
     path = find_network(name_or_path, runs, which)
     network = load_network(path)
     check_classes(network, dataset)
+    if (path.parent / STATE).exists():
+        warn(f"{path}: its training is not finished")
     best = path.name == BEST
     folder = runs / name if name is not None else _run_of(path, runs, best)
     how = {"size": size, "device": choose_device(device), "batch_size": batch_size, "precision": precision}
-    if best:
-        note(f"{path}: {CHOSEN}")
+    title = f" (best: {CHOSEN})" if best else ""
     entry: dict[str, Any] = {
         "data": dataset.name,
         "split": dataset.split,
-        "checkpoint": CHOSEN if best else path.stem,
+        "checkpoint": f"best: {CHOSEN}" if best else path.stem,
         "network": file_hash(path),
         "images": len(dataset),
         "size": size,
+        "precision": precision,
         "protocol": PROTOCOLS[protocol],
         "miou": None,
         "command": command_line("cnnseg"),
@@ -147,12 +154,18 @@ def evaluate_checkpoint(
         )
         entry["miou"], scores = found.miou, found.scores
         if found.miou is not None:
-            note(f"mIoU {found.miou:.2f} ({PROTOCOLS[protocol]})")
+            note(f"mIoU {found.miou:.2f}{title}; protocol: {PROTOCOLS[protocol]}")
     else:
         stage = Stage.open(
             folder / "masks",
             kind="masks",
-            config={"labels_given": False, "network": network.kind, "checkpoint": path.stem, "size": size},
+            config={
+                "labels_given": False,
+                "network": network.kind,
+                "checkpoint": path.stem,
+                "size": size,
+                "precision": precision,
+            },
             class_names=dataset.class_names,
             suffix=".png",
             inputs={"network": file_hash(path)},
@@ -168,19 +181,21 @@ def evaluate_checkpoint(
                 counts={"images": len(dataset), "made": len(todo)},
                 seconds=time.monotonic() - begin,
             )
-        entry["miou"] = _score_masks(folder, dataset, workers)
-    _print_scores(scores, dataset)
+        entry["miou"] = _score_masks(folder, dataset, workers, title)
+    _print_scores(scores, dataset, title)
     return save_scores(folder / STAGE, entry, scores, dataset.class_names)
 
 
-def is_evaluation_of(entry: dict[str, Any], path: Path, dataset: Dataset, *, size: int | None, protocol: str) -> bool:
+def is_evaluation_of(
+    entry: dict[str, Any], path: Path, dataset: Dataset, *, size: int | None, protocol: str, precision: str
+) -> bool:
     """Whether an entry of ``scores.json`` is about this checkpoint, these images, and this rule."""
-    due = {"data": dataset.name, "split": dataset.split, "size": size, "protocol": PROTOCOLS[protocol]}
-    same = all(entry.get(key) == value for key, value in due.items())
-    return same and entry.get("images") == len(dataset) and entry.get("network") == file_hash(path)
+    due = {"data": dataset.name, "split": dataset.split, "images": len(dataset)}
+    due |= {"size": size, "precision": precision, "protocol": PROTOCOLS[protocol]}
+    return all(entry.get(key) == value for key, value in due.items()) and entry.get("network") == file_hash(path)
 
 
-def _score_masks(folder: Path, dataset: Dataset, workers: int) -> float | None:
+def _score_masks(folder: Path, dataset: Dataset, workers: int, title: str) -> float | None:
     """mIoU of a run's masks in per cent, kept in its metrics.json; None if the split has no ground truth."""
     if not any(sample.mask_path is not None for sample in dataset):
         note(f"{dataset.name}/{dataset.split} has no masks to compare with: no mIoU")
@@ -189,12 +204,13 @@ def _score_masks(folder: Path, dataset: Dataset, workers: int) -> float | None:
     save_metrics(folder, entries)
     (entry,) = entries
     by_class = ", ".join(f"{key} {value:.1f}" for key, value in entry.iou.items() if value is not None)
-    note(f"{folder.name} on {dataset.name}/{dataset.split}: mIoU {_show(entry.miou)} ({by_class})")
+    note(f"{folder.name} on {dataset.name}/{dataset.split}: mIoU {_show(entry.miou)}{title}")
+    note(f"IoU by class: {by_class}")
     note(f"protocol: {entry.protocol}")
     return entry.miou
 
 
-def _print_scores(scores: ClassificationScores | None, dataset: Dataset) -> None:
+def _print_scores(scores: ClassificationScores | None, dataset: Dataset, title: str) -> None:
     if scores is None:
         return
     for class_name, f1, precision in zip(dataset.class_names, scores.f1, scores.average_precision, strict=True):
@@ -202,7 +218,7 @@ def _print_scores(scores: ClassificationScores | None, dataset: Dataset) -> None
     macro, average = percent(scores.macro_f1), percent(scores.mean_average_precision)
     note(
         f"{'mean':>16s}  F1 {_show(macro):>6s}  AP {_show(average):>6s}  ({len(dataset)} images of "
-        f"{dataset.name}/{dataset.split}, threshold {scores.threshold})"
+        f"{dataset.name}/{dataset.split}, threshold {scores.threshold}){title}"
     )
 
 

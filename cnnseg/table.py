@@ -68,14 +68,15 @@ def run_table(
     for pattern in only:
         if not any(fnmatchcase(cell.name, pattern) for cell in cells):
             raise InputError(f"--only {pattern}: fits none of the {len(cells)} trainings, such as {cells[0].name}")
+    common = {"runs": runs, "device": device, "workers": workers}
+    ready: set[str] = set()
     for cell in cells:
         if only and not any(fnmatchcase(cell.name, pattern) for pattern in only):
             continue
-        classifier = runs / cell.classifier
-        common = {"runs": runs, "device": device, "workers": workers}
-        if not is_finished(classifier / STAGE):
+        if cell.classifier not in ready:
             start = table.classifier_network(cell.row.architecture)
-            train_run(classifier, train, val, start, table.pretraining_config(), **common)
+            train_run(runs / cell.classifier, train, val, start, table.pretraining_config(), **common)
+            ready.add(cell.classifier)
         train_run(runs / cell.name, train, val, cell.network_config(), cell.train_config(), **common)
         for name, which in _checkpoints(table, cell):
             path = runs / name / STAGE / which
@@ -239,10 +240,8 @@ def _evaluated(table: TableConfig, path: Path, val: Dataset) -> dict[str, Any] |
     if not path.is_file():
         return None
     folder = path.parent if path.name == LAST else path.parents[1].with_name(f"{path.parents[1].name}_best") / STAGE
-    return next(
-        (e for e in read_scores(folder) if is_evaluation_of(e, path, val, size=table.size, protocol=table.protocol)),
-        None,
-    )
+    rule = {"size": table.size, "protocol": table.protocol, "precision": table.precision}
+    return next((entry for entry in read_scores(folder) if is_evaluation_of(entry, path, val, **rule)), None)
 
 
 def _parameters(folder: Path) -> int | None:

@@ -185,9 +185,13 @@ def _step(
         parts[0] = classification_loss(logits.float(), labels)
     if places and maps is not None:
         parts[1] = segmentation_loss(maps.float(), masks)
-    loss = config.classification_weight * parts[0] + config.segmentation_weight * parts[1]
+    weighted = (config.classification_weight * parts[0], config.segmentation_weight * parts[1])
+    loss = sum(weighted)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    if config.balance and all(part.requires_grad for part in weighted):
+        balanced_backward(list(module.parameters()), *weighted)
+    else:
+        loss.backward()
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
     if config.clip is not None:
@@ -198,6 +202,22 @@ def _step(
         raise InputError(f"step {step}: {what}: not finite; lower --lr (now {config.lr:g}) or give --clip")
     optimizer.step()
     return values[0], values[1]
+
+
+def balanced_backward(parameters: Sequence[nn.Parameter], classification: Tensor, segmentation: Tensor) -> None:
+    """Gradients of both losses, that of the segmentation raised to the norm of the other's where it is smaller.
+
+    Relevance is spread over all pixels, so that heat-maps start at 1/1000 of what a softmax can tell apart, and the
+    gradient of their loss at 1/100 of the other. Of an unrolled network the two share no graph (section 2.4):
+    taking them one by one costs nothing.
+    """
+    first = torch.autograd.grad(classification, parameters, allow_unused=True, retain_graph=True)
+    second = torch.autograd.grad(segmentation, parameters, allow_unused=True)
+    norms = [nn.utils.get_total_norm([g for g in part if g is not None]) for part in (first, second)]
+    factor = (norms[0] / norms[1]).clamp(min=1) if norms[1] > 0 else torch.ones_like(norms[1])
+    for parameter, mine, other in zip(parameters, first, second, strict=True):
+        scaled = None if other is None else other * factor.to(other.dtype)
+        parameter.grad = scaled if mine is None else mine if scaled is None else mine + scaled
 
 
 def _mode(module: nn.Module, config: TrainConfig) -> None:

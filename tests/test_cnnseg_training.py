@@ -251,6 +251,21 @@ def test_labels_alone_train_no_background(data: dict[str, Dataset], tmp_path: Pa
     assert not (tmp_path / "classifier" / SNAPSHOTS).exists() and (tmp_path / "unrolled" / SNAPSHOTS).exists()
 
 
+def test_weights_of_the_losses_and_the_learning_rate(data: dict[str, Dataset], tmp_path: Path) -> None:
+    """Labels alone leave the background's class weights as they are, masks alone all biases of the class scores."""
+    update = {"steps": 1, "weight_decay": 0.0, "warmup": 5}
+    for part, same in (("segmentation", {"weight": 0}), ("classification", {"bias": slice(None)})):
+        net = network()
+        before = {name: tensor.clone() for name, tensor in net.module.state_dict().items()}
+        config = CONFIG.model_copy(update=update | {f"{part}_weight": 0.0})
+        train_network(net, data["train"], masked(data), None, tmp_path / part, config)
+        change = {name: tensor - before[name] for name, tensor in net.module.state_dict().items()}
+        for name in ("weight", "bias"):
+            rows = change[f"model.fc.{name}"]
+            assert torch.equal(rows[same[name]], torch.zeros_like(rows[same[name]])) if name in same else rows.any()
+        assert change["model.conv2.weight"].abs().max() == pytest.approx(1e-2 / 5, rel=1e-3)  # Adam's first step
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_statistics_of_the_encoder(data: dict[str, Dataset], tmp_path: Path, frozen: bool) -> None:
     config = CONFIG.model_copy(update={"steps": 1, "frozen_statistics": frozen})
