@@ -173,6 +173,7 @@ def run_table(
     *,
     out: Path | None = None,
     only: Annotated[list[str] | None, Several] = None,
+    weights: str | None = None,
     root: Root = None,
     runs: Runs = Path("runs"),
     device: Device = "auto",
@@ -192,6 +193,8 @@ def run_table(
         The table to write, .md; RUNS/NAME.md unless given.
     only
         Patterns of names of runs, such as unrolled_*_s0: no other is trained.
+    weights
+        ImageNet weights that the classifiers start at, where the table names none: a file, or 'pretrained'.
     """
     from cnnseg.grid import read_table
     from cnnseg.table import markdown
@@ -199,6 +202,9 @@ def run_table(
     from wsss.data import load_dataset
 
     path, content = read_table(table)
+    if weights is not None:
+        given = {row.architecture: weights for row in content.rows}
+        content = content.model_copy(update={"weights": given | content.weights})
     train, val = (load_dataset(content.data, split, root) for split in (content.train_split, content.val_split))
     target = out or runs / f"{path.stem}.md"
     if target.suffix != ".md":

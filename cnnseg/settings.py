@@ -86,9 +86,9 @@ class TrainConfig(Config):
     """weight of the classification loss"""
     segmentation_weight: float = Field(1, ge=0)
     """weight of the segmentation loss"""
-    balance: bool = False
-    """raise the gradient of the segmentation loss to the norm of the classification's where it is smaller: not in the
-    paper, for trainings of hundreds of steps instead of thousands"""
+    balance: float | None = Field(None, gt=0)
+    """raise the gradient of the segmentation loss to so many times the norm of the other where it is smaller:
+    not in the paper, for trainings of hundreds of steps instead of ten thousands"""
     clip: float | None = Field(None, gt=0)
     """largest norm of the gradient; none if not given"""
     frozen_statistics: bool = True

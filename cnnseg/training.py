@@ -188,8 +188,8 @@ def _step(
     weighted = (config.classification_weight * parts[0], config.segmentation_weight * parts[1])
     loss = sum(weighted)
     optimizer.zero_grad(set_to_none=True)
-    if config.balance and all(part.requires_grad for part in weighted):
-        balanced_backward(list(module.parameters()), *weighted)
+    if config.balance is not None and all(part.requires_grad for part in weighted):
+        balanced_backward(list(module.parameters()), *weighted, config.balance)
     else:
         loss.backward()
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
@@ -204,8 +204,10 @@ def _step(
     return values[0], values[1]
 
 
-def balanced_backward(parameters: Sequence[nn.Parameter], classification: Tensor, segmentation: Tensor) -> None:
-    """Gradients of both losses, that of the segmentation raised to the norm of the other's where it is smaller.
+def balanced_backward(
+    parameters: Sequence[nn.Parameter], classification: Tensor, segmentation: Tensor, times: float
+) -> None:
+    """Gradients of both losses, that of the segmentation raised to `times` the other's norm where it is smaller.
 
     Relevance is spread over all pixels, so that heat-maps start at 1/1000 of what a softmax can tell apart, and the
     gradient of their loss at 1/100 of the other. Of an unrolled network the two share no graph (section 2.4):
@@ -214,7 +216,7 @@ def balanced_backward(parameters: Sequence[nn.Parameter], classification: Tensor
     first = torch.autograd.grad(classification, parameters, allow_unused=True, retain_graph=True)
     second = torch.autograd.grad(segmentation, parameters, allow_unused=True)
     norms = [nn.utils.get_total_norm([g for g in part if g is not None]) for part in (first, second)]
-    factor = (norms[0] / norms[1]).clamp(min=1) if norms[1] > 0 else torch.ones_like(norms[1])
+    factor = (times * norms[0] / norms[1]).clamp(min=1) if norms[1] > 0 else torch.ones_like(norms[1])
     for parameter, mine, other in zip(parameters, first, second, strict=True):
         scaled = None if other is None else other * factor.to(other.dtype)
         parameter.grad = scaled if mine is None else mine if scaled is None else mine + scaled

@@ -20,7 +20,7 @@ from cnnseg.history import HISTORY, read_history
 from cnnseg.models import Network
 from cnnseg.optimiser import make_optimizer, new_layers, set_lr
 from cnnseg.settings import BEST, LAST, TrainConfig
-from cnnseg.training import SNAPSHOTS, STATE, is_finished, train_network
+from cnnseg.training import SNAPSHOTS, STATE, balanced_backward, is_finished, train_network
 from cnnseg.unroll import unroll
 from wsss.data import Dataset, Sample, load_dataset
 from wsss.errors import InputError
@@ -401,3 +401,23 @@ def test_history_is_json_lines(data: dict[str, Dataset], tmp_path: Path) -> None
         ["images", "macro_f1", "map", "miou", "step"],
         ["classification_loss", "images", "loss", "macro_f1", "map", "miou", "segmentation_loss", "step"],
     ]
+
+
+def test_balanced_gradient_is_the_sum_with_the_second_raised() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    x, unused = torch.randn(5, 3).double(), nn.Parameter(torch.zeros(2).double())
+    parameters = [*model.parameters(), unused]
+
+    def losses() -> tuple[Tensor, Tensor]:
+        out = model(x)
+        return out[:, 0].square().mean(), out[:, 1].square().mean()
+
+    parts = [torch.autograd.grad(losses()[k], parameters, allow_unused=True) for k in (0, 1)]
+    norms = [torch.cat([g.flatten() for g in part if g is not None]).norm() for part in parts]
+    ratio = float(norms[1] / norms[0])
+    for times, factor in ((3 * ratio, 3.0), (0.1 * ratio, 1.0)):  # raised to `times` the first's norm, never lowered
+        balanced_backward(parameters, *losses(), times)
+        for parameter, mine, other in zip(parameters, *parts, strict=True):
+            expected = None if mine is None else mine + factor * other
+            assert (parameter.grad is None) if expected is None else torch.allclose(parameter.grad, expected)

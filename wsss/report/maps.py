@@ -11,9 +11,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from wsss import explanation_tests
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
+from wsss.explanation_tests import foreground, image_ious
 from wsss.overlay import contour_overlay, fit_width, heat_overlay, mask_overlay
 from wsss.report.explanation import TestRow, TestSection
 from wsss.report.pictures import Picture, jpeg
@@ -70,7 +70,7 @@ def draw_maps(
     for row in section.rows:
         if row.run in section.results:
             results = section.results[row.run]
-            ious = explanation_tests.image_ious(results["confusion"]).tolist()
+            ious = image_ious(results["confusion"]).tolist()
             scores[row.run] = dict(zip(results["ids"].tolist(), ious, strict=True))
     common = sorted(set.intersection(*map(set, scores.values()))) if scores else []
     if images is not None:
@@ -146,5 +146,5 @@ def _drawn(small: np.ndarray, heat: np.ndarray, colour: int, on_photograph: bool
     low, high = float(full.min()), float(full.max())
     scaled = (full - low) / (high - low) if high > low else np.zeros_like(full)
     picture = heat_overlay(small, scaled, 0.6 if on_photograph else 1.0)
-    mask = np.where(explanation_tests.foreground(full), colour, 0).astype(np.uint8)
+    mask = np.where(foreground(full), colour, 0).astype(np.uint8)
     return contour_overlay(picture, mask, voc_palette())

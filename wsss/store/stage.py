@@ -22,7 +22,7 @@ from wsss.store.atomic import locked, read_json, remove_leftovers, write_json
 
 MANIFEST = "manifest.json"
 MADE_BY = {
-    "seeds": "vitseg seeds",
+    "seeds": "vitseg seeds (or cnnseg seeds)",
     "affinity_labels": "affinity labels",
     "affinity_net": "affinity train",
     "masks": "affinity refine",
