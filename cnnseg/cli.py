@@ -116,6 +116,7 @@ def evaluate(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     batch_size: int = 4,
+    classes_at_once: int | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
     workers: Workers = None,
 ) -> None:
@@ -140,15 +141,17 @@ def evaluate(
         background; writes no masks.
     batch_size
         Images of one size that go through the network together.
+    classes_at_once
+        Decoder branches of an unrolled network that are held in memory at once; all unless given.
     precision
         bf16: autocast to bfloat16.
     workers
         Processes that compare masks; one for each core unless given.
     """
-    from cnnseg.runs import evaluate_checkpoint
+    from cnnseg.checkpoints import evaluate_checkpoint
     from wsss.data import load_dataset
 
-    for option, value in (("--size", size), ("--batch-size", batch_size)):
+    for option, value in (("--size", size), ("--batch-size", batch_size), ("--classes-at-once", classes_at_once)):
         if value is not None and value < 1:
             raise InputError(f"{option} {value}: at least 1")
     evaluate_checkpoint(
@@ -161,6 +164,7 @@ def evaluate(
         protocol=protocol,
         device=device,
         batch_size=batch_size,
+        classes_at_once=classes_at_once,
         precision=precision,
         workers=worker_count(workers),
     )

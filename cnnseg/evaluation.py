@@ -20,9 +20,8 @@ from wsss.console import track
 from wsss.data import BACKGROUND, IGNORE, Dataset, Sample
 from wsss.errors import InputError
 from wsss.metrics import ClassificationScores, ConfusionMatrix, classification_scores
-from wsss.store import locked, read_json, write_json, write_mask
+from wsss.store import write_mask
 
-SCORES = "scores.json"
 PAPER_SIDE = 256
 
 PROTOCOLS = {
@@ -127,6 +126,7 @@ def evaluate_network(
     samples: Sequence[Sample] | None = None,
     *,
     protocol: str = "voc",
+    masks: bool = True,
     description: str | None = None,
     **how: Any,
 ) -> Evaluation:
@@ -135,6 +135,7 @@ def evaluate_network(
     Args:
         samples: images of `dataset`, those without a mask do not count for mIoU; all if None.
         protocol: of ``PROTOCOLS``.
+        masks: False: classification scores alone, without the cost of a decoder.
         description: of the progress that is shown; None: none is, as where a training shows its own.
         how: `size`, `device`, `batch_size` and `precision` of :func:`predict`.
     """
@@ -142,7 +143,8 @@ def evaluate_network(
     samples = dataset.samples if samples is None else samples
     paper = protocol == "paper"
     has_truth = any(sample.mask_path is not None for sample in samples)
-    matrix = ConfusionMatrix(dataset.num_classes + 1) if network.module.segments and has_truth else None
+    wanted = masks and network.module.segments and has_truth
+    matrix = ConfusionMatrix(dataset.num_classes + 1) if wanted else None
     rows: dict[str, np.ndarray] = {}
     found = predict(network, dataset, samples, centre=PAPER_SIDE if paper else None, masks=matrix is not None, **how)
     if description is not None:
@@ -189,41 +191,6 @@ def predict_masks(
             if one.probabilities is not None:
                 rows[one.sample.id] = one.probabilities
     return _scores(dataset, dataset.samples, rows)
-
-
-def save_scores(
-    folder: Path, entry: dict[str, Any], scores: ClassificationScores | None, names: Sequence[str]
-) -> dict[str, Any]:
-    """Merge an entry into ``<folder>/scores.json``: it replaces that of the same data, split, checkpoint, protocol.
-
-    Returns the entry, with the figures of `scores` (in per cent) added.
-    """
-    entry = dict(entry)
-    if scores is not None:
-        entry |= {
-            "macro_f1": percent(scores.macro_f1),
-            "map": percent(scores.mean_average_precision),
-            "threshold": scores.threshold,
-            "f1": {name: percent(value) for name, value in zip(names, scores.f1, strict=True)},
-            "ap": {name: percent(value) for name, value in zip(names, scores.average_precision, strict=True)},
-        }
-    key = ("data", "split", "checkpoint", "protocol", "size", "precision")
-    with locked(folder / f".{SCORES}.lock"):
-        old = [row for row in read_scores(folder) if any(row.get(name) != entry.get(name) for name in key)]
-        write_json(folder / SCORES, {"entries": [*old, entry]})
-    return entry
-
-
-def read_scores(folder: Path) -> list[dict[str, Any]]:
-    """The entries that `save_scores` wrote, none if there is no such file."""
-    path = folder / SCORES
-    if not path.exists():
-        return []
-    content = read_json(path)
-    rows = content.get("entries") if isinstance(content, dict) else None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path}: no list of entries; delete it and evaluate again")
-    return rows
 
 
 def percent(value: float) -> float | None:

@@ -61,6 +61,7 @@ class Examples(data.Dataset):
             flip=config.flip,
             colour_jitter=config.colour_jitter,
             fill=FILL,
+            colours_first=True,
         )
 
     def __len__(self) -> int:

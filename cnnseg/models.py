@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
-import torchvision
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from cnnseg.baselines import create_fcn, create_unet, load_encoder
+from cnnseg.classifiers import create_classifier, file_weights, normalisation, without_head
 from cnnseg.settings import BEST, LAST, NETWORKS, NetworkConfig
 from cnnseg.unroll import UnrolledNetwork, unroll
 from wsss.errors import InputError, did_you_mean
 from wsss.store import atomic
-from wsss.weights import fitting, read_weights, strides_first
 
 FORMAT = "relseg-network"
-FIRST_VERSION = "_v1"
 _UNROLLED = {
     "unrolled": {},
     "ws_ae": {"tied_relu": False},
     "free_convolutions": {"tied_convolutions": False},
     "nearest_upsampling": {"tied_upsampling": False},
 }
-_HEADS = ("fc.", "classifier.", "head.")
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,9 @@ class Network:
 
     ``module(images, decode=None)`` gives (logits, maps), see `cnnseg.unroll.UnrolledNetwork`; either may be None where
     ``module.classifies`` or ``module.segments`` is False. Output 0 is the background, output c is
-    ``class_names[c - 1]``. ``mean`` and ``std`` normalise RGB in [0, 1].
+    ``class_names[c - 1]``. ``mean`` and ``std`` normalise RGB in [0, 1]. ``crop`` and ``masks``: side of the crops and
+    number of masks that it was trained with; None where nobody knows. ``new_head``: the layer of the class scores is
+    at random, and did not come with a trained classifier.
     """
 
     module: nn.Module
@@ -48,6 +46,9 @@ class Network:
     class_names: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    crop: int | None = None
+    masks: int | None = None
+    new_head: bool = True
 
     def prepare(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
         """The image at (height, width) `size`, as the network wants it: (3, height, width) float32 (PIL, bicubic)."""
@@ -60,15 +61,27 @@ class Network:
         mean, std = (images.new_tensor(value)[:, None, None] for value in (self.mean, self.std))
         return (images - mean) / std
 
+    def strength(self, size: tuple[int, int]) -> float:
+        """What maps of (height, width) `size` are to be multiplied by before a softmax, to be as strong as in training.
+
+        Heat-maps sum to about the class score whatever the size, so that a pixel has 1 / (height x width) of it: those
+        of a network trained on crops of 96 x 96 are 22 times as weak at 448 x 448. 1 for networks that are not
+        unrolled, and where the crop is not known.
+        """
+        if self.crop is None or not isinstance(self.module, UnrolledNetwork):
+            return 1.0
+        return size[0] * size[1] / self.crop**2
+
 
 class PlainClassifier(nn.Module):
     """A classifier alone, with the interface of the other networks."""
 
     classifies, segments = True, False
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, classes_at_once: int | None = None) -> None:
         super().__init__()
         self.model = model
+        self.classes_at_once = classes_at_once  # for who unrolls it
 
     def forward(self, images: Tensor, decode: int | None = None) -> tuple[Tensor, None]:
         """Class scores (B, C), and no maps."""
@@ -86,7 +99,7 @@ def create_network(config: NetworkConfig, class_names: tuple[str, ...]) -> Netwo
     if config.classifier is None:
         network = _build(config, outputs, class_names, pretrained=config.weights == "pretrained")
         if config.weights not in ("pretrained", "none"):
-            _load_encoder(network, _file_weights(Path(config.weights), config.architecture), keep_head=False)
+            _load_encoder(network, file_weights(Path(config.weights), config.architecture), keep_head=False)
         return network
     network = _build(config, outputs, class_names, pretrained=False)
     trained = load_network(Path(config.classifier))
@@ -96,8 +109,7 @@ def create_network(config: NetworkConfig, class_names: tuple[str, ...]) -> Netwo
         raise InputError(f"--classifier {config.classifier}: knows other classes: {', '.join(trained.class_names)}")
     if not isinstance(trained.module, (PlainClassifier, UnrolledNetwork)):
         raise InputError(f"--classifier {config.classifier}: is a {trained.kind}; train-classifier makes a classifier")
-    _load_encoder(network, trained.module.model.state_dict(), keep_head=True)
-    return network
+    return replace(network, new_head=not _load_encoder(network, trained.module.model.state_dict(), keep_head=True))
 
 
 def save_network(network: Network, path: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -109,6 +121,8 @@ def save_network(network: Network, path: Path, dtype: torch.dtype = torch.float3
         "class_names": network.class_names,
         "mean": network.mean,
         "std": network.std,
+        "crop": network.crop,
+        "masks": network.masks,
     }
     parameters = {name for name, _ in network.module.named_parameters()}
     state = {
@@ -121,6 +135,9 @@ def save_network(network: Network, path: Path, dtype: torch.dtype = torch.float3
 
 def load_network(path: Path, *, classes_at_once: int | None = None) -> Network:
     """Read what `save_network` wrote; the module is in float32 and evaluation mode.
+
+    Args:
+        classes_at_once: branches of an unrolled network that are held in memory at once; changes no result.
 
     Raises:
         InputError: missing, damaged, or not a network of this package.
@@ -137,6 +154,9 @@ def load_network(path: Path, *, classes_at_once: int | None = None) -> Network:
         raise InputError(f"network {path}: holds no network of cnnseg; `cnnseg train-unrolled` makes one")
     try:
         names, mean, std = (tuple(description[key]) for key in ("class_names", "mean", "std"))
+        crop, masks = (description.get(key) for key in ("crop", "masks"))  # older files do not say
+        if not all(isinstance(value, int | None) for value in (crop, masks)) or crop == 0:
+            raise ValueError("crop and masks are whole numbers")
         config = NetworkConfig(
             network=description["kind"], architecture=description["architecture"], classes_at_once=classes_at_once
         )
@@ -145,7 +165,7 @@ def load_network(path: Path, *, classes_at_once: int | None = None) -> Network:
     except (KeyError, ValueError, RuntimeError) as error:
         raise InputError(f"network {path}: does not fit its own description ({str(error).splitlines()[0]})") from None
     network.module.eval()
-    return Network(network.module, network.kind, network.architecture, names, mean, std)
+    return Network(network.module, network.kind, network.architecture, names, mean, std, crop, masks, new_head=False)
 
 
 def find_network(name: str, runs: Path, which: str = LAST, *, option: str = "--network") -> Path:
@@ -164,31 +184,6 @@ def find_network(name: str, runs: Path, which: str = LAST, *, option: str = "--n
     raise InputError(f"{option} {name}: no such file, and no {of_run}{hint}")
 
 
-def create_classifier(architecture: str, outputs: int, *, pretrained: bool = False) -> nn.Module:
-    """A CNN of timm, or of torchvision (``torchvision.NAME``), with a new head; resnet50_v1 has the strides first.
-
-    Raises InputError if there is none of that name, or its weights cannot be fetched.
-    """
-    first = architecture.endswith(FIRST_VERSION) and not timm.is_model(architecture)
-    name = architecture.removesuffix(FIRST_VERSION) if first else architecture
-    if first and pretrained:
-        raise InputError(f"--weights pretrained: timm has none of {architecture}; give a file, or take {name}")
-    library, dot, own = name.partition(".")
-    if library == "torchvision" and dot:
-        return _torchvision(own, outputs, pretrained=pretrained)
-    if not timm.is_model(name):
-        near = did_you_mean(name, timm.list_models(["resnet*", "vgg*"])).split("known:")[0] or "try resnet50"
-        raise InputError(f"--architecture {name}: unknown to timm: {near}")
-    try:
-        model = timm.create_model(name, pretrained=pretrained, num_classes=outputs)
-    except (OSError, RuntimeError) as error:  # the hub cannot be reached
-        reason = str(error).split("\n")[0]
-        raise InputError(f"--weights pretrained: {name} could not be fetched ({reason}); give a file instead") from None
-    if first and not strides_first(model):
-        raise InputError(f"--architecture {architecture}: {name} is no ResNet of bottlenecks and has no version 1")
-    return model
-
-
 def _build(config: NetworkConfig, outputs: int, class_names: tuple[str, ...], *, pretrained: bool) -> Network:
     kind = config.network
     if kind not in NETWORKS:
@@ -196,7 +191,7 @@ def _build(config: NetworkConfig, outputs: int, class_names: tuple[str, ...], *,
     if kind in _UNROLLED or kind == "classifier":
         model = create_classifier(config.architecture, outputs, pretrained=pretrained)
         module: nn.Module = (
-            PlainClassifier(model)
+            PlainClassifier(model, config.classes_at_once)
             if kind == "classifier"
             else unroll(model, classes_at_once=config.classes_at_once, **_UNROLLED[kind])
         )
@@ -207,55 +202,19 @@ def _build(config: NetworkConfig, outputs: int, class_names: tuple[str, ...], *,
         if pretrained:
             model = create_classifier(config.architecture, outputs, pretrained=True)
             load_encoder(module, model.state_dict(), head=False)
-    mean, std = _normalisation(config.architecture)
+    mean, std = normalisation(config.architecture)
     return Network(module, kind, config.architecture, class_names, mean, std)
 
 
-def _load_encoder(network: Network, state: dict[str, Tensor], *, keep_head: bool) -> None:
+def _load_encoder(network: Network, state: dict[str, Tensor], *, keep_head: bool) -> bool:
+    """Whether the layer of the class scores was taken with it."""
     module = network.module
     if not isinstance(module, (PlainClassifier, UnrolledNetwork)):
-        load_encoder(module, state, head=keep_head)
-        return
-    module.model.load_state_dict(state if keep_head else _without_head(state), strict=False)
+        return load_encoder(module, state, head=keep_head)
+    module.model.load_state_dict(state if keep_head else without_head(state), strict=False)
     if isinstance(module, UnrolledNetwork):
         module.reset_decoder()
-
-
-def _without_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """All but the last fully connected layer: of VGG's three, the first two are the encoder's."""
-    heads = {name.rsplit(".", 1)[0] for name in state if name.startswith(_HEADS)}
-    last = sorted(heads)[-1:]  # fc; head.fc; classifier.6
-    return {name: tensor for name, tensor in state.items() if name.rsplit(".", 1)[0] not in last}
-
-
-def _file_weights(path: Path, architecture: str) -> dict[str, Tensor]:
-    with torch.device("meta"):
-        own = _without_head(create_classifier(architecture, 2).state_dict())
-    return fitting(read_weights(path, "--weights"), own, source=f"--weights {path}", of=architecture)
-
-
-def _torchvision(name: str, outputs: int, *, pretrained: bool) -> nn.Module:
-    known = torchvision.models.list_models(torchvision.models)
-    if name not in known:
-        near = did_you_mean(name, known).split("known:")[0] or "try torchvision.resnet50"
-        raise InputError(f"--architecture torchvision.{name}: unknown to torchvision: {near}")
-    model = torchvision.models.get_model(name, weights=None, num_classes=outputs)
-    if pretrained:
-        try:
-            state = torchvision.models.get_model(name, weights="DEFAULT").state_dict()
-        except OSError as error:
-            raise InputError(
-                f"--weights pretrained: torchvision.{name} could not be fetched ({error}); give a file instead"
-            ) from None
-        model.load_state_dict(_without_head(state), strict=False)
-    return model
-
-
-def _normalisation(architecture: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    settings = timm.get_pretrained_cfg(architecture.removesuffix(FIRST_VERSION), allow_unregistered=True)
-    if settings is None:  # torchvision's are all ImageNet's
-        return (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return tuple(settings.mean), tuple(settings.std)
+    return keep_head
 
 
 def _wide(tensor: Tensor) -> Tensor:

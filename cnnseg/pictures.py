@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,8 @@ import cv2
 import numpy as np
 
 from cnnseg.history import read_history
-from cnnseg.training import SNAPSHOTS
+from cnnseg.settings import STAGE
+from cnnseg.snapshots import SNAPSHOTS, read_snapshot
 from wsss.console import track
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError, did_you_mean
@@ -21,7 +20,6 @@ from wsss.report.gallery import check_page, write_gallery
 from wsss.report.pictures import ImageBlock, Picture, image_iou, jpeg, png
 from wsss.store import voc_palette
 
-STAGE = "network"
 WIDTH = 224
 PERCENTILE = 99.5
 """Of |relevance|: what the full colours of a signed heat-map stand for. A few pixels have many times more."""
@@ -30,7 +28,8 @@ _LINES = (
     "Heat-maps of the classes that each image shows. The first column is the network before its first step: relevance "
     f"with its sign, blue below 0, white 0, red above; full colours at percentile {PERCENTILE:g} of its absolute "
     "value, each map on its own scale. All later columns: probability of the class at each pixel, that is after "
-    "softmax over all classes and background, white 0, red 1.",
+    "softmax over all classes and background, white 0, red 1; heat-maps are first scaled to the size of the training's "
+    "crops, where each pixel had a larger share of the relevance, or a smaller one.",
     "Segmentations: the class of the highest score at each pixel; the network is not told which classes an image "
     "shows. IoU: mean over background and the classes in the ground truth or the segmentation, at native size.",
 )
@@ -138,12 +137,12 @@ def draw_block(sample: Sample, dataset: Dataset, folder: Path, steps: Sequence[i
             for row in (masks, *heats.values()):
                 row.append(Picture(None, f"No picture {what}", "not made"))
             continue
-        maps = read_snapshot(path, dataset.num_classes + 1)
+        maps, strength = read_snapshot(path, dataset.num_classes + 1)
         mask = segmentation(maps, photograph.shape[:2])
         iou = np.nan if truth is None else 100 * image_iou(mask, truth, dataset.num_classes + 1, path)
         caption = f"IoU {iou:.1f}" if np.isfinite(iou) else ""
         masks.append(jpeg(_painted(small, mask), f"Segmentation {what}{', ' if caption else ''}{caption}", caption))
-        probability = softmax(maps) if step > 0 else None
+        probability = softmax(maps * strength) if step > 0 else None
         for c, row in heats.items():
             name = dataset.class_names[c - 1]
             if probability is None:
@@ -158,26 +157,6 @@ def draw_block(sample: Sample, dataset: Dataset, folder: Path, steps: Sequence[i
     rows = [("segmentation", tuple(masks))]
     rows += [(f"heat-map of {dataset.class_names[c - 1]}", tuple(row)) for c, row in heats.items()]
     return ImageBlock(sample.id, names, jpeg(small, alt), shown_truth, tuple(rows))
-
-
-def read_snapshot(path: Path, outputs: int) -> np.ndarray:
-    """The class scores of an image's pixels, float32 (outputs, h, w). InputError naming the file if it is no snapshot.
-
-    Args:
-        outputs: number of classes, background included.
-    """
-    again = "delete it and train again, or take another --images"
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            maps = arrays["maps"].astype(np.float32)
-    except (ValueError, TypeError, KeyError, IndexError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        fault = " ".join(str(error).split())
-        raise InputError(f"{path}: no snapshot of a training, or half-written ({fault}); {again}") from None
-    if maps.ndim != 3 or 0 in maps.shape or not np.isfinite(maps).all():
-        raise InputError(f"{path}: scores of shape {maps.shape}, finite (classes, h, w) are due; {again}")
-    if len(maps) != outputs:
-        raise InputError(f"{path}: scores of {len(maps)} classes and background; this data set has {outputs} in all")
-    return maps
 
 
 def softmax(maps: np.ndarray) -> np.ndarray:

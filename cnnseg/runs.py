@@ -1,30 +1,22 @@
-"""Training and evaluation as stages of a run: what the commands and the tables share."""
+"""Training as a stage of a run: what the commands and the tables share."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from cnnseg.evaluation import PROTOCOLS, check_classes, evaluate_network, percent, predict_masks, save_scores
 from cnnseg.history import row_line
-from cnnseg.models import Network, create_network, find_network, load_network
+from cnnseg.models import Network, create_network, find_network
 from cnnseg.sampling import check_agreement, sample_masks
-from cnnseg.settings import BEST, LAST, NetworkConfig, TrainConfig
-from cnnseg.training import STATE, is_finished, train_network
+from cnnseg.settings import BEST, CHOSEN, LAST, STAGE, STATE, NetworkConfig, TrainConfig
+from cnnseg.training import is_finished, train_network
 from wsss.console import note, warn
 from wsss.data import Dataset, Sample
-from wsss.entries import save_metrics
 from wsss.errors import InputError
-from wsss.evaluate import evaluate_run
-from wsss.metrics import ClassificationScores
 from wsss.options import command_line
 from wsss.store import Stage, file_hash
 from wsss.training import choose_device, stable_seed
-
-STAGE = "network"
-CHOSEN = "chosen on the validation split, so optimistic there; the headline is last"
 
 
 def train_run(
@@ -40,7 +32,7 @@ def train_run(
 ) -> Path:
     """Train into ``<folder>/network``, unless that is done; returns ``last.safetensors``.
 
-    Raises InputError as `train_network`, or if the folder holds a training with other settings.
+    Raises InputError as `train_network`, or if the folder holds a training with other settings or starting weights.
     """
     import torch
 
@@ -51,14 +43,17 @@ def train_run(
         start = find_network(net.classifier, runs, option="--classifier")
         if (start.parent / STATE).exists():
             raise InputError(f"--classifier {net.classifier}: its training is not finished; run that command again")
+        if net.weights != "pretrained":
+            raise InputError(f"--weights {net.weights}: the encoder starts at --classifier {net.classifier}; give one")
         net = net.model_copy(update={"classifier": str(start)})
+    identity, inputs = _start_of(net)
 
     def open_stage() -> Stage:
         return Stage.open(
             folder / STAGE,
             kind="network",
             config={
-                **net.model_dump(mode="json", exclude={"classifier"}),
+                **identity,
                 **config.model_dump(mode="json", exclude={"save_every"}),
                 "data": train.name,
                 "split": train.split,
@@ -66,7 +61,7 @@ def train_run(
             },
             class_names=train.class_names,
             suffix=".safetensors",
-            inputs={"classifier": file_hash(start)} if start is not None else None,
+            inputs=inputs,
         )
 
     path = folder / STAGE / LAST
@@ -88,7 +83,7 @@ def train_run(
         val,
         stage.folder,
         config,
-        new_head=start is None,
+        new_head=network.new_head,
         device=where,
         workers=workers,
     )
@@ -107,127 +102,18 @@ def train_run(
     return path
 
 
-def evaluate_checkpoint(
-    name_or_path: str,
-    dataset: Dataset,
-    *,
-    runs: Path,
-    which: str = LAST,
-    name: str | None = None,
-    size: int | None = None,
-    protocol: str = "voc",
-    device: str = "auto",
-    batch_size: int = 4,
-    precision: str = "fp32",
-    workers: int = 1,
-) -> dict[str, Any]:
-    """Masks and figures of a finished network on a split, kept in its run (those of best: in the run NAME_best).
-
-    Returns:
-        The entry of ``scores.json``: "miou" and the classification figures in per cent, None where undefined.
-    """
-    begin = time.monotonic()
-    path = find_network(name_or_path, runs, which)
-    network = load_network(path)
-    check_classes(network, dataset)
-    if (path.parent / STATE).exists():
-        warn(f"{path}: its training is not finished")
-    best = path.name == BEST
-    folder = runs / name if name is not None else _run_of(path, runs, best)
-    how = {"size": size, "device": choose_device(device), "batch_size": batch_size, "precision": precision}
-    title = f" (best: {CHOSEN})" if best else ""
-    entry: dict[str, Any] = {
-        "data": dataset.name,
-        "split": dataset.split,
-        "checkpoint": f"best: {CHOSEN}" if best else path.stem,
-        "network": file_hash(path),
-        "images": len(dataset),
-        "size": size,
-        "precision": precision,
-        "protocol": PROTOCOLS[protocol],
-        "miou": None,
-        "command": command_line("cnnseg"),
-    }
-    if protocol == "paper" or not network.module.segments:
-        found = evaluate_network(
-            network, dataset, protocol=protocol, description=f"evaluate {network.kind} on {dataset.split}", **how
-        )
-        entry["miou"], scores = found.miou, found.scores
-        if found.miou is not None:
-            note(f"mIoU {found.miou:.2f}{title}; protocol: {PROTOCOLS[protocol]}")
-    else:
-        stage = Stage.open(
-            folder / "masks",
-            kind="masks",
-            config={
-                "labels_given": False,
-                "network": network.kind,
-                "checkpoint": path.stem,
-                "size": size,
-                "precision": precision,
-            },
-            class_names=dataset.class_names,
-            suffix=".png",
-            inputs={"network": file_hash(path)},
-        )
-        todo = stage.pending([sample.id for sample in dataset])
-        if len(todo) < len(dataset):
-            note(f"{len(dataset) - len(todo)} of {len(dataset)} masks are there already")
-        scores = predict_masks(network, dataset, stage.folder, todo, **how)
-        if todo:
-            stage.done(
-                command=command_line("cnnseg"),
-                split=dataset.split,
-                counts={"images": len(dataset), "made": len(todo)},
-                seconds=time.monotonic() - begin,
-            )
-        entry["miou"] = _score_masks(folder, dataset, workers, title)
-    _print_scores(scores, dataset, title)
-    return save_scores(folder / STAGE, entry, scores, dataset.class_names)
-
-
-def is_evaluation_of(
-    entry: dict[str, Any], path: Path, dataset: Dataset, *, size: int | None, protocol: str, precision: str
-) -> bool:
-    """Whether an entry of ``scores.json`` is about this checkpoint, these images, and this rule."""
-    due = {"data": dataset.name, "split": dataset.split, "images": len(dataset)}
-    due |= {"size": size, "precision": precision, "protocol": PROTOCOLS[protocol]}
-    return all(entry.get(key) == value for key, value in due.items()) and entry.get("network") == file_hash(path)
-
-
-def _score_masks(folder: Path, dataset: Dataset, workers: int, title: str) -> float | None:
-    """mIoU of a run's masks in per cent, kept in its metrics.json; None if the split has no ground truth."""
-    if not any(sample.mask_path is not None for sample in dataset):
-        note(f"{dataset.name}/{dataset.split} has no masks to compare with: no mIoU")
-        return None
-    entries = evaluate_run(folder, dataset, stages=["masks"], workers=workers, command=command_line("cnnseg"))
-    save_metrics(folder, entries)
-    (entry,) = entries
-    by_class = ", ".join(f"{key} {value:.1f}" for key, value in entry.iou.items() if value is not None)
-    note(f"{folder.name} on {dataset.name}/{dataset.split}: mIoU {_show(entry.miou)}{title}")
-    note(f"IoU by class: {by_class}")
-    note(f"protocol: {entry.protocol}")
-    return entry.miou
-
-
-def _print_scores(scores: ClassificationScores | None, dataset: Dataset, title: str) -> None:
-    if scores is None:
-        return
-    for class_name, f1, precision in zip(dataset.class_names, scores.f1, scores.average_precision, strict=True):
-        note(f"{class_name:>16s}  F1 {_show(percent(f1)):>6s}  AP {_show(percent(precision)):>6s}")
-    macro, average = percent(scores.macro_f1), percent(scores.mean_average_precision)
-    note(
-        f"{'mean':>16s}  F1 {_show(macro):>6s}  AP {_show(average):>6s}  ({len(dataset)} images of "
-        f"{dataset.name}/{dataset.split}, threshold {scores.threshold}){title}"
-    )
-
-
-def _run_of(path: Path, runs: Path, best: bool) -> Path:
-    """The run that a checkpoint lies in, else one named like the file."""
-    if path.resolve().parent.name == STAGE:
-        run = path.resolve().parents[1]
-        return run.with_name(f"{run.name}_best") if best else run
-    return runs / path.stem
+def _start_of(net: NetworkConfig) -> tuple[dict[str, str], dict[str, str]]:
+    """What a manifest says of the network at its start: its config, without paths, and the fingerprints of files."""
+    config = net.model_dump(mode="json", exclude={"classifier", "classes_at_once"})  # that is memory alone
+    if net.classifier is not None:
+        del config["weights"]
+        return config, {"classifier": file_hash(Path(net.classifier))}
+    if net.weights in ("pretrained", "none"):
+        return config, {}
+    path = Path(net.weights)
+    if not path.is_file():
+        raise InputError(f"--weights {path}: no such file (or the word 'pretrained', or 'none')")
+    return config | {"weights": "file"}, {"weights": file_hash(path)}
 
 
 def _warn_of_disagreement(train: Dataset, masked: Sequence[Sample]) -> None:
@@ -241,7 +127,3 @@ def _warn_of_disagreement(train: Dataset, masked: Sequence[Sample]) -> None:
 def parameter_count(network: Network) -> int:
     """Parameters that are trained, each counted once."""
     return sum(parameter.numel() for parameter in network.module.parameters())
-
-
-def _show(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.2f}"

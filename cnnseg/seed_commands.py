@@ -26,6 +26,7 @@ def seeds(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     batch_size: int = 8,
+    classes_at_once: int | None = None,
     shard: str = "1/1",
     cfg: Annotated[SeedConfig, Flat] = SeedConfig(),
 ) -> None:
@@ -45,6 +46,8 @@ def seeds(
         Checkpoint of a run: last, or best, which was chosen on the validation split.
     batch_size
         Maps made at once.
+    classes_at_once
+        Decoder branches held in memory at once; all that are asked for unless given.
     shard
         i/n: this process makes the i-th of n parts; run the others beside it, on other devices or machines.
     """
@@ -56,11 +59,12 @@ def seeds(
     from wsss.training import choose_device
 
     part = shard_of(shard)
-    if batch_size < 1:
-        raise InputError(f"--batch-size {batch_size}: at least 1")
+    for option, value in (("--batch-size", batch_size), ("--classes-at-once", classes_at_once)):
+        if value is not None and value < 1:
+            raise InputError(f"{option} {value}: at least 1")
     dataset = load_dataset(data, split, root)
     path = find_network(network, runs, {"last": LAST, "best": BEST}[which])
-    model = load_network(path)
+    model = load_network(path, classes_at_once=classes_at_once)
     outputs = outputs_for(model, dataset)
     explanation(model, cfg)  # refuses what does not go together before the run exists
     where = choose_device(device)

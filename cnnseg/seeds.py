@@ -73,7 +73,8 @@ def explanation(network: Network, config: SeedConfig) -> Explain:
     """The function that makes the maps of a method, before they are scaled and averaged over sizes.
 
     lrp, relevance: positive relevance, averaged over cells of ``config.cell`` pixels. lrp, softmax: probabilities
-    among background and the outputs asked for, averaged over cells. cam: positive activation, at the CNN's own grid.
+    among background and the outputs asked for, of heat-maps as strong as in training (`Network.strength`), averaged
+    over cells. cam: positive activation, at the CNN's own grid.
 
     Raises:
         InputError: a network without the layers that the method needs, or scores that the method does not have.
@@ -85,15 +86,19 @@ def explanation(network: Network, config: SeedConfig) -> Explain:
         pool, linear = _head(model, network.architecture)
         return lambda images, outputs: activation_maps(model, pool, linear, images, outputs).clamp(min=0)
     model = _classifier(network)
-    unrolled = network.module if isinstance(network.module, UnrolledNetwork) else unroll(model)
-    if config.scores == "softmax" and unrolled is not network.module:
-        raise InputError("--scores softmax: this classifier has not learnt what background is; relevance works on it")
+    if isinstance(network.module, PlainClassifier):
+        unrolled = unroll(model, classes_at_once=network.module.classes_at_once)
+    else:
+        unrolled = network.module
+    if config.scores == "softmax" and (unrolled is not network.module or network.masks == 0):
+        what = f"{network.kind} was trained without masks and" if network.masks == 0 else "classifier"
+        raise InputError(f"--scores softmax: this {what} has not learnt what background is; relevance works on it")
 
     def relevance(images: Tensor, outputs: Sequence[int]) -> Tensor:
         return F.avg_pool2d(unrolled.heatmaps(images, outputs)[1].clamp(min=0), config.cell)
 
     def probability(images: Tensor, outputs: Sequence[int]) -> Tensor:
-        maps = unrolled.heatmaps(images, [BACKGROUND_CLASS, *outputs])[1]
+        maps = unrolled.heatmaps(images, [BACKGROUND_CLASS, *outputs])[1] * network.strength(images.shape[-2:])
         return F.avg_pool2d(maps.softmax(1)[:, 1:], config.cell)
 
     return relevance if config.scores == "relevance" else probability

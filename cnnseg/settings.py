@@ -11,6 +11,12 @@ from wsss.console import Config, Several
 BEST, LAST = "best.safetensors", "last.safetensors"
 """Names of the checkpoints in the stage folder ``network`` of a run."""
 
+STAGE, STATE = "network", "resume.pt"
+"""The stage of a run that holds a training, and the file in it that a killed one goes on from."""
+
+CHOSEN = "chosen on the validation split, so optimistic there; the headline is last"
+"""What is said of `BEST` wherever it is shown."""
+
 BACKGROUND_CLASS = 0
 """The output of every network that belongs to the background; output c is class c."""
 
@@ -86,9 +92,6 @@ class TrainConfig(Config):
     """weight of the classification loss"""
     segmentation_weight: float = Field(1, ge=0)
     """weight of the segmentation loss"""
-    balance: float | None = Field(None, gt=0)
-    """raise the gradient of the segmentation loss to so many times the norm of the other where it is smaller:
-    not in the paper, for trainings of hundreds of steps instead of ten thousands"""
     clip: float | None = Field(None, gt=0)
     """largest norm of the gradient; none if not given"""
     frozen_statistics: bool = True

@@ -11,10 +11,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cnnseg.evaluation import PROTOCOLS, read_scores
+from cnnseg.checkpoints import evaluate_checkpoint, is_evaluation_of, read_scores
+from cnnseg.evaluation import PROTOCOLS
 from cnnseg.grid import VOC, Cell, RowConfig, TableConfig, classifier_run
-from cnnseg.runs import CHOSEN, STAGE, evaluate_checkpoint, is_evaluation_of, train_run
-from cnnseg.settings import BEST, LAST
+from cnnseg.runs import train_run
+from cnnseg.settings import BEST, CHOSEN, LAST, STAGE
 from cnnseg.training import is_finished
 from wsss.console import note
 from wsss.data import Dataset
@@ -88,9 +89,10 @@ def run_table(
                 runs=runs,
                 size=table.size,
                 protocol=table.protocol,
+                keep_masks=False,
+                classes_at_once=cell.row.classes_at_once,
                 precision=table.precision,
                 device=device,
-                workers=max(1, workers),
             )
         results = collect(table, val, runs)
         write_table(table, results, out)
@@ -143,7 +145,7 @@ def write_table(table: TableConfig, results: Sequence[Result], out: Path) -> Non
     writer.writerows(rows)
     with atomic(out.with_suffix(".csv")) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
-    content = {"table": table.model_dump(mode="json"), "protocol": PROTOCOLS[table.protocol], "results": rows}
+    content = {"table": table.model_dump(mode="json"), "protocol": _rule(table), "results": rows}
     write_json(out.with_suffix(".json"), {**content, "command": command_line("cnnseg")})
 
 
@@ -154,9 +156,9 @@ def markdown(table: TableConfig, results: Sequence[Result]) -> str:
     lines = [
         f"# {table.title}",
         "",
-        f"Data: {table.data}, trained on {table.train_split}, evaluated on {table.val_split}, images {_size(table)}. "
-        f"{PROTOCOLS[table.protocol]}; no image-level labels given to the networks. Columns: number of training images "
-        f"with their mask. Mean over the trainings with seeds {seeds}, in brackets each.",
+        f"Data: {table.data}, trained on {table.train_split}, evaluated on {table.val_split}: {_rule(table)}; "
+        "no image-level labels given to the networks. Columns: number of training images with their mask. "
+        f"Mean over the trainings with seeds {seeds}, in brackets each.",
         "",
         "## mIoU",
         "",
@@ -165,7 +167,7 @@ def markdown(table: TableConfig, results: Sequence[Result]) -> str:
     if any(result.macro_f1 is not None for result in results):
         before = lambda row: row.published_f1 if paper else {}  # noqa: E731
         lines += ["", "## Macro F1 of the image-level labels", ""]
-        lines += ["Before: the classifier that all trainings of a row start from.", ""]
+        lines += ["Before: the classifier that all trainings of a row start from, at the same size and precision.", ""]
         lines += _grid(table, results, "macro_f1", before, ("before",))
     if table.best:
         lines += ["", f"Rows with best show the checkpoint that was {CHOSEN}."]
@@ -216,8 +218,10 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _size(table: TableConfig) -> str:
-    return "at native size" if table.size is None else f"resized to an area of {table.size} x {table.size}"
+def _rule(table: TableConfig) -> str:
+    """How all figures are computed: before and after training alike."""
+    size = "at native size" if table.size is None else f"resized to an area of {table.size} x {table.size}"
+    return f"images {size}, networks in {table.precision}; {PROTOCOLS[table.protocol]}"
 
 
 def _published(table: TableConfig, result: Result) -> dict[str, float | None]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -19,15 +18,12 @@ from cnnseg.history import Progress, Row, is_better, row_line, write_history
 from cnnseg.losses import classification_loss, segmentation_loss
 from cnnseg.models import Network, save_network
 from cnnseg.optimiser import ENCODERS, make_optimizer, set_lr
-from cnnseg.settings import BEST, LAST, TrainConfig
+from cnnseg.settings import BEST, LAST, STATE, TrainConfig
+from cnnseg.snapshots import SNAPSHOTS, pictured_samples, write_snapshot
 from wsss.console import note, track
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
-from wsss.store import atomic
 from wsss.training import loader_errors, read_state, save_state, stable_seed
-
-STATE = "resume.pt"
-SNAPSHOTS = "snapshots"
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,8 @@ def train_network(
     State and figures: ``resume.pt`` every `save_every` steps, from which a killed training goes on; all randomness is
     a function of (seed, step, place), so that on a CPU the result is the same bit for bit. ``history.jsonl`` has a line
     for each evaluation on `val`, step 0 included. ``last`` is the result; ``best`` is chosen on `val`.
-    ``snapshots/<step>/<id>.npz`` hold ``maps`` float16 (C + 1, h, w) of the images named in the config.
+    ``snapshots/<step>/<id>.npz`` hold the maps of the images named in the config (`cnnseg.snapshots`). mIoU is measured
+    where masks are learnt from.
 
     Args:
         network: trained in place.
@@ -76,7 +73,8 @@ def train_network(
     module = network.module
     if workers < 0:
         raise InputError(f"--workers {workers}: 0 or more")
-    for dataset in (train, *((val,) if val is not None else ())):
+    datasets = (train, *((val,) if val is not None else ()))
+    for dataset in datasets:
         check_classes(network, dataset)
     if module.segments and not module.classifies and not masked:
         raise InputError(f"network {network.kind} learns from masks alone: give a --budget, and data with masks")
@@ -84,9 +82,10 @@ def train_network(
         raise InputError(
             f"data set {train.name}/{train.split}: no image shows any of the classes {', '.join(train.class_names)}"
         )
-    pictured = _pictured(config.snapshots, train, val) if module.segments else []
+    pictured = pictured_samples(config.snapshots, *datasets) if module.segments else []
     places = masked_places(config, masked, module.classifies) if module.segments else 0
     judged = _judged(val, config, segments=module.segments and places > 0) if val is not None else ()
+    network = replace(network, crop=config.crop, masks=len(masked) if places else 0)
     module.to(device)
     optimizer = make_optimizer(network, config, new_head)
     identity = {
@@ -117,14 +116,14 @@ def train_network(
         save_state(folder / STATE, identity, state)
 
     def evaluate() -> None:
-        how = {"size": config.evaluate_size, "device": device, "precision": config.precision}
+        how = {"size": config.evaluate_size, "device": device}
         found = None
-        if val is not None:
-            found = evaluate_network(network, val, judged, **how)
+        if val is not None:  # no mIoU of a network that has seen no mask: best is chosen by what it learns
+            found = evaluate_network(network, val, judged, masks=places > 0, precision=config.precision, **how)
         row = done.row(config, found)
         done.history.append(row)
         for dataset, sample in pictured:
-            _snapshot(network, dataset, sample, folder / SNAPSHOTS / str(done.step), config, device)
+            write_snapshot(network, dataset, sample, folder / SNAPSHOTS / str(done.step), **how)
         if done.step and is_better(row, done.best):
             done.best = row
             save_network(network, folder / BEST)
@@ -185,13 +184,9 @@ def _step(
         parts[0] = classification_loss(logits.float(), labels)
     if places and maps is not None:
         parts[1] = segmentation_loss(maps.float(), masks)
-    weighted = (config.classification_weight * parts[0], config.segmentation_weight * parts[1])
-    loss = sum(weighted)
+    loss = config.classification_weight * parts[0] + config.segmentation_weight * parts[1]
     optimizer.zero_grad(set_to_none=True)
-    if config.balance is not None and all(part.requires_grad for part in weighted):
-        balanced_backward(list(module.parameters()), *weighted, config.balance)
-    else:
-        loss.backward()
+    loss.backward()
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
     if config.clip is not None:
@@ -202,24 +197,6 @@ def _step(
         raise InputError(f"step {step}: {what}: not finite; lower --lr (now {config.lr:g}) or give --clip")
     optimizer.step()
     return values[0], values[1]
-
-
-def balanced_backward(
-    parameters: Sequence[nn.Parameter], classification: Tensor, segmentation: Tensor, times: float
-) -> None:
-    """Gradients of both losses, that of the segmentation raised to `times` the other's norm where it is smaller.
-
-    Relevance is spread over all pixels, so that heat-maps start at 1/1000 of what a softmax can tell apart, and the
-    gradient of their loss at 1/100 of the other. Of an unrolled network the two share no graph (section 2.4):
-    taking them one by one costs nothing.
-    """
-    first = torch.autograd.grad(classification, parameters, allow_unused=True, retain_graph=True)
-    second = torch.autograd.grad(segmentation, parameters, allow_unused=True)
-    norms = [nn.utils.get_total_norm([g for g in part if g is not None]) for part in (first, second)]
-    factor = (times * norms[0] / norms[1]).clamp(min=1) if norms[1] > 0 else torch.ones_like(norms[1])
-    for parameter, mine, other in zip(parameters, first, second, strict=True):
-        scaled = None if other is None else other * factor.to(other.dtype)
-        parameter.grad = scaled if mine is None else mine if scaled is None else mine + scaled
 
 
 def _mode(module: nn.Module, config: TrainConfig) -> None:
@@ -236,24 +213,3 @@ def _judged(val: Dataset, config: TrainConfig, *, segments: bool) -> tuple[Sampl
     if segments and not with_mask:
         raise InputError(f"data set {val.name}, split {val.split}: no image has a mask to evaluate against")
     return evenly_spread(with_mask if segments else val.samples, config.evaluate_images)
-
-
-def _pictured(ids: Sequence[str], train: Dataset, val: Dataset | None) -> list[tuple[Dataset, Sample]]:
-    places = {sample.id: (dataset, sample) for dataset in (train, *((val,) if val else ())) for sample in dataset}
-    for image_id in ids:
-        if image_id not in places:
-            raise InputError(f"--snapshots {image_id}: no such image in the training or the validation split")
-    return [places[image_id] for image_id in ids]
-
-
-@torch.inference_mode()
-def _snapshot(
-    network: Network, dataset: Dataset, sample: Sample, folder: Path, config: TrainConfig, device: str
-) -> None:
-    module, image = network.module.eval(), dataset.load_image(sample)
-    factor = 1.0 if config.evaluate_size is None else config.evaluate_size / math.sqrt(image.width * image.height)
-    size = (max(1, round(image.height * factor)), max(1, round(image.width * factor)))
-    _, maps = module(network.prepare(image, size)[None].to(device))
-    limit = np.finfo(np.float16).max
-    with atomic(folder / f"{sample.id}.npz") as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, maps=maps[0].float().cpu().numpy().clip(-limit, limit).astype(np.float16))

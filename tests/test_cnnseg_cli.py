@@ -9,13 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 from small_run import make_data
 
+from cnnseg import checkpoints
 from cnnseg import runs as stages
+from cnnseg.checkpoints import read_scores
+from cnnseg.classifiers import create_classifier
 from cnnseg.cli import app
-from cnnseg.evaluation import read_scores
 from cnnseg.grid import TableConfig, read_table
 from cnnseg.history import read_history
 from cnnseg.models import load_network
@@ -27,7 +32,8 @@ from wsss.console import run
 from wsss.data import load_dataset
 from wsss.entries import read_metrics
 from wsss.errors import InputError
-from wsss.store import read_json, read_mask, write_json
+from wsss.evaluate import evaluate_run
+from wsss.store import Stage, file_hash, read_json, read_mask, write_json, write_mask
 
 TRAINING = {"--architecture": "test_resnet", "--weights": "none", "--steps": 3, "--batch-size": 2, "--crop": 32}
 TRAINING |= {"--lr": 1e-3, "--evaluate-every": 2, "--train-split": "val", "--val-split": "val"}
@@ -49,6 +55,8 @@ def cnnseg(place: Path) -> Cnnseg:
             common["--data"] = place / "data/data.yaml"
         if command.startswith("train"):
             common |= TRAINING
+        if "--classifier" in options:
+            del common["--weights"]
         for option, value in common.items():
             if option not in options:
                 options += (option, value)
@@ -104,8 +112,34 @@ def test_training_makes_the_stage(trained: Path, cnnseg: Cnnseg, capsys: pytest.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "train_network", no_training)
         capsys.readouterr()
-        assert cnnseg("train-classifier", "--name", "start", "--save-every", 7) == 0  # changes no result
-        assert "trained already" in capsys.readouterr().out
+        for change in (("--save-every", 7), ("--classes-at-once", 2)):  # that change no result
+            assert cnnseg("train-classifier", "--name", "start", *change) == 0
+            assert "trained already" in capsys.readouterr().out
+    config = read_json(trained / "mine/network/manifest.json")["config"]
+    assert "weights" not in config and "classes_at_once" not in config  # it starts at the classifier
+
+
+def test_weights_of_a_file_are_known_by_their_content(
+    place: Path, cnnseg: Cnnseg, refused: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = place / "first.safetensors", place / "second.safetensors"
+    for seed, file in enumerate((first, second)):
+        torch.manual_seed(seed)
+        save_file(create_classifier("test_resnet", 5).state_dict(), file)
+    call = ("train-classifier", "--name", "weighty", "--steps", 1, "--weights")
+    assert cnnseg(*call, first) == 0
+    manifest = read_json(place / "runs/weighty/network/manifest.json")
+    assert manifest["config"]["weights"] == "file" and manifest["inputs"] == {"weights": file_hash(first)}
+    moved = place / "elsewhere.safetensors"
+    moved.write_bytes(first.read_bytes())
+    capsys.readouterr()
+    assert cnnseg(*call, moved) == 0 and "trained already" in capsys.readouterr().out
+    assert "made with other settings: inputs.weights was" in refused(*call, second)
+    first.write_bytes(second.read_bytes())  # another content under the same name
+    assert "made with other settings: inputs.weights was" in refused(*call, first)
+    assert "made with other settings: config.weights was 'file', is 'none' now" in refused(*call, "none")
+    first.unlink()
+    assert refused(*call, first).startswith(f"--weights {first}: no such file (or the word 'pretrained'")
 
 
 def test_whether_the_head_is_new(trained: Path, cnnseg: Cnnseg, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +164,8 @@ def test_evaluation_and_comparison(
     (entry,) = read_metrics(trained / "mine")
     last = read_history(trained / "mine/network")[-1]
     assert (entry.stage, entry.split, entry.labels_given, entry.headline) == ("masks", "val", False, True)
-    assert read_json(trained / "mine/masks/manifest.json")["config"]["labels_given"] is False
+    manifest = read_json(trained / "mine/masks/manifest.json")
+    assert manifest["config"]["labels_given"] is False and manifest["inputs"]["data"] == "tiny"
     assert entry.miou == last["miou"] and f"mIoU {entry.miou:.2f}" in out and "255 ignored" in out
     (scores,) = read_scores(trained / "mine/network")
     assert scores["macro_f1"] == last["macro_f1"] and scores["map"] == last["map"] and scores["miou"] == entry.miou
@@ -140,13 +175,27 @@ def test_evaluation_and_comparison(
         assert read_mask(trained / "mine/masks", sample.id).shape == data.image_size(sample)
     (trained / "mine/masks/a.png").unlink()
     times = {path: path.stat().st_mtime_ns for path in (trained / "mine/masks").glob("*.png")}
-    assert cnnseg("evaluate", "--network", "mine", "--split", "val", "--workers", 1) == 0
+    assert cnnseg("evaluate", "--network", "mine", "--split", "val", "--workers", 1, "--classes-at-once", 1) == 0
     assert (trained / "mine/masks/a.png").exists() and all(p.stat().st_mtime_ns == t for p, t in times.items())
     assert read_metrics(trained / "mine")[0].miou == entry.miou and len(read_scores(trained / "mine/network")) == 1
     page = place / "report.html"
     options = ["--data", place / "data/data.yaml", "--split", "val", "--runs", trained, "--out", page, "--workers", 1]
     assert run(wsss, ["compare", "mine", *map(str, options)]) == 0
     assert f"{entry.miou:.1f}" in page.with_suffix(".md").read_text()
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_classes_beyond_the_labels_are_told_of_where_labels_were_given(
+    place: Path, tmp_path: Path, given: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = load_dataset(place / "data/data.yaml", "val")
+    config = {"labels_given": given}
+    stage = Stage.open(tmp_path / "masks", kind="masks", config=config, class_names=data.class_names, suffix=".png")
+    for sample in data:
+        write_mask(stage.folder, sample.id, np.full(data.image_size(sample), 2, np.uint8))  # dogs everywhere
+    (entry,) = evaluate_run(tmp_path, data, stages=["masks"])
+    assert not entry.labels_given
+    assert ("show classes that their labels do not name" in capsys.readouterr().out) is given
 
 
 def test_best_is_called_so_wherever_it_is_shown(
@@ -198,7 +247,12 @@ def test_mistakes(trained: Path, place: Path, refused: Callable[..., str]) -> No
     assert "its training is not finished" in refused("train-unrolled", "--classifier", "start")
     (trained / "start/network/resume.pt").unlink()
     assert "no such file, and no" in refused("evaluate", "--network", "nowhere", "--split", "val")
-    assert refused("evaluate", "--network", "mine", "--split", "val", "--size", 0) == "--size 0: at least 1"
+    for option in ("--size", "--batch-size", "--classes-at-once"):
+        line = f"{option} 0: at least 1"
+        assert refused("evaluate", "--network", "mine", "--split", "val", option, 0) == line
+    both = refused("train-unrolled", "--classifier", "start", "--weights", "none", "--name", "both")
+    assert both == "--weights none: the encoder starts at --classifier start; give one"
+    assert not (trained / "both").exists()
     assert "made with other settings: config.size" in refused(
         "evaluate", "--network", "mine", "--split", "own", "--name", "own", "--size", 48
     )
@@ -253,7 +307,7 @@ def test_a_table(place: Path, cnnseg: Cnnseg, refused: Callable[..., str], capsy
         suffix = "" if row["checkpoint"] == "last" else "_best"
         (scores,) = read_scores(runs / f"{row['run']}{suffix}/network")
         assert (row["miou"], row["macro_f1"]) == (scores["miou"], scores["macro_f1"])
-        assert row["miou"] == read_metrics(runs / f"{row['run']}{suffix}")[0].miou
+        assert not (runs / f"{row['run']}{suffix}" / "masks").exists()
         assert row["f1_before"] == read_scores(runs / "classifier_test_resnet/network")[0]["macro_f1"]
         assert row["published_miou"] is None  # of another data set
         assert row["parameters"] == read_json(runs / row["run"] / "network/manifest.json")["history"][0]["parameters"]
@@ -266,16 +320,22 @@ def test_a_table(place: Path, cnnseg: Cnnseg, refused: Callable[..., str], capsy
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "train_network", no_training)
-        patch.setattr(stages, "predict_masks", no_training)
+        patch.setattr(checkpoints, "evaluate_network", no_training)
         assert cnnseg(*call) == 0
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")} == before
     assert read_json(runs / "small.json") == content
+    assert "at native size, networks in fp32; one confusion matrix" in content["protocol"]
     assert "| ours | test_resnet | 0.37 M |" in capsys.readouterr().out
     assert f"| ours ({BEST_LABEL}) |" in (runs / "small.md").read_text()
     stale = read_json(runs / "unrolled_test_resnet_1_s0/network/scores.json")
     stale["entries"][0] |= {"network": "another", "miou": 99.0}
     write_json(runs / "unrolled_test_resnet_1_s0/network/scores.json", stale)  # as of a network that was trained anew
+    # Masks of another size in the run are no obstacle, and stay as they are.
+    own = ("--network", "unrolled_test_resnet_1_s0", "--split", "val", "--runs", runs, "--workers", 1)
+    assert cnnseg("evaluate", *own, "--size", 48) == 0
     assert cnnseg(*call) == 0 and read_json(runs / "small.json")["results"] == results
+    assert [row["size"] for row in read_scores(runs / "unrolled_test_resnet_1_s0/network")] == [48, None]
+    assert read_json(runs / "unrolled_test_resnet_1_s0/masks/manifest.json")["config"]["size"] == 48
 
 
 def test_what_a_table_shows() -> None:
@@ -304,6 +364,10 @@ def test_what_a_table_shows() -> None:
     assert "255 ignored" in markdown(table, []) and "centre crops" in markdown(
         table.model_copy(update={"protocol": "paper"}), []
     )
+    assert "evaluated on val: images at native size, networks in fp32; " in markdown(table, [])
+    small = markdown(table.model_copy(update={"size": 160, "precision": "bf16"}), found)
+    assert "images resized to an area of 160 x 160, networks in bf16; " in small
+    assert "Before: the classifier that all trainings of a row start from, at the same size and precision." in small
     assert "paper" not in markdown(table.model_copy(update={"data": "voc12_animals"}), found)
 
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from cnnseg.checkpoints import read_scores, save_scores
 from cnnseg.evaluation import (
     Evaluation,
     Prediction,
@@ -18,8 +19,6 @@ from cnnseg.evaluation import (
     evenly_spread,
     predict,
     predict_masks,
-    read_scores,
-    save_scores,
 )
 from cnnseg.models import Network
 from wsss.data import Dataset, Sample, load_dataset

@@ -10,10 +10,12 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
+from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from cnnseg.examples import FILL, Examples, StepBatches, masked_places
 from cnnseg.settings import TrainConfig
-from wsss.augment import RandomScale, apply_seeded
+from wsss.augment import RandomScale, apply_seeded, random_crops
 from wsss.data import Dataset, load_dataset
 from wsss.errors import InputError
 from wsss.store import write_mask
@@ -88,6 +90,32 @@ def test_image_and_mask_move_together(dataset: Dataset) -> None:
         plain, nothing, _ = Examples(dataset, (), config)[step, 0, 6]
         assert torch.equal(plain, image) and (nothing == 255).all()  # a mask that goes along changes no draw
     assert frames
+
+
+def test_the_frame_keeps_its_colour(dataset: Dataset) -> None:
+    """Or a network would be shown frames of all colours, which have relevance."""
+    examples = Examples(dataset, masks_of(dataset, 2, 6), CONFIG.model_copy(update={"crop": 128}))
+    fill = torch.tensor(FILL).view(3, 1) / 255
+    for step in range(8):
+        image, mask, _ = examples[step, 0, 6]
+        assert (mask == 255).any() and torch.allclose(image[:, mask == 255], fill.expand(-1, (mask == 255).sum()))
+        plain = Examples(dataset, (), CONFIG.model_copy(update={"crop": 128}))[step, 0, 6][0]
+        assert torch.equal(plain, image)
+
+
+@pytest.mark.parametrize("colours_first", [False, True])
+def test_order_of_the_changes(dataset: Dataset, colours_first: bool) -> None:
+    """Cut first, as affinity's trainings do: their stream of random numbers is what it was."""
+    image = tv_tensors.Image(np.asarray(dataset.load_image(dataset.samples[0])).transpose(2, 0, 1).copy())
+    options = {"scale_min": 0.5, "scale_max": 2.0, "flip": True, "colour_jitter": 0.3, "fill": 128}
+    more = {"colours_first": True} if colours_first else {}
+    cut = [v2.RandomCrop(48, pad_if_needed=True, fill=128), v2.RandomHorizontalFlip()]
+    colours = v2.ColorJitter(0.3, 0.3, 0.3, 0.1)
+    steps = [colours, *cut] if colours_first else [*cut, colours]
+    written_out = v2.Compose([RandomScale(0.5, 2.0), *steps, v2.ToDtype(torch.float32, scale=True)])
+    for seed in range(4):
+        found, expected = (apply_seeded(t, seed, image)[0] for t in (random_crops(48, **options, **more), written_out))
+        assert torch.equal(found, expected)
 
 
 def test_labels_are_what_a_masked_crop_shows(dataset: Dataset) -> None:

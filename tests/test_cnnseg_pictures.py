@@ -17,8 +17,9 @@ from PIL import Image
 from small_run import OWN, VAL, make_data
 from torch.nn import functional as F
 
-from cnnseg.pictures import choose_steps, draw_signed, read_snapshot, resized, segmentation, softmax
+from cnnseg.pictures import choose_steps, draw_signed, resized, segmentation, softmax
 from cnnseg.seed_commands import evolution
+from cnnseg.snapshots import read_snapshot
 from wsss.console import run
 from wsss.data import load_dataset
 from wsss.errors import InputError
@@ -168,6 +169,27 @@ def test_the_page(training: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert len(wrong) == (sample.id != "c")
 
 
+def test_maps_are_as_strong_as_on_crops_of_the_training(training: Path) -> None:
+    """Scores a thousandth of themselves, to be multiplied by a thousand, give the same pictures of probabilities."""
+    assert show(training) == 0
+    before = pictures((training / "page.html").read_text())
+    path = training / "runs/mine/network/snapshots/20/a.npz"
+    maps = np.load(path)["maps"].astype(np.float32) / 1000
+    np.savez_compressed(path, maps=maps.astype(np.float16), strength=np.float32(1000))
+    assert show(training) == 0
+    found = pictures((training / "page.html").read_text())
+    assert found.keys() == before.keys()
+    for alt, picture in found.items():
+        assert np.abs(picture - before[alt]).max() < 3, alt
+    np.savez_compressed(path, maps=maps.astype(np.float16))
+    assert show(training) == 0
+    weak = pictures((training / "page.html").read_text())["Probability of cat of image a at step 20"]
+    assert np.abs(weak - before["Probability of cat of image a at step 20"]).max() > 50
+    np.savez_compressed(path, maps=maps.astype(np.float16), strength=np.float32(0))
+    with pytest.raises(InputError, match="strength 0, more than 0 is due"):
+        read_snapshot(path, 3)
+
+
 def test_images_and_columns(training: Path) -> None:
     assert show(training, "--images", "b", "--columns", "2") == 0
     page = (training / "page.html").read_text()
@@ -228,7 +250,8 @@ def test_bad_snapshots(training: Path, capsys: pytest.CaptureFixture[str]) -> No
         with pytest.raises(InputError, match=fault):
             read_snapshot(path, 3)
     path.write_bytes(whole)
-    assert read_snapshot(path, 3).dtype == np.float32
+    maps, strength = read_snapshot(path, 3)
+    assert maps.dtype == np.float32 and strength == 1
 
     assert show(training, "--split", "train") == 2  # the folder layout has no such split
     for image_id in (*VAL, *OWN):

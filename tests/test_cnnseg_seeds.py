@@ -17,11 +17,12 @@ from small_run import OWN, VAL, make_data
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cnnseg.models import Network, PlainClassifier, save_network
+from cnnseg.models import Network, PlainClassifier, load_network, save_network
 from cnnseg.seed_commands import seeds
 from cnnseg.seeds import activation_maps, class_maps, explanation, make_seeds, outputs_for
 from cnnseg.settings import LAST, SeedConfig
 from cnnseg.unroll import unroll
+from cnnseg.unroll.network import _Work
 from wsss.console import run
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
@@ -51,7 +52,13 @@ class Small(nn.Module):
         return self.fc(torch.flatten(self.pool(self.features(x)), 1))
 
 
-def make_network(kind: str = "unrolled", model: nn.Module | None = None, dtype: torch.dtype = torch.float64) -> Network:
+def make_network(
+    kind: str = "unrolled",
+    model: nn.Module | None = None,
+    dtype: torch.dtype = torch.float64,
+    crop: int | None = None,
+    masks: int | None = None,
+) -> Network:
     if model is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(3)
@@ -59,7 +66,7 @@ def make_network(kind: str = "unrolled", model: nn.Module | None = None, dtype: 
             nn.init.normal_(model.fc.weight, std=3000)  # or softmax would find next to nothing
     model = model.to(dtype).eval()
     module = PlainClassifier(model) if kind == "classifier" else unroll(model)
-    made = Network(module, kind, "small", CLASSES, MEAN, STD)
+    made = Network(module, kind, "small", CLASSES, MEAN, STD, crop, masks)
     if dtype is torch.float64:
         prepare = made.prepare
         object.__setattr__(made, "prepare", lambda image, size: prepare(image, size).double())
@@ -82,7 +89,9 @@ def samples(images: list[Image.Image], tmp_path: Path) -> list[Sample]:
     return found
 
 
-def slow_map(model: Small, x: Tensor, output: int, others: Sequence[int], config: SeedConfig) -> np.ndarray:
+def slow_map(
+    model: Small, x: Tensor, output: int, others: Sequence[int], config: SeedConfig, crop: int | None
+) -> np.ndarray:
     """One map (h, w) of an image (3, H, W), before scaling; relevance of LRP-0 as input times gradient."""
     if config.method == "cam":
         features = model.features(x[None])[0].detach().numpy()
@@ -97,7 +106,8 @@ def slow_map(model: Small, x: Tensor, output: int, others: Sequence[int], config
     if config.scores == "relevance":
         pixels = np.maximum(relevance(output), 0)
     else:
-        powers = {of: np.exp(relevance(of)) for of in (0, *others)}
+        strength = 1 if crop is None else x.shape[1] * x.shape[2] / crop**2
+        powers = {of: np.exp(strength * relevance(of)) for of in (0, *others)}
         pixels = powers[output] / sum(powers.values())
     side = config.cell
     height, width = (n // side for n in pixels.shape)
@@ -116,9 +126,9 @@ def slow_maps(
         scaled: list[Tensor] = []
         for shape in shapes:
             x = network.prepare(image, shape)
-            found = slow_map(model, x, output, wanted, config)
+            found = slow_map(model, x, output, wanted, config, network.crop)
             if config.flip:
-                found = (found + slow_map(model, x.flip(2), output, wanted, config)[:, ::-1]) / 2
+                found = (found + slow_map(model, x.flip(2), output, wanted, config, network.crop)[:, ::-1]) / 2
             if config.scores == "relevance":
                 low, high = found.min(), np.percentile(found, config.percentile)
                 found = np.clip((found - low) / (high - low), 0, 1)
@@ -137,6 +147,7 @@ def slow_maps(
         {"sizes": (64,), "power": 1, "cell": 24},
         {"scores": "softmax"},
         {"scores": "softmax", "flip": False, "cell": 1},
+        {"scores": "softmax", "crop": 48},
         {"method": "cam"},
         {"method": "cam", "flip": False, "power": 0.7},
     ],
@@ -144,7 +155,9 @@ def slow_maps(
 )
 def test_maps_of_one_image(images: list[Image.Image], options: dict[str, object]) -> None:
     """40 x 56 pixels: 96^2 pixels in these proportions are about 81 x 114, 64^2 are about 54 x 76; sides in 32s."""
-    network, config = make_network(), SMALL.model_copy(update=options)
+    options = dict(options)
+    network = make_network(crop=options.pop("crop", None))
+    config = SMALL.model_copy(update=options)
     shapes = [{96: (96, 128), 64: (64, 64)}[size] for size in sorted(config.sizes, reverse=True)]
     if config.cell == 24:
         shapes = [(48, 96)]  # the least multiple of 24 that is not below 32 is 48
@@ -221,6 +234,30 @@ def test_a_classifier_is_unrolled_for_its_heat_maps(images: list[Image.Image]) -
     np.testing.assert_array_equal(one, other)
     with pytest.raises(InputError, match="--scores softmax: this classifier has not learnt what background is"):
         explanation(plain, SeedConfig(scores="softmax"))
+    with pytest.raises(InputError, match="softmax: this unrolled was trained without masks and has not learnt what b"):
+        explanation(make_network(masks=0), SeedConfig(scores="softmax"))
+    explanation(make_network(masks=0), SeedConfig())
+    explanation(make_network(masks=5), SeedConfig(scores="softmax"))
+
+
+@pytest.mark.parametrize("kind", ["classifier", "unrolled"])
+def test_branches_in_memory_change_no_map(
+    tmp_path: Path, images: list[Image.Image], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model("test_resnet", num_classes=4)
+    module = PlainClassifier(model) if kind == "classifier" else unroll(model)
+    save_network(Network(module, kind, "test_resnet", CLASSES, MEAN, STD), tmp_path / LAST)
+    chunks: list[int] = []
+    decode = _Work.decode
+    monkeypatch.setattr(_Work, "decode", lambda *args: (chunks.append(len(args[1])), decode(*args))[1])
+    maps = []
+    for at_once in (None, 1):
+        network = load_network(tmp_path / LAST, classes_at_once=at_once)
+        maps += class_maps(network, explanation(network, SMALL), images[1:2], [[1, 3]], SMALL)
+    np.testing.assert_allclose(maps[0], maps[1], atol=1e-6)
+    assert chunks == [2, 2, 1, 1, 1, 1]  # two sizes
 
 
 def test_what_does_not_go_together_is_refused() -> None:
@@ -338,6 +375,7 @@ def test_the_command(place: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[
     assert read_seed(folder, "c").classes.tolist() == [1, 2] and read_seed(folder, "c").scores.any()
     assert cnnseg("--method", "cam") == 0
     assert read_json(place / "runs/cam_cnn/seeds/manifest.json")["config"]["power"] == 1
+    assert cnnseg("--classes-at-once", 1) == 0  # the run is the same
     assert read_seed(place / "runs/cam_cnn/seeds", "a").scores.shape == (1, 1, 1)  # 32 pixels at stride 32
 
     capsys.readouterr()
@@ -346,6 +384,7 @@ def test_the_command(place: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[
         (("--network", "nowhere"), "--network nowhere: no such file, and no"),
         (("--which", "best"), f"{LAST} is there"),
         (("--batch-size", 0), "--batch-size 0: at least 1"),
+        (("--classes-at-once", 0), "--classes-at-once 0: at least 1"),
         (("--shard", "4/3"), "--shard 4/3: expected i/n with 1 <= i <= n"),
         (("--method", "cam", "--scores", "softmax", "--name", "new"), "--scores softmax: of --method lrp alone"),
     ):

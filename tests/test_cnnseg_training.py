@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -19,8 +20,9 @@ from cnnseg.examples import Examples, StepBatches
 from cnnseg.history import HISTORY, read_history
 from cnnseg.models import Network
 from cnnseg.optimiser import make_optimizer, new_layers, set_lr
-from cnnseg.settings import BEST, LAST, TrainConfig
-from cnnseg.training import SNAPSHOTS, STATE, balanced_backward, is_finished, train_network
+from cnnseg.settings import BEST, LAST, STATE, TrainConfig
+from cnnseg.snapshots import SNAPSHOTS, read_snapshot
+from cnnseg.training import is_finished, train_network
 from cnnseg.unroll import unroll
 from wsss.data import Dataset, Sample, load_dataset
 from wsss.errors import InputError
@@ -244,11 +246,19 @@ def test_labels_alone_train_no_background(data: dict[str, Dataset], tmp_path: Pa
         after = load_file(trained.path)
         assert torch.equal(after["model.fc.weight"][0], before["model.fc.weight"][0])
         assert not torch.equal(after["model.fc.weight"][1], before["model.fc.weight"][1])
-        assert (trained.history[-1]["miou"] is None) is (kind == "classifier")  # heat-maps are judged all the same
+        assert all(row["miou"] is None for row in trained.history)  # best is what it has learnt best, not its masks
         assert trained.best["macro_f1"] == max(row["macro_f1"] for row in trained.history[1:])
+        assert described(trained.path) == described(trained.best_path) == (32, 0)
     same = [load_file(tmp_path / kind / LAST) for kind in ("classifier", "unrolled")]
     assert all(torch.equal(same[0][name], same[1][name]) for name in same[0])
     assert not (tmp_path / "classifier" / SNAPSHOTS).exists() and (tmp_path / "unrolled" / SNAPSHOTS).exists()
+
+
+def described(path: Path) -> tuple[int | None, int | None]:
+    """Crop and number of masks that a checkpoint says it was trained with."""
+    with safe_open(path, "pt") as file:
+        description = json.loads(file.metadata()["relseg"])
+    return description["crop"], description["masks"]
 
 
 def test_weights_of_the_losses_and_the_learning_rate(data: dict[str, Dataset], tmp_path: Path) -> None:
@@ -369,9 +379,10 @@ def test_snapshots_are_the_heat_maps(data: dict[str, Dataset], tmp_path: Path) -
         size = (round(image.height * factor), round(image.width * factor))
         with torch.no_grad():
             maps = net.module(net.prepare(image, size)[None])[1][0].numpy()
-        stored = np.load(tmp_path / SNAPSHOTS / "2" / f"{image_id}.npz")["maps"]
+        stored, strength = read_snapshot(tmp_path / SNAPSHOTS / "2" / f"{image_id}.npz", 3)
         np.testing.assert_allclose(stored, maps, rtol=2e-3, atol=1e-6)
-        assert not np.array_equal(stored, np.load(tmp_path / SNAPSHOTS / "0" / f"{image_id}.npz")["maps"])
+        assert strength == pytest.approx(size[0] * size[1] / 32**2) and described(tmp_path / LAST) == (32, 4)
+        assert not np.array_equal(stored, read_snapshot(tmp_path / SNAPSHOTS / "0" / f"{image_id}.npz", 3)[0])
 
 
 def test_what_cannot_be_trained(data: dict[str, Dataset], tmp_path: Path) -> None:
@@ -401,23 +412,3 @@ def test_history_is_json_lines(data: dict[str, Dataset], tmp_path: Path) -> None
         ["images", "macro_f1", "map", "miou", "step"],
         ["classification_loss", "images", "loss", "macro_f1", "map", "miou", "segmentation_loss", "step"],
     ]
-
-
-def test_balanced_gradient_is_the_sum_with_the_second_raised() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
-    x, unused = torch.randn(5, 3).double(), nn.Parameter(torch.zeros(2).double())
-    parameters = [*model.parameters(), unused]
-
-    def losses() -> tuple[Tensor, Tensor]:
-        out = model(x)
-        return out[:, 0].square().mean(), out[:, 1].square().mean()
-
-    parts = [torch.autograd.grad(losses()[k], parameters, allow_unused=True) for k in (0, 1)]
-    norms = [torch.cat([g.flatten() for g in part if g is not None]).norm() for part in parts]
-    ratio = float(norms[1] / norms[0])
-    for times, factor in ((3 * ratio, 3.0), (0.1 * ratio, 1.0)):  # raised to `times` the first's norm, never lowered
-        balanced_backward(parameters, *losses(), times)
-        for parameter, mine, other in zip(parameters, *parts, strict=True):
-            expected = None if mine is None else mine + factor * other
-            assert (parameter.grad is None) if expected is None else torch.allclose(parameter.grad, expected)

@@ -355,7 +355,7 @@ def test_histories_of_many_writers_all_arrive(tmp_path: Path) -> None:
 
 
 def test_reading_a_stage(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no seeds there .*`vitseg seeds` makes it"):
+    with pytest.raises(InputError, match=r"no seeds there .*`vitseg seeds .or cnnseg seeds.` makes it"):
         Stage.read(tmp_path, kind="seeds")
     opened(tmp_path)
     with pytest.raises(InputError, match="holds seeds, masks are due"):

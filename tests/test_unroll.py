@@ -104,6 +104,109 @@ def test_vgg_of_torchvision_with_its_fully_connected_head() -> None:
     assert (unroll(model)(x)[1] - expected).abs().max() < 1e-12 * expected.abs().max()
 
 
+class Graph(nn.Module):
+    """A small CNN whose middle is given: a function of the module and the maps of its first convolution."""
+
+    def __init__(self, middle) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 5, 3), nn.Conv2d(5, 5, 3, padding=1), nn.Conv2d(5, 5, 1)
+        self.act, self.here, self.drop = nn.ReLU(), nn.ReLU(inplace=True), nn.Dropout(0.3)
+        self.same, self.strange, self.head, self.middle = nn.Identity(), nn.SiLU(inplace=True), Head(5), middle
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.middle(self, self.first(x)))
+
+
+def add_in_place(m: Graph, x: Tensor) -> Tensor:
+    y = m.second(x)
+    x += y
+    return m.act(x) + m.third(x)
+
+
+def added(m: Graph, x: Tensor) -> Tensor:
+    x = x + m.second(x)
+    return m.act(x) + m.third(x)
+
+
+relu = nn.functional.relu
+IN_PLACE = {
+    "module": (lambda m, x: m.second(m.here(x)) + x, lambda m, x: m.second(m.act(x)) + m.act(x)),
+    "module, by another name": (
+        lambda m, x: m.second(m.here(m.same(x))) + m.third(x),
+        lambda m, x: m.second(m.act(x)) + m.third(m.act(x)),
+    ),
+    "before and after": (
+        lambda m, x: m.third(x) + m.second(m.here(x)) + x,  # the first has read what was there
+        lambda m, x: m.third(x) + m.second(m.act(x)) + m.act(x),
+    ),
+    "function": (
+        lambda m, x: m.second(relu(x, inplace=True)) + m.third(x),
+        lambda m, x: m.second(m.act(x)) + m.third(m.act(x)),
+    ),
+    "function, by position": (
+        lambda m, x: m.second(relu(x, True)) + m.third(x),
+        lambda m, x: m.second(m.act(x)) + m.third(m.act(x)),
+    ),
+    "sum": (add_in_place, added),
+    "result unused": (lambda m, x: (m.here(x), m.second(x))[1], lambda m, x: m.second(m.act(x))),
+}
+
+
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_who_reads_after_a_change_in_place_reads_the_change(name: str) -> None:
+    (model, written_out), x = (ready(lambda middle=middle: Graph(middle)) for middle in IN_PLACE[name]), images()
+    logits, heatmaps = unroll(model)(x)
+    expected = input_times_gradient(written_out, x)
+    assert torch.allclose(model(x), written_out(x), rtol=1e-12, atol=1e-12)
+    assert torch.allclose(logits, model(x), rtol=1e-12, atol=1e-12)
+    assert (heatmaps - expected).abs().max() < 1e-12 * expected.abs().max()
+
+
+def through_a_view(m: Graph, x: Tensor) -> Tensor:
+    y = m.drop(x)  # in evaluation mode the same memory
+    return m.second(m.here(y)) + x
+
+
+def test_a_change_in_place_that_is_seen_through_a_view_is_refused() -> None:
+    with pytest.raises(InputError, match=r"layer here of Graph changes in place what later layers read"):
+        unroll(Graph(through_a_view))
+    unroll(Graph(lambda m, x: m.second(m.here(m.drop(x)))))  # nobody else reads it
+
+
+DEAD = {
+    "a layer": lambda m, x: (m.second(m.act(x)), m.third(x))[0],
+    "a chain with a layer that has no rule": lambda m, x: (m.second(m.act(x)), m.third(m.strange(m.third(x))))[0],
+    "a change in place of what nobody reads": lambda m, x: (m.second(y := m.act(x)), m.here(y))[0],
+    "a shape": lambda m, x: (m.second(m.act(x)), x.shape)[0],
+}
+
+
+@pytest.mark.parametrize("name", DEAD)
+def test_what_the_scores_do_not_hang_on_is_left_out(name: str) -> None:
+    model, alive = ready(lambda: Graph(DEAD[name])), ready(lambda: Graph(lambda m, x: m.second(m.act(x))))
+    network, x = unroll(model), images()
+    expected = input_times_gradient(alive, x)
+    assert (network(x)[1] - expected).abs().max() < 1e-12 * expected.abs().max()
+    assert {step.name for step in network.steps} == {"first", "act", "second", "head.pool", "head.flat", "head.fc"}
+
+
+def test_scores_before_a_dead_end() -> None:
+    """The class scores need not be the last that is computed; a change in place without a rule is not passed over."""
+
+    class Two(Graph):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.act(self.first(x))
+            scores = self.head(x)
+            self.third(x)
+            return scores
+
+    model, x = ready(lambda: Two(None)), images()
+    expected = input_times_gradient(model, x)
+    assert (unroll(model)(x)[1] - expected).abs().max() < 1e-12 * expected.abs().max()
+    with pytest.raises(InputError, match=r"layer strange \(SiLU\) of Graph has no rule"):
+        unroll(Graph(lambda m, x: (m.strange(x), m.second(x))[1]))
+
+
 def linear_map(layer, x: Tensor) -> Tensor:
     """The matrix (outputs, inputs) of an affine layer at inputs of x's shape."""
     flat = x.flatten()

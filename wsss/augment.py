@@ -37,24 +37,25 @@ def random_crops(
     flip: bool,
     colour_jitter: float,
     fill: int | Sequence[int],
+    colours_first: bool = False,
 ) -> v2.Compose:
     """Random scale, square crop of side `crop`, mirror image and colours of a tv_tensors.Image and Mask alike.
 
     Where an image is smaller than the crop, it lies at random in a frame of `fill` (0 to 255; one value or one for
     each channel) and of 255 in the mask. `colour_jitter` is the strength in brightness, contrast and saturation; a
-    third of it for hue. The image comes out as float32 in [0, 1], the mask as it was. What is drawn does not hang on
-    whether a mask goes along.
+    third of it for hue; `colours_first`: of the image before it is cut, so that `fill` stays as it is. The image comes
+    out as float32 in [0, 1], the mask as it was. What is drawn does not hang on whether a mask goes along.
     """
     steps: list[v2.Transform] = [
-        RandomScale(scale_min, scale_max),
-        v2.RandomCrop(crop, pad_if_needed=True, fill={tv_tensors.Image: fill, tv_tensors.Mask: IGNORE}),
+        v2.RandomCrop(crop, pad_if_needed=True, fill={tv_tensors.Image: fill, tv_tensors.Mask: IGNORE})
     ]
     if flip:
         steps.append(v2.RandomHorizontalFlip())
     if colour_jitter:
-        steps.append(v2.ColorJitter(colour_jitter, colour_jitter, colour_jitter, colour_jitter / 3))
-    steps.append(v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True))
-    return v2.Compose(steps)
+        colours = v2.ColorJitter(colour_jitter, colour_jitter, colour_jitter, colour_jitter / 3)
+        steps.insert(0 if colours_first else len(steps), colours)
+    to_float = v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True)
+    return v2.Compose([RandomScale(scale_min, scale_max), *steps, to_float])
 
 
 def apply_seeded(transform: v2.Transform, seed: int, *inputs: Tensor) -> tuple[Tensor, ...]:

@@ -112,8 +112,9 @@ def _evaluate_stage(
         raise InputError(
             f"data set {dataset.name}, split {dataset.split}: every pixel of its ground truth is 255 (ignored)"
         )
-    labels_given = bool(stage.manifest.get("config", {}).get("labels_given", True)) and not strangers
-    if strangers:
+    declared = bool(stage.manifest.get("config", {}).get("labels_given", True))
+    labels_given = declared and not strangers
+    if declared and strangers:
         note(f"{name}: {strangers} images show classes that their labels do not name: not counted as made from labels")
 
     def entry(rule: str, matrix: ConfusionMatrix, how: str, **extra) -> MetricEntry:

@@ -17,6 +17,9 @@ from cnnseg.unroll import rules
 from cnnseg.unroll.rules import Rule
 from wsss.errors import InputError
 
+IN_PLACE = ("iadd", "isub", "imul", "itruediv", "setitem")
+"""Operators that change what they are given; so do functions and methods whose names end in _."""
+
 KNOWN = "convolution, batch norm, ReLU, ReLU6, max and average pooling, fully connected, dropout, sum, concatenation"
 
 
@@ -54,7 +57,8 @@ class _Tracer(fx.Tracer):
 def trace(model: nn.Module) -> tuple[Step, ...]:
     """The layers of a classifier in the order of their computation; the last yields the class scores.
 
-    A batch norm that alone follows a convolution is one step with it.
+    A batch norm that alone follows a convolution is one step with it. Whatever reads a tensor after a layer changed it
+    in place takes that layer's output. Layers that the class scores do not hang on are left out.
 
     Raises:
         InputError: a layer has no rule (it is named), or the model's code cannot be traced.
@@ -68,6 +72,8 @@ def trace(model: nn.Module) -> tuple[Step, ...]:
         ) from None
     steps: list[Step] = []
     place: dict[fx.Node, int] = {}
+    faults: dict[int, str] = {}
+    end = 0
     modules = dict(model.named_modules())
     for node in graph.nodes:
         if node.op == "placeholder":
@@ -78,9 +84,9 @@ def trace(model: nn.Module) -> tuple[Step, ...]:
             place[node] = 0
             continue
         if node.op == "output":
-            result = node.args[0]
-            if not isinstance(result, fx.Node) or place[result] != len(steps):
+            if not isinstance(node.args[0], fx.Node):
                 raise InputError(f"{type(model).__name__} cannot be unrolled: gives more than class scores")
+            end = place[node.args[0]]
             continue
         module = modules.get(node.target) if node.op == "call_module" else None
         inputs = _tensor_inputs(node)
@@ -94,15 +100,55 @@ def trace(model: nn.Module) -> tuple[Step, ...]:
             place[node] = place[inputs[0]]
             continue
         rule = _module_rule(module, node) if module is not None else _function_rule(node)
-        if rule is None:
+        name = str(node.target if module is not None else node.name)
+        if rule is None or set(inputs) != set(node.all_input_nodes):
             what = type(module).__name__ if module is not None else _label(node)
-            name = node.target if module is not None else node.name
-            raise InputError(
-                f"layer {name} ({what}) of {type(model).__name__} has no rule; there are rules for {KNOWN}"
-            )
-        steps.append(Step(str(node.target if module is not None else node.name), rule, tuple(place[i] for i in inputs)))
+            fault = f"layer {name} ({what}) of {type(model).__name__} has no rule; there are rules for {KNOWN}"
+            faults[len(steps) + 1], rule, inputs = fault, Rule(), node.all_input_nodes
+        steps.append(Step(name, rule, tuple(place[i] for i in inputs)))
+        if inputs and _in_place(node, module):
+            changed = place[inputs[0]]
+            memory = _memory(changed, steps)
+            for other, number in place.items():
+                if number != changed and _memory(number, steps) == memory and any(user > node for user in other.users):
+                    faults[len(steps)] = (
+                        f"layer {name} of {type(model).__name__} changes in place what later layers read through "
+                        "another one's output; make it inplace=False"
+                    )
+            place |= {other: len(steps) for other, number in place.items() if number == changed}
         place[node] = len(steps)
-    return tuple(steps)
+    return _reached(steps, end, faults)
+
+
+def _reached(steps: list[Step], end: int, faults: dict[int, str]) -> tuple[Step, ...]:
+    """The steps that step `end` hangs on, numbered anew. InputError if one of them has a fault, the first one."""
+    needed, waiting = {0}, [end]
+    while waiting:
+        number = waiting.pop()
+        if number not in needed:
+            needed.add(number)
+            waiting += steps[number - 1].inputs
+    for number in sorted(needed & faults.keys()):
+        raise InputError(faults[number])
+    renamed = {old: new for new, old in enumerate(sorted(needed))}
+    kept = (steps[old - 1] for old in sorted(needed - {0}))
+    return tuple(Step(step.name, step.rule, tuple(renamed[place] for place in step.inputs)) for step in kept)
+
+
+def _memory(place: int, steps: list[Step]) -> int:
+    """The step whose output lies in the same memory: flattening copies nothing, nor does dropout in evaluation mode."""
+    while place and isinstance(steps[place - 1].rule, (rules.Flatten, rules.Drop)):
+        place = steps[place - 1].inputs[0]
+    return place
+
+
+def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
+    """Whether a layer changes its input, so that whoever reads that afterwards gets the layer's output."""
+    if module is not None:
+        return bool(getattr(module, "inplace", False))
+    if node.target in (F.relu, F.relu6):
+        return True in (*node.args[1:2], node.kwargs.get("inplace"))
+    return bool(node.kwargs.get("inplace")) or _label(node) in IN_PLACE or _label(node).endswith("_")
 
 
 def _tensor_inputs(node: fx.Node) -> list[fx.Node]:

@@ -1,0 +1,191 @@
+"""Figures of a finished network on a split: its masks as a stage of its run, and ``scores.json``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cnnseg.evaluation import PROTOCOLS, check_classes, evaluate_network, percent, predict_masks
+from cnnseg.models import find_network, load_network
+from cnnseg.settings import BEST, CHOSEN, LAST, STAGE, STATE
+from wsss.console import note, warn
+from wsss.data import Dataset
+from wsss.entries import save_metrics
+from wsss.errors import InputError
+from wsss.evaluate import evaluate_run
+from wsss.metrics import ClassificationScores
+from wsss.options import command_line
+from wsss.store import Stage, file_hash, locked, read_json, write_json
+from wsss.training import choose_device
+
+SCORES = "scores.json"
+
+
+def evaluate_checkpoint(
+    name_or_path: str,
+    dataset: Dataset,
+    *,
+    runs: Path,
+    which: str = LAST,
+    name: str | None = None,
+    size: int | None = None,
+    protocol: str = "voc",
+    keep_masks: bool = True,
+    device: str = "auto",
+    batch_size: int = 4,
+    classes_at_once: int | None = None,
+    precision: str = "fp32",
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Masks and figures of a finished network on a split, kept in its run (those of best: in the run NAME_best).
+
+    Args:
+        keep_masks: write them as the run's stage ``masks``, which holds those of one size and precision alone; False:
+            figures in ``scores.json`` alone, beside those of other sizes. The protocol of the paper keeps none.
+
+    Returns:
+        The entry of ``scores.json``: "miou" and the classification figures in per cent, None where undefined.
+    """
+    begin = time.monotonic()
+    path = find_network(name_or_path, runs, which)
+    network = load_network(path, classes_at_once=classes_at_once)
+    check_classes(network, dataset)
+    if (path.parent / STATE).exists():
+        warn(f"{path}: its training is not finished")
+    best = path.name == BEST
+    folder = runs / name if name is not None else _run_of(path, runs, best)
+    how = {"size": size, "device": choose_device(device), "batch_size": batch_size, "precision": precision}
+    title = f" (best: {CHOSEN})" if best else ""
+    entry: dict[str, Any] = {
+        "data": dataset.name,
+        "split": dataset.split,
+        "checkpoint": f"best: {CHOSEN}" if best else path.stem,
+        "network": file_hash(path),
+        "images": len(dataset),
+        "size": size,
+        "precision": precision,
+        "protocol": PROTOCOLS[protocol],
+        "miou": None,
+        "command": command_line("cnnseg"),
+    }
+    if protocol == "paper" or not network.module.segments or not keep_masks:
+        found = evaluate_network(
+            network, dataset, protocol=protocol, description=f"evaluate {network.kind} on {dataset.split}", **how
+        )
+        entry["miou"], scores = found.miou, found.scores
+        if found.miou is not None:
+            note(f"mIoU {found.miou:.2f}{title}; protocol: {PROTOCOLS[protocol]}")
+    else:
+        stage = Stage.open(
+            folder / "masks",
+            kind="masks",
+            config={
+                "labels_given": False,
+                "network": network.kind,
+                "checkpoint": path.stem,
+                "size": size,
+                "precision": precision,
+            },
+            class_names=dataset.class_names,
+            suffix=".png",
+            inputs={"network": file_hash(path), "data": dataset.name},
+        )
+        todo = stage.pending([sample.id for sample in dataset])
+        if len(todo) < len(dataset):
+            note(f"{len(dataset) - len(todo)} of {len(dataset)} masks are there already")
+        scores = predict_masks(network, dataset, stage.folder, todo, **how)
+        if todo:
+            stage.done(
+                command=command_line("cnnseg"),
+                split=dataset.split,
+                counts={"images": len(dataset), "made": len(todo)},
+                seconds=time.monotonic() - begin,
+            )
+        entry["miou"] = _score_masks(folder, dataset, workers, title)
+    _print_scores(scores, dataset, title)
+    return save_scores(folder / STAGE, entry, scores, dataset.class_names)
+
+
+def is_evaluation_of(
+    entry: dict[str, Any], path: Path, dataset: Dataset, *, size: int | None, protocol: str, precision: str
+) -> bool:
+    """Whether an entry of ``scores.json`` is about this checkpoint, these images, and this rule."""
+    due = {"data": dataset.name, "split": dataset.split, "images": len(dataset)}
+    due |= {"size": size, "precision": precision, "protocol": PROTOCOLS[protocol]}
+    return all(entry.get(key) == value for key, value in due.items()) and entry.get("network") == file_hash(path)
+
+
+def save_scores(
+    folder: Path, entry: dict[str, Any], scores: ClassificationScores | None, names: Sequence[str]
+) -> dict[str, Any]:
+    """Merge an entry into ``<folder>/scores.json``: it replaces that of the same data, split, checkpoint, protocol.
+
+    Returns the entry, with the figures of `scores` (in per cent) added.
+    """
+    entry = dict(entry)
+    if scores is not None:
+        entry |= {
+            "macro_f1": percent(scores.macro_f1),
+            "map": percent(scores.mean_average_precision),
+            "threshold": scores.threshold,
+            "f1": {name: percent(value) for name, value in zip(names, scores.f1, strict=True)},
+            "ap": {name: percent(value) for name, value in zip(names, scores.average_precision, strict=True)},
+        }
+    key = ("data", "split", "checkpoint", "protocol", "size", "precision")
+    with locked(folder / f".{SCORES}.lock"):
+        old = [row for row in read_scores(folder) if any(row.get(name) != entry.get(name) for name in key)]
+        write_json(folder / SCORES, {"entries": [*old, entry]})
+    return entry
+
+
+def read_scores(folder: Path) -> list[dict[str, Any]]:
+    """The entries that `save_scores` wrote, none if there is no such file."""
+    path = folder / SCORES
+    if not path.exists():
+        return []
+    content = read_json(path)
+    rows = content.get("entries") if isinstance(content, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise InputError(f"{path}: no list of entries; delete it and evaluate again")
+    return rows
+
+
+def _score_masks(folder: Path, dataset: Dataset, workers: int, title: str) -> float | None:
+    """mIoU of a run's masks in per cent, kept in its metrics.json; None if the split has no ground truth."""
+    if not any(sample.mask_path is not None for sample in dataset):
+        note(f"{dataset.name}/{dataset.split} has no masks to compare with: no mIoU")
+        return None
+    entries = evaluate_run(folder, dataset, stages=["masks"], workers=workers, command=command_line("cnnseg"))
+    save_metrics(folder, entries)
+    (entry,) = entries
+    by_class = ", ".join(f"{key} {value:.1f}" for key, value in entry.iou.items() if value is not None)
+    note(f"{folder.name} on {dataset.name}/{dataset.split}: mIoU {_show(entry.miou)}{title}")
+    note(f"IoU by class: {by_class}")
+    note(f"protocol: {entry.protocol}")
+    return entry.miou
+
+
+def _print_scores(scores: ClassificationScores | None, dataset: Dataset, title: str) -> None:
+    if scores is None:
+        return
+    for class_name, f1, precision in zip(dataset.class_names, scores.f1, scores.average_precision, strict=True):
+        note(f"{class_name:>16s}  F1 {_show(percent(f1)):>6s}  AP {_show(percent(precision)):>6s}")
+    macro, average = percent(scores.macro_f1), percent(scores.mean_average_precision)
+    note(
+        f"{'mean':>16s}  F1 {_show(macro):>6s}  AP {_show(average):>6s}  ({len(dataset)} images of "
+        f"{dataset.name}/{dataset.split}, threshold {scores.threshold}){title}"
+    )
+
+
+def _run_of(path: Path, runs: Path, best: bool) -> Path:
+    """The run that a checkpoint lies in, else one named like the file."""
+    if path.resolve().parent.name == STAGE:
+        run = path.resolve().parents[1]
+        return run.with_name(f"{run.name}_best") if best else run
+    return runs / path.stem
+
+
+def _show(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.2f}"
