@@ -18,7 +18,8 @@ from vitseg.methods import find_method
 from vitseg.models import Classifier
 from vitseg.trial import model_input
 from wsss.data import Dataset
-from wsss.data.imagenet import class_hint, wordnet_ids
+from wsss.data.imagenet import class_hint
+from wsss.data.wordnet import wordnet_ids
 from wsss.errors import InputError
 from wsss.statistics import FRACTIONS
 

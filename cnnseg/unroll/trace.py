@@ -13,7 +13,7 @@ from timm.layers import BatchNormAct2d
 from timm.models.vgg import ConvMlp
 from torch import Tensor, fx, nn
 
-from cnnseg.unroll import rules
+from cnnseg.unroll import rules, weightless
 from cnnseg.unroll.rules import Rule
 from wsss.errors import InputError
 
@@ -137,7 +137,7 @@ def _reached(steps: list[Step], end: int, faults: dict[int, str]) -> tuple[Step,
 
 def _memory(place: int, steps: list[Step]) -> int:
     """The step whose output lies in the same memory: flattening copies nothing, nor does dropout in evaluation mode."""
-    while place and isinstance(steps[place - 1].rule, (rules.Flatten, rules.Drop)):
+    while place and isinstance(steps[place - 1].rule, (weightless.Flatten, weightless.Drop)):
         place = steps[place - 1].inputs[0]
     return place
 
@@ -179,34 +179,34 @@ def _module_rule(module: nn.Module, node: fx.Node) -> Rule | None:
     if kind in (nn.ReLU, nn.ReLU6):
         return rules.Relu(module)
     if kind is nn.MaxPool2d:
-        return None if module.return_indices else rules.MaxPool(module)
+        return None if module.return_indices else weightless.MaxPool(module)
     if kind is nn.AvgPool2d:
-        return rules.AveragePool(window=module)
+        return weightless.AveragePool(window=module)
     if kind is nn.AdaptiveAvgPool2d:
-        return rules.AveragePool(adaptive=module.output_size)
+        return weightless.AveragePool(adaptive=module.output_size)
     if kind is nn.Flatten and module.start_dim == 1 and module.end_dim == -1:
-        return rules.Flatten()
+        return weightless.Flatten()
     if kind in (nn.Dropout, nn.Dropout2d):
-        return rules.Drop(module)
+        return weightless.Drop(module)
     return None
 
 
 def _function_rule(node: fx.Node) -> Rule | None:
     target = node.target
     if target in (operator.add, operator.iadd, torch.add) and len(_tensor_inputs(node)) == 2 and not node.kwargs:
-        return rules.Add()
+        return weightless.Add()
     if target is torch.cat and (node.args[1:] == (1,) or node.kwargs == {"dim": 1}):
-        return rules.Concatenate()
+        return weightless.Concatenate()
     if target is F.relu:
         return rules.Relu(nn.ReLU())
     if target is F.relu6:
         return rules.Relu(nn.ReLU6())
     if target is F.adaptive_avg_pool2d:
-        return rules.AveragePool(adaptive=node.args[1] if len(node.args) > 1 else node.kwargs["output_size"])
+        return weightless.AveragePool(adaptive=node.args[1] if len(node.args) > 1 else node.kwargs["output_size"])
     if target is at_least:
-        return rules.AveragePool(at_least=node.args[1])
+        return weightless.AveragePool(at_least=node.args[1])
     if target in (torch.flatten, "flatten") and (node.args[1:] == (1,) or node.kwargs == {"start_dim": 1}):
-        return rules.Flatten()
+        return weightless.Flatten()
     return None
 
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError, model_validator
 from wsss.configs import find_config
 from wsss.console import Config, validation_line
 from wsss.data.sample import BACKGROUND, IGNORE
+from wsss.data.wordnet import wordnet_ids
 from wsss.errors import InputError, did_you_mean
 
 VOC_CLASSES = (
@@ -109,8 +110,6 @@ class DataConfig(Config):
         if self.classes is not None:
             return self.classes
         if self.layout == "imagenet":
-            from wsss.data.imagenet import wordnet_ids
-
             return wordnet_ids()
         return VOC_CLASSES if self.layout == "voc" else ("object",)
 

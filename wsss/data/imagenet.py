@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 
 from wsss.data.config import DataConfig
@@ -15,14 +14,6 @@ from wsss.errors import InputError, did_you_mean
 Report = Callable[[str], None]
 
 _LISTED = 20  # class names that an error lists in full
-
-
-@cache
-def wordnet_ids() -> tuple[str, ...]:
-    """The 1,000 WordNet ids of ImageNet-1k in the order of the outputs of timm's models, such as ``n01440764``."""
-    from timm.data import ImageNetInfo  # takes seconds, as it brings PyTorch: only where the list is asked for
-
-    return tuple(ImageNetInfo().label_names())
 
 
 def read_samples(config: DataConfig, root: Path, split: str, report: Report) -> list[Sample]:
