@@ -16,6 +16,7 @@ from small_run import OWN, VAL, make_data
 from vitseg.cli import app
 from vitseg.methods import METHODS
 from vitseg.models import create_classifier, load_classifier, save_classifier
+from vitseg.settings import ExplainConfig
 from wsss.console import run
 from wsss.data import load_dataset
 from wsss.store import read_json, read_seed
@@ -250,3 +251,10 @@ def test_list_of_methods(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if line[:1].strip()] == list(METHODS)
     assert any("Abnar and Zuidema" in line for line in lines)
+
+
+@pytest.mark.parametrize("options", [[], ["--method", "rollout"]])
+def test_explain_keeps_its_own_defaults_beside_other_options(options: list[str]) -> None:
+    _, bound, _ = app.parse_args(["explain", "x.jpg", "--architecture", "vit_tiny_patch16_224", *options])
+    settings = bound.arguments.get("cfg", ExplainConfig())
+    assert (settings.rules, settings.power) == ("robust", 1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from vitseg.checkpoints import find_checkpoint
-from vitseg.settings import CHECKPOINT, ClassifierConfig, SeedConfig
+from vitseg.settings import CHECKPOINT, ClassifierConfig, ExplainConfig, SeedConfig
 from vitseg.test_commands import perturbation_test, segmentation_test
 from wsss.console import Flat, note, run
 from wsss.errors import InputError
@@ -203,7 +203,7 @@ def explain(
     out: Path = Path("explanations"),
     runs: Runs = Path("runs"),
     device: Device = "auto",
-    cfg: Annotated[SeedConfig, Flat] = SeedConfig(power=1, rules="robust"),
+    cfg: Annotated[ExplainConfig, Flat] = ExplainConfig(),
 ) -> None:
     """Explain photographs: one overlay for each of the top or the named classes.
 

@@ -83,6 +83,15 @@ class SeedConfig(Config):
     """precision of the walk; the exact rules are badly conditioned, float64 takes about twice as long on a CPU"""
 
 
+class ExplainConfig(SeedConfig):
+    """How a photograph is explained: as a seed, but with relevance as it is, by the well-conditioned rules."""
+
+    rules: Literal["robust", "exact"] = "robust"
+    """how relevance is divided: robust (well conditioned), exact (as published)"""
+    power: float = Field(1, gt=0)
+    """the min-max scaled map is raised to this power"""
+
+
 class TrialConfig(Config):
     """What the perturbation test and the segmentation test share."""
 

@@ -20,7 +20,7 @@ def start(depth: int) -> int:
 
 @register(
     "attention_perception",
-    "Chen, Li, Yu, Shen and Huang, TMLR 2023, the first factor of the token-wise variant",
+    "Chen, Li, Yu, Dou and Xiong, TMLR 2023, the first factor of the token-wise variant",
     start=start,
     class_specific=False,
 )
@@ -35,7 +35,7 @@ def attention_perception(trace: Trace, targets: Tensor, first: int, rules: Formu
 
 @register(
     "beyond_intuition",
-    "Chen, Li, Yu, Shen and Huang, TMLR 2023, the token-wise variant, and its published code",
+    "Chen, Li, Yu, Dou and Xiong, TMLR 2023, the token-wise variant, and its published code",
     start=start,
 )
 def beyond_intuition(trace: Trace, targets: Tensor, first: int, rules: Formulation) -> Tensor:
