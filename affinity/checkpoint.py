@@ -9,13 +9,12 @@ from typing import Any, Literal
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from affinity.network import AffinityNetwork
 from affinity.settings import NetworkConfig
 from wsss.console import validation_line
 from wsss.errors import InputError
-from wsss.store import atomic
+from wsss.weights import write_checkpoint
 
 FORMAT = "relseg affinity network 1"
 
@@ -39,11 +38,7 @@ def save_affinity_network(
     config = network.config.model_dump(mode="json")
     if config["weights"] is not None:  # where the first weights came from, without the folders of this machine
         config["weights"] = Path(config["weights"]).name
-    # One entry: the library writes several in random order, and equal networks shall be equal files.
-    content = {"format": FORMAT, "config": config, "info": info or {}}
-    metadata = {"relseg": json.dumps(content, default=str)}
-    with atomic(path) as temporary:
-        temporary.write_bytes(save(state, metadata))
+    write_checkpoint(path, state, {"format": FORMAT, "config": config, "info": info or {}})
 
 
 def load_affinity_network(path: Path, device: str | torch.device = "cpu") -> AffinityNetwork:

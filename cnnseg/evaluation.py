@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,12 @@ def predict_masks(
     return _scores(dataset, dataset.samples, rows)
 
 
+def seen_size(native: tuple[int, int], size: int | None) -> tuple[int, int]:
+    """(height, width) at which a network sees an image of `native` size: an area of about `size`^2; None: native."""
+    factor = 1.0 if size is None else size / math.sqrt(native[0] * native[1])
+    return max(1, round(native[0] * factor)), max(1, round(native[1] * factor))
+
+
 def percent(value: float) -> float | None:
     """A fraction in per cent, None if it is undefined."""
     return round(100 * float(value), 4) if math.isfinite(value) else None
@@ -201,9 +207,7 @@ def percent(value: float) -> float | None:
 def _scores(dataset: Dataset, samples: Sequence[Sample], rows: dict[str, np.ndarray]) -> ClassificationScores | None:
     if not rows:
         return None
-    labels = np.zeros((len(samples), dataset.num_classes), np.float32)
-    for row, sample in enumerate(samples):
-        labels[row, [c - 1 for c in sample.classes]] = 1
+    labels = replace(dataset, samples=tuple(samples)).labels()
     return classification_scores(np.stack([rows[sample.id] for sample in samples]), labels)
 
 
@@ -216,8 +220,7 @@ def _groups(
         native = dataset.image_size(sample) if centre is None else (centre, centre)
         by_size.setdefault(native, []).append(sample)
     for (height, width), group in by_size.items():
-        factor = 1.0 if size is None else size / math.sqrt(height * width)
-        seen = (max(1, round(height * factor)), max(1, round(width * factor)))
+        seen = seen_size((height, width), size)
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size], (height, width), seen
 

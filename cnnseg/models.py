@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from cnnseg.baselines import create_fcn, create_unet, load_encoder
 from cnnseg.classifiers import create_classifier, file_weights, normalisation, without_head
-from cnnseg.settings import BEST, LAST, NETWORKS, NetworkConfig
+from cnnseg.settings import BEST, LAST, NETWORKS, STAGE, NetworkConfig
 from cnnseg.unroll import UnrolledNetwork, unroll
 from wsss.errors import InputError, did_you_mean
-from wsss.store import atomic
+from wsss.weights import read_checkpoint, stored_state, write_checkpoint
 
 FORMAT = "relseg-network"
 _UNROLLED = {
@@ -124,13 +121,7 @@ def save_network(network: Network, path: Path, dtype: torch.dtype = torch.float3
         "crop": network.crop,
         "masks": network.masks,
     }
-    parameters = {name for name, _ in network.module.named_parameters()}
-    state = {
-        name: tensor.detach().cpu().to(dtype if name in parameters else tensor.dtype).contiguous()
-        for name, tensor in network.module.state_dict().items()
-    }
-    with atomic(path) as temporary:
-        temporary.write_bytes(save(state, metadata={"relseg": json.dumps(description)}))
+    write_checkpoint(path, stored_state(network.module, dtype), description)
 
 
 def load_network(path: Path, *, classes_at_once: int | None = None) -> Network:
@@ -142,15 +133,8 @@ def load_network(path: Path, *, classes_at_once: int | None = None) -> Network:
     Raises:
         InputError: missing, damaged, or not a network of this package.
     """
-    if not path.is_file():
-        raise InputError(f"network {path}: no such file; `cnnseg train-unrolled` makes one")
-    try:
-        with safe_open(path, "pt") as file:
-            description = json.loads((file.metadata() or {}).get("relseg", "{}"))
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"network {path}: not a readable safetensors file ({error})") from None
-    if description.get("format") != FORMAT:
+    description, state = read_checkpoint(path, "network", "cnnseg train-unrolled")
+    if description is None or description.get("format") != FORMAT:
         raise InputError(f"network {path}: holds no network of cnnseg; `cnnseg train-unrolled` makes one")
     try:
         names, mean, std = (tuple(description[key]) for key in ("class_names", "mean", "std"))
@@ -176,10 +160,10 @@ def find_network(name: str, runs: Path, which: str = LAST, *, option: str = "--n
     path = Path(name)
     if path.is_file():
         return path
-    of_run = runs / name / "network" / which
+    of_run = runs / name / STAGE / which
     if of_run.is_file():
         return of_run
-    other = runs / name / "network" / (BEST if which == LAST else LAST)
+    other = runs / name / STAGE / (BEST if which == LAST else LAST)
     hint = f"; {other} is there" if other.is_file() else "; `cnnseg train-classifier` or `train-unrolled` makes one"
     raise InputError(f"{option} {name}: no such file, and no {of_run}{hint}")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cnnseg.evaluation import seen_size
 from cnnseg.models import Network
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
@@ -39,8 +40,7 @@ def write_snapshot(
         size: the network sees the image resized to an area of `size`^2; native size if None.
     """
     module, image = network.module.eval(), dataset.load_image(sample)
-    factor = 1.0 if size is None else size / math.sqrt(image.width * image.height)
-    seen = (max(1, round(image.height * factor)), max(1, round(image.width * factor)))
+    seen = seen_size((image.height, image.width), size)
     _, maps = module(network.prepare(image, seen)[None].to(device))
     limit = np.finfo(np.float16).max
     stored = maps[0].float().cpu().numpy().clip(-limit, limit).astype(np.float16)

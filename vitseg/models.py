@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,6 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
@@ -20,8 +17,7 @@ from torch import Tensor, nn
 from vitseg.hybrid import embedding, load_trunk, split_name, trunk_of
 from vitseg.relevance.capture import check_supported
 from wsss.errors import InputError, did_you_mean
-from wsss.store import atomic
-from wsss.weights import fitting, read_weights
+from wsss.weights import fitting, read_checkpoint, read_weights, stored_state, write_checkpoint
 
 KIND = "relseg-classifier"
 HEAD = ("head.", "head_dist.")  # the second of a distilled DeiT
@@ -104,10 +100,7 @@ def load_imagenet_vit(architecture: str, weights: str) -> Classifier:
 
 
 def save_classifier(classifier: Classifier, path: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write weights (in `dtype`) and description into one safetensors file, atomically.
-
-    The statistics of a trunk's batch norm stay as they are: variances are too large for float16.
-    """
+    """Write weights (in `dtype`; a trunk's statistics as they are) and description into one file, atomically."""
     description = {
         "kind": KIND,
         "architecture": classifier.architecture,
@@ -117,14 +110,7 @@ def save_classifier(classifier: Classifier, path: Path, dtype: torch.dtype = tor
     }
     if (parts := split_name(classifier.architecture)) is not None:  # for those who want the trunk alone
         description["trunk"] = {"backbone": parts[0].backbone, "stride_in_conv1": parts[0].stride_in_conv1}
-    parameters = {name for name, _ in classifier.model.named_parameters()}
-    state = {
-        name: tensor.detach().cpu().to(dtype if name in parameters else tensor.dtype).contiguous()
-        for name, tensor in classifier.model.state_dict().items()
-    }
-    # One entry: the library writes several in random order, and equal classifiers shall be equal files.
-    with atomic(path) as temporary:
-        temporary.write_bytes(save(state, metadata={"relseg": json.dumps(description)}))
+    write_checkpoint(path, stored_state(classifier.model, dtype), description)
 
 
 def load_classifier(path: Path) -> Classifier:
@@ -133,17 +119,9 @@ def load_classifier(path: Path) -> Classifier:
     Raises:
         InputError: missing, damaged, or not a classifier of this toolkit.
     """
-    if not path.is_file():
-        raise InputError(f"classifier {path}: no such file; `vitseg train-classifier` makes one")
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            description = json.loads(metadata.get("relseg", "{}"))
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"classifier {path}: not a readable safetensors file ({error})") from None
-    if description.get("kind") != KIND:
-        found = description.get("format", "another model") if "relseg" in metadata else "plain weights"
+    description, state = read_checkpoint(path, "classifier", "vitseg train-classifier")
+    if description is None or description.get("kind") != KIND:
+        found = "plain weights" if description is None else description.get("format", "another model")
         raise InputError(f"classifier {path}: holds {found}; `vitseg train-classifier` makes one")
     try:
         names, mean, std = (tuple(description[key]) for key in ("class_names", "mean", "std"))

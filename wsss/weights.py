@@ -1,14 +1,22 @@
-"""Files of weights: read, and checked against the model that is to hold them."""
+"""Files of weights: read, checked against the model that is to hold them, and written with a description."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from wsss.errors import InputError
+from wsss.store import atomic
+
+_ENTRY = "relseg"
 
 
 def read_weights(path: Path, option: str) -> dict[str, Tensor]:
@@ -44,6 +52,46 @@ def fitting(
         )
     found = {name: state[name] for name in wanted if name in state}
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.items()}
+
+
+def stored_state(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The state dict as a checkpoint keeps it, on the CPU: parameters in `dtype`, buffers as they are.
+
+    Variances of batch norm are too large for float16.
+    """
+    parameters = {name for name, _ in module.named_parameters()}
+    return {
+        name: tensor.detach().cpu().to(dtype if name in parameters else tensor.dtype).contiguous()
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def write_checkpoint(path: Path, state: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write weights and description (JSON) into one safetensors file, atomically."""
+    # One entry: the library writes several in random order, and equal models shall be equal files.
+    metadata = {_ENTRY: json.dumps(description, default=str)}
+    with atomic(path) as temporary:
+        temporary.write_bytes(save(dict(state), metadata))
+
+
+def read_checkpoint(path: Path, what: str, maker: str) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+    """Description and weights of a safetensors file; None for a file that `write_checkpoint` did not write.
+
+    Args:
+        what: the file should hold. maker: the command that makes it; both for the message.
+
+    Raises InputError if it is missing or cannot be read.
+    """
+    if not path.is_file():
+        raise InputError(f"{what} {path}: no such file; `{maker}` makes one")
+    try:
+        with safe_open(path, "pt") as file:
+            entry = (file.metadata() or {}).get(_ENTRY)
+            description = None if entry is None else json.loads(entry)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{what} {path}: not a readable safetensors file ({error})") from None
+    return description, state
 
 
 def strides_first(network: nn.Module) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from cnnseg.unroll.rules import Convolution, Options, Record, Relu
+from cnnseg.unroll.rules import Convolution, Options, Record, Relu, scale_of
 from cnnseg.unroll.trace import Step, trace
 from wsss.errors import InputError
 
@@ -48,8 +48,7 @@ class UnrolledNetwork(nn.Module):
             if isinstance(step.rule, Convolution):
                 weight, norm = step.rule.convolution.weight.detach(), step.rule.norm
                 if norm is not None:
-                    scale = (norm.running_var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight.detach())
-                    weight = weight * scale[:, None, None, None]
+                    weight = weight * scale_of(norm, norm.running_var).detach()[:, None, None, None]
                 self.decoder[str(index)] = nn.Parameter(weight.clone())
 
     def forward(self, images: Tensor, decode: int | None = None) -> tuple[Tensor, Tensor | None]:

@@ -177,6 +177,11 @@ def norm_scale(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
             variance = x.float().var((0, 2, 3), unbiased=False) if x.dtype != torch.float64 else x.var((0, 2, 3), False)
     else:
         variance = norm.running_var
+    return scale_of(norm, variance)
+
+
+def scale_of(norm: nn.BatchNorm2d, variance: Tensor) -> Tensor:
+    """(channels,): weight / standard deviation, of a batch norm whose channels have that variance."""
     scale = (variance + norm.eps).rsqrt()
     return scale if norm.weight is None else scale * norm.weight
 
