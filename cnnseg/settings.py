@@ -27,7 +27,7 @@ Kind = Literal[
 NETWORKS: dict[str, str] = {
     "unrolled": "unrolled LRP-0: tied weights, tied activations, tied up-sampling, a branch for each class",
     "ws_ae": "unrolled without tied activations: ordinary ReLUs in the decoder (weight-sharing autoencoder)",
-    "free_convolutions": "unrolled without tied weights: the decoder's own convolutions start as the encoder's",
+    "free_convolutions": "unrolled with a decoder's own convolutions, which start as the encoder's; learns much sooner",
     "nearest_upsampling": "unrolled without tied up-sampling: nearest neighbour instead of un-pooling and strides",
     "unet": "U-Net, trained with the segmentation loss alone",
     "multitask_unet": "U-Net with a classifier on its bottleneck, trained with both losses",

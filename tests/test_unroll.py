@@ -213,13 +213,19 @@ def linear_map(layer, x: Tensor) -> Tensor:
     return torch.func.jacrev(lambda v: layer(v.view_as(x)).flatten())(flat)
 
 
-@pytest.mark.parametrize("epsilon", [0.0, 0.05])
-def test_equation_1_with_matrices(epsilon: float) -> None:
+@pytest.mark.parametrize(("epsilon", "alpha"), [(0.0, None), (0.05, None), (0.0, 1.0), (0.0, 2.0)])
+def test_rules_with_matrices(epsilon: float, alpha: float | None) -> None:
     """R_i = a_i sum_j w_ij R_j / (z_j + epsilon sign z_j), layer by layer, relevance itself handed on."""
     model, x = ready(Tiny), images(1, 17, 15)
 
     def back(relevance: Tensor, a: Tensor, layer, stabilise: bool = True) -> Tensor:
         z, w = layer(a).flatten(), linear_map(layer, a)
+        if alpha is not None and stabilise:
+            given = w * a.flatten()  # contribution of each input (columns) to each output (rows), bias apart
+            positive, negative = given.clamp(min=0), given.clamp(max=0)
+            shares = [part / part.sum(1, keepdim=True) for part in (positive, negative)]
+            first, second = (share.nan_to_num(0.0).T @ relevance for share in shares)
+            return alpha * first - (alpha - 1) * second
         eps = torch.where(z < 0, -epsilon, epsilon) if stabilise else 0.0
         quotient = torch.where(relevance == 0, 0.0, relevance / torch.where(z + eps == 0, 1.0, z + eps))
         return a.flatten() * (w.T @ quotient)
@@ -255,7 +261,8 @@ def test_equation_1_with_matrices(epsilon: float) -> None:
             r = back(r, a1, m.pool, stabilise=False)
             maps.append(back(r, x, stem).view_as(x).sum(1))
     expected = torch.stack(maps, 1)
-    network = unroll(model, rule="epsilon", epsilon=epsilon) if epsilon else unroll(model)
+    rule = "epsilon" if epsilon else "lrp0" if alpha is None else "alpha_beta"
+    network = unroll(model, rule=rule, epsilon=epsilon, alpha=alpha or 1.0)
     assert (network(x)[1] - expected).abs().max() < 1e-10 * expected.abs().max()
 
 
@@ -270,6 +277,17 @@ def test_relevance_is_conserved_without_biases(cap: bool) -> None:
         assert seen == [6.0]  # a cap is at work
     logits, heatmaps = unroll(model)(x)
     assert torch.allclose(heatmaps.sum((2, 3)), logits, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("make", [Tiny, MODELS["timm resnet18"], MODELS["timm vgg11_bn"]])
+def test_alpha_1_conserves_relevance_in_spite_of_biases(make) -> None:
+    model, x = ready(make), images()
+    whole, parts = unroll(model, rule="alpha_beta"), unroll(model, rule="alpha_beta", classes_at_once=3)
+    logits, heatmaps = whole(x)
+    assert torch.allclose(heatmaps.sum((2, 3)), logits, rtol=1e-9, atol=1e-9)
+    assert torch.allclose(parts(x)[1], heatmaps, rtol=1e-12, atol=1e-15)
+    (heatmaps**2).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.ndim > 1)
 
 
 @pytest.mark.parametrize("classes_at_once", [None, 1, 3])
@@ -478,6 +496,12 @@ def test_what_has_no_rule_is_named(model, named: str) -> None:
 def test_bad_options_and_small_images() -> None:
     with pytest.raises(InputError, match="epsilon"):
         unroll(Tiny(), rule="epsilon")
+    with pytest.raises(InputError, match=r"alpha 0\.5: at least 1"):
+        unroll(Tiny(), rule="alpha_beta", alpha=0.5)
+    with pytest.raises(InputError, match="'alpha_beta' with more"):
+        unroll(Tiny(), alpha=2)
+    with pytest.raises(InputError, match="everything must be tied"):
+        unroll(Tiny(), rule="alpha_beta", tied_relu=False)
     with pytest.raises(InputError, match="classes_at_once"):
         unroll(Tiny(), classes_at_once=0)
     network = unroll(timm.create_model("vgg11", num_classes=3, mlp_ratio=0.01))

@@ -207,6 +207,7 @@ def unroll(
     *,
     rule: str = "lrp0",
     epsilon: float = 0.0,
+    alpha: float = 1.0,
     contrastive: bool = False,
     tied_relu: bool = True,
     tied_convolutions: bool = True,
@@ -218,7 +219,9 @@ def unroll(
     Args:
         model: a classifier of timm or torchvision, or another, of convolutions, batch norms, ReLU or ReLU6, pooling,
             fully connected layers, additions and concatenations; maps (B, 3, H, W) to class scores (B, C).
-        rule: "lrp0", or "epsilon" with `epsilon` > 0 (equation 1; the stabiliser is a constant to autograd).
+        rule: "lrp0", or "epsilon" with `epsilon` > 0 (equation 1; the stabiliser is a constant to autograd), or
+            "alpha_beta" with `alpha` >= 1 and beta = alpha - 1, in convolutions and fully connected layers; elsewhere
+            it is LRP-0. The sums that it divides by are constants to autograd.
         contrastive: relevance of a class minus the mean relevance of all others (Gu et al., ACCV 2018); costs nothing.
         tied_relu: the decoder's activations are gates of the encoder's; else ReLUs of their own, and the bottleneck's
             activation in place of its gate (the paper's WS-AE).
@@ -230,11 +233,15 @@ def unroll(
     Raises:
         InputError: a layer without a rule (it is named), or options that do not go together.
     """
-    if rule not in ("lrp0", "epsilon") or (rule == "epsilon") != (epsilon > 0):
-        raise InputError(f"rule {rule!r} with epsilon {epsilon:g}: 'lrp0' with 0, or 'epsilon' with more than 0")
+    if rule not in ("lrp0", "epsilon", "alpha_beta") or (rule == "epsilon") != (epsilon > 0):
+        raise InputError(f"rule {rule!r} with epsilon {epsilon:g}: 'lrp0', 'alpha_beta', or 'epsilon' with more than 0")
+    if alpha < 1 or (rule != "alpha_beta" and alpha != 1):
+        raise InputError(f"rule {rule!r} with alpha {alpha:g}: at least 1, and 'alpha_beta' with more than 1")
+    if rule == "alpha_beta" and not (tied_relu and tied_convolutions and tied_upsampling):
+        raise InputError("rule 'alpha_beta': everything must be tied")
     if classes_at_once is not None and classes_at_once < 1:
         raise InputError(f"classes_at_once {classes_at_once}: at least 1")
-    options = Options(epsilon, tied_relu, tied_convolutions, tied_upsampling)
+    options = Options(epsilon, alpha if rule == "alpha_beta" else None, tied_relu, tied_convolutions, tied_upsampling)
     return UnrolledNetwork(model, options, classes_at_once=classes_at_once, contrastive=contrastive)
 
 

@@ -10,19 +10,22 @@ Shapes: an activation (B, ...) of B images meets p (B * K, ...) of K classes an 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cnnseg.unroll.alpha_beta import signs, spread
+
 
 @dataclass(frozen=True)
 class Options:
-    """What the decoder ties to the encoder, and LRP-epsilon's stabiliser (0: LRP-0)."""
+    """What the decoder ties to the encoder, LRP-epsilon's stabiliser (0: LRP-0), and alpha of the alpha-beta rule."""
 
     epsilon: float = 0.0
+    alpha: float | None = None
     tied_relu: bool = True
     tied_convolutions: bool = True
     tied_upsampling: bool = True
@@ -76,13 +79,23 @@ class Convolution(Rule):
         if self.norm is not None:
             scale = norm_scale(self.norm, z) if keep else None
             z = nn.BatchNorm2d.forward(self.norm, z)
-        return z, Record(shapes_of(inputs), stabiliser(z, keep, options), scale)
+        record = Record(shapes_of(inputs), stabiliser(z, keep, options), scale)
+        if options.alpha is None or not keep:
+            return z, record
+        layer, weight = self.convolution, self.weight(record)
+        shape = (layer.stride, layer.padding, layer.dilation, layer.groups)
+        apply = lambda x, w: F.conv2d(x, w, None, *shape)  # noqa: E731
+        return z, replace(record, extra=signs(inputs[0][:keep], weight, z[:keep], options.alpha, apply))
 
     def weight(self, record: Record) -> Tensor:
         weight = self.convolution.weight
         return weight if record.scale is None else weight * record.scale[:, None, None, None]
 
     def backward(self, p: Tensor, record: Record, weight: Tensor | None, options: Options) -> tuple[Tensor, ...]:
+        if options.alpha is not None:
+            apart = replace(options, alpha=None)
+            back = lambda p, w: self.backward(p, record, w, apart)[0]  # noqa: E731
+            return (spread(p, weight, record.extra, options.alpha, back),)
         layer = self.convolution
         height, width = record.shapes[0][1:]
         stride = layer.stride
@@ -130,13 +143,18 @@ class Linear(Rule):
         self.linear = linear
 
     def forward(self, inputs: tuple[Tensor, ...], keep: int, options: Options) -> tuple[Tensor, Record]:
-        z = self.linear(inputs[0])
-        return z, Record(shapes_of(inputs), stabiliser(z, keep, options))
+        x, z = inputs[0], self.linear(inputs[0])
+        record = Record(shapes_of(inputs), stabiliser(z, keep, options))
+        if options.alpha is None or not keep:
+            return z, record
+        return z, replace(record, extra=signs(x[:keep], self.linear.weight, z[:keep], options.alpha, F.linear))
 
     def weight(self, record: Record) -> Tensor:
         return self.linear.weight
 
     def backward(self, p: Tensor, record: Record, weight: Tensor | None, options: Options) -> tuple[Tensor, ...]:
+        if options.alpha is not None:
+            return (spread(p, weight, record.extra, options.alpha, torch.matmul),)
         return (p @ weight,)
 
 
