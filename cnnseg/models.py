@@ -18,12 +18,13 @@ from wsss.errors import InputError, did_you_mean
 from wsss.weights import read_checkpoint, stored_state, write_checkpoint
 
 FORMAT = "relseg-network"
-_UNROLLED = {
+UNROLLED = {
     "unrolled": {},
     "ws_ae": {"tied_relu": False},
     "free_convolutions": {"tied_convolutions": False},
     "nearest_upsampling": {"tied_upsampling": False},
 }
+"""Kinds of unrolled networks: what is switched off in each."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Network:
     ``module.classifies`` or ``module.segments`` is False. Output 0 is the background, output c is
     ``class_names[c - 1]``. ``mean`` and ``std`` normalise RGB in [0, 1]. ``crop`` and ``masks``: side of the crops and
     number of masks that it was trained with; None where nobody knows. ``new_head``: the layer of the class scores is
-    at random, and did not come with a trained classifier.
+    at random, and did not come with a trained classifier. ``baseline``: of an unrolled
+    network's heat-maps, see `NetworkConfig`.
     """
 
     module: nn.Module
@@ -46,6 +48,7 @@ class Network:
     crop: int | None = None
     masks: int | None = None
     new_head: bool = True
+    baseline: str | None = None
 
     def prepare(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
         """The image at (height, width) `size`, as the network wants it: (3, height, width) float32 (PIL, bicubic)."""
@@ -120,6 +123,7 @@ def save_network(network: Network, path: Path, dtype: torch.dtype = torch.float3
         "std": network.std,
         "crop": network.crop,
         "masks": network.masks,
+        "baseline": network.baseline,
     }
     write_checkpoint(path, stored_state(network.module, dtype), description)
 
@@ -142,14 +146,17 @@ def load_network(path: Path, *, classes_at_once: int | None = None) -> Network:
         if not all(isinstance(value, int | None) for value in (crop, masks)) or crop == 0:
             raise ValueError("crop and masks are whole numbers")
         config = NetworkConfig(
-            network=description["kind"], architecture=description["architecture"], classes_at_once=classes_at_once
+            network=description["kind"],
+            architecture=description["architecture"],
+            baseline=description.get("baseline") or "mean",  # older files do not say
+            classes_at_once=classes_at_once,
         )
         network = _build(config, len(names) + 1, names, pretrained=False)
         network.module.load_state_dict({name: _wide(tensor) for name, tensor in state.items()})
     except (KeyError, ValueError, RuntimeError) as error:
         raise InputError(f"network {path}: does not fit its own description ({str(error).splitlines()[0]})") from None
     network.module.eval()
-    return Network(network.module, network.kind, network.architecture, names, mean, std, crop, masks, new_head=False)
+    return replace(network, mean=mean, std=std, crop=crop, masks=masks, new_head=False)
 
 
 def find_network(name: str, runs: Path, which: str = LAST, *, option: str = "--network") -> Path:
@@ -170,24 +177,28 @@ def find_network(name: str, runs: Path, which: str = LAST, *, option: str = "--n
 
 def _build(config: NetworkConfig, outputs: int, class_names: tuple[str, ...], *, pretrained: bool) -> Network:
     kind = config.network
+    mean, std = normalisation(config.architecture)
     if kind not in NETWORKS:
         raise InputError(f"--network {kind}: no such network; {did_you_mean(kind, NETWORKS)}")
-    if kind in _UNROLLED or kind == "classifier":
+    if kind in UNROLLED or kind == "classifier":
         model = create_classifier(config.architecture, outputs, pretrained=pretrained)
+        black = [-middle / spread for middle, spread in zip(mean, std, strict=True)]
+        options = {"classes_at_once": config.classes_at_once, "baseline": black if config.baseline == "black" else None}
         module: nn.Module = (
             PlainClassifier(model, config.classes_at_once)
             if kind == "classifier"
-            else unroll(model, classes_at_once=config.classes_at_once, **_UNROLLED[kind])
+            else unroll(model, **options, **UNROLLED[kind])
         )
     else:
         make = create_fcn if kind == "fcn" else create_unet
-        options = {} if kind == "fcn" else {"classifier": kind == "multitask_unet"}
-        module = make(config.architecture, outputs, **options)
+        module = make(
+            config.architecture, outputs, **({} if kind == "fcn" else {"classifier": kind == "multitask_unet"})
+        )
         if pretrained:
             model = create_classifier(config.architecture, outputs, pretrained=True)
             load_encoder(module, model.state_dict(), head=False)
-    mean, std = normalisation(config.architecture)
-    return Network(module, kind, config.architecture, class_names, mean, std)
+    baseline = config.baseline if kind in UNROLLED else None
+    return Network(module, kind, config.architecture, class_names, mean, std, baseline=baseline)
 
 
 def _load_encoder(network: Network, state: dict[str, Tensor], *, keep_head: bool) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cnnseg.history import row_line
-from cnnseg.models import Network, create_network, find_network
+from cnnseg.models import UNROLLED, Network, create_network, find_network
 from cnnseg.sampling import check_agreement, sample_masks
 from cnnseg.settings import BEST, CHOSEN, LAST, STAGE, STATE, NetworkConfig, TrainConfig
 from cnnseg.training import is_finished, train_network
@@ -104,7 +104,8 @@ def train_run(
 
 def _start_of(net: NetworkConfig) -> tuple[dict[str, str], dict[str, str]]:
     """What a manifest says of the network at its start: its config, without paths, and the fingerprints of files."""
-    config = net.model_dump(mode="json", exclude={"classifier", "classes_at_once"})  # that is memory alone
+    without = {"classifier", "classes_at_once"} | (set() if net.network in UNROLLED else {"baseline"})
+    config = net.model_dump(mode="json", exclude=without)  # classes at once are memory alone
     if net.classifier is not None:
         del config["weights"]
         return config, {"classifier": file_hash(Path(net.classifier))}

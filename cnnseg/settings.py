@@ -51,6 +51,9 @@ class NetworkConfig(Config):
     """where the encoder starts: 'pretrained' (ImageNet weights, fetched by timm), 'none', or a file of weights"""
     classifier: str | None = None
     """where the encoder starts instead: a classifier of train-classifier, a run or a file"""
+    baseline: Literal["black", "mean"] = "black"
+    """colour that has no relevance in unrolled networks: black (the paper's code: RGB values times gradient), or
+    ImageNet's mean colour (normalised values times gradient)"""
     classes_at_once: int | None = Field(None, ge=1)
     """decoder branches of unrolled networks that are held in memory at once; all of them if not given"""
 

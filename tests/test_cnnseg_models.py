@@ -88,9 +88,28 @@ def test_the_description_goes_round(classifier: Path, tmp_path: Path) -> None:
     older = load_network(described())
     assert (older.crop, older.masks) == (None, None)
     assert load_network(described(crop=96, masks=5)).crop == 96
-    for wrong in ({"crop": "96"}, {"crop": 0}, {"masks": 1.5}):
+    for wrong in ({"crop": "96"}, {"crop": 0}, {"masks": 1.5}, {"baseline": "grey"}):
         with pytest.raises(InputError, match="does not fit its own description"):
             load_network(described(**wrong))
+
+
+@torch.no_grad()
+def test_the_baseline_goes_round(tmp_path: Path) -> None:
+    x = torch.rand(1, 3, 64, 64)
+    maps = {}
+    for baseline in ("black", "mean"):
+        torch.manual_seed(0)
+        made = create_network(config("unrolled", "test_resnet", baseline=baseline), NAMES)
+        made.module.eval()
+        save_network(made, tmp_path / "x.safetensors")
+        loaded = load_network(tmp_path / "x.safetensors")
+        assert loaded.baseline == baseline
+        maps[baseline] = loaded.module(loaded.normalise(x))[1]
+        assert torch.equal(maps[baseline], made.module(made.normalise(x))[1])
+        black = loaded.module(loaded.normalise(torch.zeros_like(x)))[1].abs().max()
+        assert black < 1e-6 if baseline == "black" else black > 1e-6
+    assert not torch.allclose(maps["black"], maps["mean"])
+    assert create_network(config("unet"), NAMES).baseline is None
 
 
 def test_strength_of_maps() -> None:

@@ -290,6 +290,24 @@ def test_alpha_1_conserves_relevance_in_spite_of_biases(make) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.ndim > 1)
 
 
+@pytest.mark.parametrize("classes_at_once", [None, 2])
+def test_a_baseline_of_black_is_relevance_of_the_rgb_values(classes_at_once: int | None) -> None:
+    model, mean, std = ready(Tiny), torch.tensor([0.5, 0.4, 0.3]).double(), torch.tensor([0.2, 0.3, 0.25]).double()
+    rgb = images().sigmoid()
+
+    class Normalised(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return model((x - mean[:, None, None]) / std[:, None, None])
+
+    expected = input_times_gradient(Normalised(), rgb)
+    network = unroll(model, baseline=(-mean / std).tolist(), classes_at_once=classes_at_once).double()
+    x = (rgb - mean[:, None, None]) / std[:, None, None]
+    assert (network(x)[1] - expected).abs().max() < 1e-6 * expected.abs().max()  # the colour came in as float32
+    assert network(torch.zeros_like(x) - (mean / std)[:, None, None])[1].abs().max() < 1e-6
+    assert (unroll(model)(x)[1] - expected).abs().max() > 0.1 * expected.abs().max()
+    assert set(network.state_dict()) == set(unroll(model).state_dict())
+
+
 @pytest.mark.parametrize("classes_at_once", [None, 1, 3])
 def test_gradients_equal_double_backward(classes_at_once: int | None) -> None:
     model, x = ready(Tiny), images()
@@ -500,6 +518,8 @@ def test_bad_options_and_small_images() -> None:
         unroll(Tiny(), rule="alpha_beta", alpha=0.5)
     with pytest.raises(InputError, match="'alpha_beta' with more"):
         unroll(Tiny(), alpha=2)
+    with pytest.raises(InputError, match="each of the three channels"):
+        unroll(Tiny(), baseline=[0.0])
     with pytest.raises(InputError, match="everything must be tied"):
         unroll(Tiny(), rule="alpha_beta", tied_relu=False)
     with pytest.raises(InputError, match="classes_at_once"):

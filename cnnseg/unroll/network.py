@@ -26,13 +26,21 @@ class UnrolledNetwork(nn.Module):
     classifies = segments = True
 
     def __init__(
-        self, model: nn.Module, options: Options, *, classes_at_once: int | None = None, contrastive: bool = False
+        self,
+        model: nn.Module,
+        options: Options,
+        *,
+        classes_at_once: int | None = None,
+        contrastive: bool = False,
+        baseline: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.options = options
         self.classes_at_once = classes_at_once
         self.contrastive = contrastive
+        colour = None if baseline is None else torch.tensor(baseline, dtype=torch.get_default_dtype())[:, None, None]
+        self.register_buffer("baseline", colour, persistent=False)
         self.steps: tuple[Step, ...] = trace(model)  # holds the model's modules, but does not register them again
         gates = [index for index, step in enumerate(self.steps) if isinstance(step.rule, Relu)]
         self._bottleneck = gates[-1] if gates and not options.tied_relu else None
@@ -115,7 +123,8 @@ class UnrolledNetwork(nn.Module):
             given = [weight for weight in weights if weight is not None]
             if activation is not None:
                 given.append(activation.to(dtype))
-            work = _Work(self, images.detach(), records, [weight is not None for weight in weights], vectors)
+            values = images.detach() if self.baseline is None else images.detach() - self.baseline
+            work = _Work(self, values, records, [weight is not None for weight in weights], vectors)
             step = self.classes_at_once or len(vectors)
             if step >= len(vectors):
                 return work.decode(vectors, given)
@@ -134,7 +143,7 @@ class UnrolledNetwork(nn.Module):
 
 
 class _Work:
-    """One decoding: what all its class chunks share."""
+    """One decoding: what all its class chunks share. `images`: what relevance is of, the baseline taken away."""
 
     def __init__(
         self, network: UnrolledNetwork, images: Tensor, records: list[Record], weighted: list[bool], vectors: Tensor
@@ -209,6 +218,7 @@ def unroll(
     epsilon: float = 0.0,
     alpha: float = 1.0,
     contrastive: bool = False,
+    baseline: Sequence[float] | None = None,
     tied_relu: bool = True,
     tied_convolutions: bool = True,
     tied_upsampling: bool = True,
@@ -223,6 +233,9 @@ def unroll(
             "alpha_beta" with `alpha` >= 1 and beta = alpha - 1, in convolutions and fully connected layers; elsewhere
             it is LRP-0. The sums that it divides by are constants to autograd.
         contrastive: relevance of a class minus the mean relevance of all others (Gu et al., ACCV 2018); costs nothing.
+        baseline: of the three channels, as the network sees them: relevance is that of the difference to this colour,
+            (x - baseline) times gradient, which the colour itself has none of. None: 0, for normalised images the mean
+            colour; `-mean / std`: black, as if the network took RGB values and normalised them itself.
         tied_relu: the decoder's activations are gates of the encoder's; else ReLUs of their own, and the bottleneck's
             activation in place of its gate (the paper's WS-AE).
         tied_convolutions: else the decoder has convolutions of its own, which start as the encoder's.
@@ -239,10 +252,12 @@ def unroll(
         raise InputError(f"rule {rule!r} with alpha {alpha:g}: at least 1, and 'alpha_beta' with more than 1")
     if rule == "alpha_beta" and not (tied_relu and tied_convolutions and tied_upsampling):
         raise InputError("rule 'alpha_beta': everything must be tied")
+    if baseline is not None and len(baseline) != 3:
+        raise InputError(f"baseline {tuple(baseline)}: a value for each of the three channels")
     if classes_at_once is not None and classes_at_once < 1:
         raise InputError(f"classes_at_once {classes_at_once}: at least 1")
     options = Options(epsilon, alpha if rule == "alpha_beta" else None, tied_relu, tied_convolutions, tied_upsampling)
-    return UnrolledNetwork(model, options, classes_at_once=classes_at_once, contrastive=contrastive)
+    return UnrolledNetwork(model, options, classes_at_once=classes_at_once, contrastive=contrastive, baseline=baseline)
 
 
 def _times(p: Tensor, factor: Tensor, images: int, *, in_place: bool) -> Tensor:
