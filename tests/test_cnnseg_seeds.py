@@ -22,7 +22,7 @@ from cnnseg.seed_commands import seeds
 from cnnseg.seeds import activation_maps, class_maps, explanation, make_seeds, outputs_for
 from cnnseg.settings import LAST, SeedConfig
 from cnnseg.unroll import unroll
-from cnnseg.unroll.network import _Work
+from cnnseg.unroll.decoding import Decoding
 from wsss.console import run
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
@@ -250,8 +250,8 @@ def test_branches_in_memory_change_no_map(
     module = PlainClassifier(model) if kind == "classifier" else unroll(model)
     save_network(Network(module, kind, "test_resnet", CLASSES, MEAN, STD), tmp_path / LAST)
     chunks: list[int] = []
-    decode = _Work.decode
-    monkeypatch.setattr(_Work, "decode", lambda *args: (chunks.append(len(args[1])), decode(*args))[1])
+    decode = Decoding.decode
+    monkeypatch.setattr(Decoding, "decode", lambda *args: (chunks.append(len(args[1])), decode(*args))[1])
     maps = []
     for at_once in (None, 1):
         network = load_network(tmp_path / LAST, classes_at_once=at_once)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from cnnseg.unroll.decoding import Chunks, Decoding
 from cnnseg.unroll.rules import Convolution, Options, Record, Relu, scale_of
 from cnnseg.unroll.trace import Step, trace
 from wsss.errors import InputError
@@ -124,11 +125,12 @@ class UnrolledNetwork(nn.Module):
             if activation is not None:
                 given.append(activation.to(dtype))
             values = images.detach() if self.baseline is None else images.detach() - self.baseline
-            work = _Work(self, values, records, [weight is not None for weight in weights], vectors)
+            weighted = [weight is not None for weight in weights]
+            work = Decoding(self.steps, self.options, values, records, weighted, vectors, self._bottleneck)
             step = self.classes_at_once or len(vectors)
             if step >= len(vectors):
                 return work.decode(vectors, given)
-            return _Chunks.apply(work, step, *given)
+            return Chunks.apply(work, step, *given)
 
     def _weights(self, records: list[Record], dtype: torch.dtype) -> list[Tensor | None]:
         """The tensors that the decoder is linear in, by step; batch norm folded into the convolution before it."""
@@ -140,75 +142,6 @@ class UnrolledNetwork(nn.Module):
                 weight = step.rule.weight(record)
             found.append(None if weight is None else weight.to(dtype))
         return found
-
-
-class _Work:
-    """One decoding: what all its class chunks share. `images`: what relevance is of, the baseline taken away."""
-
-    def __init__(
-        self, network: UnrolledNetwork, images: Tensor, records: list[Record], weighted: list[bool], vectors: Tensor
-    ) -> None:
-        self.network, self.images, self.records = network, images, records
-        self.weighted, self.vectors = weighted, vectors
-
-    def decode(self, vectors: Tensor, given: Sequence[Tensor]) -> Tensor:
-        """Heat-maps (B, K, H, W) of K class vectors (K, C), in the images' type.
-
-        Args:
-            given: the weights of the weighted steps in their order, and the bottleneck's activation if it is not tied.
-        """
-        network, images = self.network, self.images
-        options, weights = network.options, iter(given)
-        of_step = [next(weights) if weighted else None for weighted in self.weighted]
-        activation = next(weights, None)
-        count = len(images)
-        start = vectors.repeat(count, 1)
-        waiting: dict[int, tuple[Tensor, bool]] = {len(network.steps): (start, True)}
-        for index in range(len(network.steps) - 1, -1, -1):
-            step, record = network.steps[index], self.records[index]
-            p, mine = waiting.pop(index + 1)
-            factor = record.factor
-            if activation is not None and index == network._bottleneck:
-                # Not tied: the bottleneck's Heaviside function becomes its ReLU (section 3, WS-AE).
-                inputs, mine = (_times(p, activation, count, in_place=False),), True
-            else:
-                if factor is not None:
-                    p, mine = _times(p, factor, count, in_place=mine), True
-                inputs = step.rule.backward(p, record, of_step[index], options)
-            owned = mine if step.rule.owns is None else step.rule.owns
-            for place, part in zip(step.inputs, inputs, strict=True):
-                if place in waiting:
-                    there, held = waiting[place]
-                    waiting[place] = (there.add_(part) if held else there + part, True)
-                else:
-                    waiting[place] = (part, owned)
-            del p, inputs
-        p = waiting[0][0].unflatten(0, (count, -1))
-        return (p.to(images.dtype) * images[:, None]).sum(2)
-
-
-class _Chunks(torch.autograd.Function):
-    """All heat-maps without a graph, a few classes at a time; in the backward pass each chunk again, with its graph.
-
-    The decoder is linear in the class vector, so chunks are independent: the memory is that of one chunk.
-    """
-
-    @staticmethod
-    def forward(ctx, work: _Work, step: int, *given: Tensor) -> Tensor:
-        ctx.work, ctx.step = work, step
-        ctx.save_for_backward(*given)
-        return torch.cat([work.decode(chunk, given) for chunk in work.vectors.split(step)], 1)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        leaves = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
-        start = 0
-        for chunk in ctx.work.vectors.split(ctx.step):
-            with torch.enable_grad(), torch.autocast(gradient.device.type, enabled=False):
-                heatmaps = ctx.work.decode(chunk, leaves)
-            heatmaps.backward(gradient[:, start : start + len(chunk)], inputs=leaves)
-            start += len(chunk)
-        return (None, None, *(leaf.grad for leaf in leaves))
 
 
 def unroll(
@@ -258,16 +191,6 @@ def unroll(
         raise InputError(f"classes_at_once {classes_at_once}: at least 1")
     options = Options(epsilon, alpha if rule == "alpha_beta" else None, tied_relu, tied_convolutions, tied_upsampling)
     return UnrolledNetwork(model, options, classes_at_once=classes_at_once, contrastive=contrastive, baseline=baseline)
-
-
-def _times(p: Tensor, factor: Tensor, images: int, *, in_place: bool) -> Tensor:
-    """p (B * K, ...) times a factor (B, ...)."""
-    split = p.unflatten(0, (images, -1))
-    factor = factor[:, None]
-    if in_place and not torch.is_grad_enabled():  # autograd copies what is changed through a view
-        split.mul_(factor)
-        return p
-    return (split * factor).flatten(0, 1)
 
 
 def _constant(record: Record, dtype: torch.dtype) -> Record:

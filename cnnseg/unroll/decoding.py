@@ -1,0 +1,97 @@
+"""One pass through the decoder: all its class branches at once, or a few at a time at constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cnnseg.unroll.rules import Options, Record
+from cnnseg.unroll.trace import Step
+
+
+@dataclass(frozen=True, eq=False)
+class Decoding:
+    """One decoding: what all its class chunks share."""
+
+    steps: tuple[Step, ...]
+    options: Options
+    images: Tensor
+    """(B, 3, H, W): what relevance is of, the baseline taken away"""
+    records: list[Record]
+    weighted: list[bool]
+    """which steps have weights"""
+    vectors: Tensor
+    """(K, C) class vectors of the maps that are asked for"""
+    bottleneck: int | None = None
+    """step whose activation takes the place of its gate, where activations are not tied"""
+
+    def decode(self, vectors: Tensor, given: Sequence[Tensor]) -> Tensor:
+        """Heat-maps (B, K, H, W) of K class vectors (K, C), in the images' type.
+
+        Args:
+            given: the weights of the weighted steps in their order, and the bottleneck's activation if it is not tied.
+        """
+        steps, images, weights = self.steps, self.images, iter(given)
+        of_step = [next(weights) if weighted else None for weighted in self.weighted]
+        activation = next(weights, None)
+        count = len(images)
+        start = vectors.repeat(count, 1)
+        waiting: dict[int, tuple[Tensor, bool]] = {len(steps): (start, True)}
+        for index in range(len(steps) - 1, -1, -1):
+            step, record = steps[index], self.records[index]
+            p, mine = waiting.pop(index + 1)
+            factor = record.factor
+            if activation is not None and index == self.bottleneck:
+                # Not tied: the bottleneck's Heaviside function becomes its ReLU (section 3, WS-AE).
+                inputs, mine = (_times(p, activation, count, in_place=False),), True
+            else:
+                if factor is not None:
+                    p, mine = _times(p, factor, count, in_place=mine), True
+                inputs = step.rule.backward(p, record, of_step[index], self.options)
+            owned = mine if step.rule.owns is None else step.rule.owns
+            for place, part in zip(step.inputs, inputs, strict=True):
+                if place in waiting:
+                    there, held = waiting[place]
+                    waiting[place] = (there.add_(part) if held else there + part, True)
+                else:
+                    waiting[place] = (part, owned)
+            del p, inputs
+        p = waiting[0][0].unflatten(0, (count, -1))
+        return (p.to(images.dtype) * images[:, None]).sum(2)
+
+
+class Chunks(torch.autograd.Function):
+    """All heat-maps without a graph, a few classes at a time; in the backward pass each chunk again, with its graph.
+
+    The decoder is linear in the class vector, so chunks are independent: the memory is that of one chunk.
+    """
+
+    @staticmethod
+    def forward(ctx, work: Decoding, step: int, *given: Tensor) -> Tensor:
+        ctx.work, ctx.step = work, step
+        ctx.save_for_backward(*given)
+        return torch.cat([work.decode(chunk, given) for chunk in work.vectors.split(step)], 1)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        leaves = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+        start = 0
+        for chunk in ctx.work.vectors.split(ctx.step):
+            with torch.enable_grad(), torch.autocast(gradient.device.type, enabled=False):
+                heatmaps = ctx.work.decode(chunk, leaves)
+            heatmaps.backward(gradient[:, start : start + len(chunk)], inputs=leaves)
+            start += len(chunk)
+        return (None, None, *(leaf.grad for leaf in leaves))
+
+
+def _times(p: Tensor, factor: Tensor, images: int, *, in_place: bool) -> Tensor:
+    """p (B * K, ...) times a factor (B, ...)."""
+    split = p.unflatten(0, (images, -1))
+    factor = factor[:, None]
+    if in_place and not torch.is_grad_enabled():  # autograd copies what is changed through a view
+        split.mul_(factor)
+        return p
+    return (split * factor).flatten(0, 1)
