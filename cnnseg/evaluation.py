@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as TF
 
 from cnnseg.models import Network
 from wsss.console import track
@@ -26,8 +26,8 @@ PAPER_SIDE = 256
 
 PROTOCOLS = {
     "voc": "one confusion matrix over all images at native size, background included, 255 ignored",
-    "paper": f"seed paper's own rule: centre crops of {PAPER_SIDE} x {PAPER_SIDE}, smaller images padded with black as "
-    "background, 255 counted as background",
+    "paper": "seed paper's own rule: the largest square in the middle of each image, "
+    f"resized to {PAPER_SIDE} x {PAPER_SIDE}, 255 counted as background",
 }
 """Rule of evaluation -> what is printed with its figures."""
 
@@ -98,7 +98,7 @@ def predict(
         samples: images of `dataset`.
         size: the network sees each image resized to an area of `size`^2, in its own proportions; its maps are
             enlarged to native size (bilinear) before the strongest is taken. None: native size.
-        centre: cut a square of that side from the middle (padded with black) and treat it as the image.
+        centre: the largest square in the middle, resized to that side, is treated as the image.
         masks: False: class probabilities alone, without the cost of a decoder.
         precision: "bf16" for autocast.
 
@@ -107,7 +107,7 @@ def predict(
     """
     module = network.module.to(device).eval()
     for group, native, seen in _groups(dataset, samples, size, centre, batch_size):
-        pictures = [_centre(dataset.load_image(sample), centre) for sample in group]
+        pictures = [_picture(dataset.load_image(sample), centre) for sample in group]
         images = torch.stack([network.prepare(picture, seen) for picture in pictures]).to(device)
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
             logits, maps = module(images, decode=None if masks else 0)
@@ -156,7 +156,7 @@ def evaluate_network(
             truth = dataset.load_mask(one.sample)
             if paper:
                 truth = np.where(truth == IGNORE, BACKGROUND, truth).astype(np.uint8)
-                truth = TF.center_crop(torch.from_numpy(truth)[None], [PAPER_SIDE, PAPER_SIDE])[0].numpy()
+                truth = _centre(truth, PAPER_SIDE, cv2.INTER_NEAREST)
             try:
                 matrix.update(one.mask, truth)
             except ValueError as error:
@@ -225,8 +225,16 @@ def _groups(
             yield group[start : start + batch_size], (height, width), seen
 
 
-def _centre(image: Image.Image, side: int | None) -> Image.Image:
-    return image if side is None else TF.center_crop(image, [side, side])
+def _picture(image: Image.Image, centre: int | None) -> Image.Image:
+    return image if centre is None else Image.fromarray(_centre(np.asarray(image), centre, cv2.INTER_LINEAR))
+
+
+def _centre(pixels: np.ndarray, side: int, interpolation: int) -> np.ndarray:
+    """The largest square in the middle of (H, W, ...), as the paper's code (albumentations) cuts and resizes it."""
+    height, width = pixels.shape[:2]
+    short = min(height, width)
+    top, left = (height - short) // 2, (width - short) // 2
+    return cv2.resize(pixels[top : top + short, left : left + short], (side, side), interpolation=interpolation)
 
 
 def _strongest(maps: Tensor, size: tuple[int, int]) -> Tensor:

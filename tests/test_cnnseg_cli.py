@@ -217,11 +217,11 @@ def test_the_papers_protocol_is_printed_and_kept_apart(
 ) -> None:
     capsys.readouterr()
     assert cnnseg("evaluate", "--network", "mine", "--split", "val", "--protocol", "paper") == 0
-    assert "centre crops of 256 x 256" in capsys.readouterr().out
-    (scores,) = (row for row in read_scores(trained / "mine/network") if "centre" in row["protocol"])
+    assert "resized to 256 x 256" in capsys.readouterr().out
+    (scores,) = (row for row in read_scores(trained / "mine/network") if "256 x 256" in row["protocol"])
     assert scores["miou"] is not None
     metrics = trained / "mine/metrics.json"
-    assert not metrics.exists() or "centre" not in metrics.read_text()
+    assert not metrics.exists() or "256 x 256" not in metrics.read_text()
 
 
 def test_networks_without_masks_or_truth(trained: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[str]) -> None:
@@ -361,7 +361,7 @@ def test_what_a_table_shows() -> None:
     assert not any("99" in line for line in lines)  # best is shown where it is asked for, and called so
     shown = markdown(table.model_copy(update={"best": True}), found).splitlines()
     assert any(line.startswith(f"| U-Net ({BEST_LABEL}) |") and "99.00" in line for line in shown)
-    assert "255 ignored" in markdown(table, []) and "centre crops" in markdown(
+    assert "255 ignored" in markdown(table, []) and "resized to 256" in markdown(
         table.model_copy(update={"protocol": "paper"}), []
     )
     assert "evaluated on val: images at native size, networks in fp32; " in markdown(table, [])
