@@ -62,6 +62,7 @@ class Examples(data.Dataset):
             colour_jitter=config.colour_jitter,
             fill=FILL,
             colours_first=True,
+            squares=config.squares,
         )
 
     def __len__(self) -> int:

@@ -73,6 +73,9 @@ class TrainConfig(Config):
     """share of each batch that has masks, if the network classifies; networks that do not see masked images alone"""
     crop: int = Field(256, ge=32)
     """side of the square crops"""
+    squares: bool = False
+    """crops are the largest square of each image at a random place, resized, as in the paper's code; if not, windows of
+    the image at a random magnification"""
     scale_min: float = Field(0.5, gt=0)
     """smallest random magnification"""
     scale_max: float = Field(2.0, gt=0)

@@ -118,6 +118,31 @@ def test_order_of_the_changes(dataset: Dataset, colours_first: bool) -> None:
         assert torch.equal(found, expected)
 
 
+def test_the_largest_square_resized(dataset: Dataset) -> None:
+    """Written out with slices: image and mask from the same place, which is another each time, all of them possible."""
+    config = CONFIG.model_copy(update={"squares": True, "crop": 32, "flip": False, "colour_jitter": 0.0})
+    examples, sample = Examples(dataset, masks_of(dataset, 6), config), dataset.samples[6]
+    pixels, truth = np.asarray(dataset.load_image(sample)), dataset.load_mask(sample)
+    height, width = truth.shape
+    short = min(height, width)
+    assert height != width
+    places = {}
+    for place in range(abs(height - width) + 1):
+        top, left = (place, 0) if height > width else (0, place)
+        square = torch.from_numpy(pixels[top : top + short, left : left + short].copy()).permute(2, 0, 1)
+        small = v2.functional.resize(square, [32, 32], antialias=True).float() / 255
+        nearest = np.floor(np.arange(32) * short / 32).astype(int)
+        places[place] = small, truth[top : top + short, left : left + short][nearest][:, nearest]
+    seen = set()
+    for step in range(60):
+        image, mask, _ = examples[step, 0, 6]
+        errors = {p: (image - small).abs().max() for p, (small, cut) in places.items() if np.array_equal(cut, mask)}
+        place = min(errors, key=errors.__getitem__)
+        assert errors[place] < 2 / 255
+        seen.add(place)
+    assert len(seen) > 1 and max(seen) > abs(height - width) / 2
+
+
 def test_labels_are_what_a_masked_crop_shows(dataset: Dataset) -> None:
     """Of an image without a mask in the budget, what the data set says, though it has a mask on disk."""
     examples = Examples(dataset, masks_of(dataset, 6), CONFIG.model_copy(update={"scale_min": 1.5}))
