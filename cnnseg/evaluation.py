@@ -27,7 +27,7 @@ PAPER_SIDE = 256
 PROTOCOLS = {
     "voc": "one confusion matrix over all images at native size, background included, 255 ignored",
     "paper": "seed paper's own rule: the largest square in the middle of each image, "
-    f"resized to {PAPER_SIDE} x {PAPER_SIDE}, 255 counted as background",
+    f"resized to {PAPER_SIDE} x {PAPER_SIDE}, 255 counted as background; labels are the classes in that square",
 }
 """Rule of evaluation -> what is printed with its figures."""
 
@@ -146,22 +146,26 @@ def evaluate_network(
     wanted = masks and network.module.segments and has_truth
     matrix = ConfusionMatrix(dataset.num_classes + 1) if wanted else None
     rows: dict[str, np.ndarray] = {}
+    shown: dict[str, tuple[int, ...]] = {}
     found = predict(network, dataset, samples, centre=PAPER_SIDE if paper else None, masks=matrix is not None, **how)
     if description is not None:
         found = track(found, description, total=len(samples))
     for one in found:
         if one.probabilities is not None:
             rows[one.sample.id] = one.probabilities
-        if matrix is not None and one.mask is not None and one.sample.mask_path is not None:
-            truth = dataset.load_mask(one.sample)
+        if one.sample.mask_path is None or (matrix is None and not paper):
+            continue
+        truth = dataset.load_mask(one.sample)
+        try:
             if paper:
-                truth = np.where(truth == IGNORE, BACKGROUND, truth).astype(np.uint8)
-                truth = _centre(truth, PAPER_SIDE, cv2.INTER_NEAREST)
-            try:
+                truth = _paper_truth(truth, dataset.image_size(one.sample))
+                shown[one.sample.id] = tuple(c for c in range(1, dataset.num_classes + 1) if (truth == c).any())
+            if matrix is not None and one.mask is not None:
                 matrix.update(one.mask, truth)
-            except ValueError as error:
-                raise InputError(f"{one.sample.mask_path}: {error}") from None
-    return Evaluation(len(samples), matrix, _scores(dataset, samples, rows))
+        except ValueError as error:
+            raise InputError(f"{one.sample.mask_path}: {error}") from None
+    labelled = [replace(sample, classes=shown.get(sample.id, sample.classes)) for sample in samples]
+    return Evaluation(len(samples), matrix, _scores(dataset, labelled, rows))
 
 
 def predict_masks(
@@ -223,6 +227,12 @@ def _groups(
         seen = seen_size((height, width), size)
         for start in range(0, len(group), batch_size):
             yield group[start : start + batch_size], (height, width), seen
+
+
+def _paper_truth(truth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if truth.shape != size:
+        raise ValueError(f"{truth.shape} does not match its image of {size} (height, width)")
+    return _centre(np.where(truth == IGNORE, BACKGROUND, truth).astype(np.uint8), PAPER_SIDE, cv2.INTER_NEAREST)
 
 
 def _picture(image: Image.Image, centre: int | None) -> Image.Image:

@@ -19,7 +19,7 @@ from wsss.errors import InputError
 from wsss.training import stable_seed
 
 FILL = (124, 116, 104)
-"""Colour around images smaller than the crop: ImageNet's mean, 0 to the network, so that it has no relevance there."""
+"""Colour around images smaller than the crop: ImageNet's mean, 0 to the network. Its mask is 255."""
 
 SHOWN = 1 / 1000
 """A crop of an image with mask is labelled with the classes that cover at least this share of it."""

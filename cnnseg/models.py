@@ -151,12 +151,12 @@ def load_network(path: Path, *, classes_at_once: int | None = None) -> Network:
             baseline=description.get("baseline") or "mean",  # older files do not say
             classes_at_once=classes_at_once,
         )
-        network = _build(config, len(names) + 1, names, pretrained=False)
+        network = _build(config, len(names) + 1, names, pretrained=False, colours=(mean, std))
         network.module.load_state_dict({name: _wide(tensor) for name, tensor in state.items()})
     except (KeyError, ValueError, RuntimeError) as error:
         raise InputError(f"network {path}: does not fit its own description ({str(error).splitlines()[0]})") from None
     network.module.eval()
-    return replace(network, mean=mean, std=std, crop=crop, masks=masks, new_head=False)
+    return replace(network, crop=crop, masks=masks, new_head=False)
 
 
 def find_network(name: str, runs: Path, which: str = LAST, *, option: str = "--network") -> Path:
@@ -175,9 +175,16 @@ def find_network(name: str, runs: Path, which: str = LAST, *, option: str = "--n
     raise InputError(f"{option} {name}: no such file, and no {of_run}{hint}")
 
 
-def _build(config: NetworkConfig, outputs: int, class_names: tuple[str, ...], *, pretrained: bool) -> Network:
+def _build(
+    config: NetworkConfig,
+    outputs: int,
+    class_names: tuple[str, ...],
+    *,
+    pretrained: bool,
+    colours: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+) -> Network:
     kind = config.network
-    mean, std = normalisation(config.architecture)
+    mean, std = colours or normalisation(config.architecture)
     if kind not in NETWORKS:
         raise InputError(f"--network {kind}: no such network; {did_you_mean(kind, NETWORKS)}")
     if kind in UNROLLED or kind == "classifier":

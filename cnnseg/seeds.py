@@ -72,7 +72,8 @@ def make_seeds(
 def explanation(network: Network, config: SeedConfig) -> Explain:
     """The function that makes the maps of a method, before they are scaled and averaged over sizes.
 
-    lrp, relevance: positive relevance, averaged over cells of ``config.cell`` pixels. lrp, softmax: probabilities
+    lrp, relevance: positive relevance, averaged over cells of ``config.cell`` pixels; of a classifier that of the
+    difference to the mean colour, of an unrolled network as it was trained (its baseline). lrp, softmax: probabilities
     among background and the outputs asked for, of heat-maps as strong as in training (`Network.strength`), averaged
     over cells. cam: positive activation, at the CNN's own grid.
 

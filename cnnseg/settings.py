@@ -27,7 +27,7 @@ Kind = Literal[
 NETWORKS: dict[str, str] = {
     "unrolled": "unrolled LRP-0: tied weights, tied activations, tied up-sampling, a branch for each class",
     "ws_ae": "unrolled without tied activations: ordinary ReLUs in the decoder (weight-sharing autoencoder)",
-    "free_convolutions": "unrolled with a decoder's own convolutions, which start as the encoder's; learns much sooner",
+    "free_convolutions": "unrolled, the decoder with its own convolutions, which start as the encoder's; learns sooner",
     "nearest_upsampling": "unrolled without tied up-sampling: nearest neighbour instead of un-pooling and strides",
     "unet": "U-Net, trained with the segmentation loss alone",
     "multitask_unet": "U-Net with a classifier on its bottleneck, trained with both losses",
@@ -75,11 +75,11 @@ class TrainConfig(Config):
     """side of the square crops"""
     squares: bool = False
     """crops are the largest square of each image at a random place, resized, as in the paper's code; if not, windows of
-    the image at a random magnification"""
+    the image at a random magnification, scale_min to scale_max"""
     scale_min: float = Field(0.5, gt=0)
-    """smallest random magnification"""
+    """smallest random magnification; not with squares"""
     scale_max: float = Field(2.0, gt=0)
-    """largest random magnification"""
+    """largest random magnification; not with squares"""
     flip: bool = True
     """mirror half of the images"""
     colour_jitter: float = Field(0.3, ge=0, lt=1)

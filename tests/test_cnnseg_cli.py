@@ -423,10 +423,12 @@ def test_tables_that_ship() -> None:
 )
 def test_one_training_serves_all_tables(names: tuple[str, ...]) -> None:
     tables = [read_table(f"cnnseg/{name}")[1] for name in names]
-    trainings = {cell.name: cell.train_config() for cell in tables[0].cells()}
+    trainings = {cell.name: (cell.train_config(), cell.network_config()) for cell in tables[0].cells()}
+    common = ("data", "train_split", "val_split", "weights", "size", "protocol", "precision")
     for table in tables[1:]:
         again = [cell for cell in table.cells() if cell.name in trainings]
-        assert again and all(trainings[cell.name] == cell.train_config() for cell in again)
+        assert again and all(trainings[cell.name] == (cell.train_config(), cell.network_config()) for cell in again)
+        assert all(getattr(table, key) == getattr(tables[0], key) for key in common)
         assert table.pretraining_config() == tables[0].pretraining_config()
 
 

@@ -183,7 +183,7 @@ def test_figures_of_the_papers_rule(dataset: Dataset) -> None:
     module = Colours()
     found = evaluate_network(network(module), dataset, protocol="paper")
     assert {shape[2:] for shape in module.seen} == {(256, 256)}
-    pairs = []
+    pairs, labels = [], {image_id: set(SHOWN[image_id]) for image_id in SIZES}
     for image_id, (height, width) in SIZES.items():
         image, mask = pixels(dataset, image_id)
         if mask is None:
@@ -195,6 +195,16 @@ def test_figures_of_the_papers_rule(dataset: Dataset) -> None:
         nearest = np.floor(np.arange(256) * short / 256).astype(int)
         truth = np.where(mask == 255, 0, mask)[square][nearest][:, nearest]
         pairs.append((strongest(seen), truth))
+        labels[image_id] = {c for c in (1, 2) if (truth == c).any()}
+    told = list(predict(network(), dataset, dataset.samples, centre=256))
+    expected = classification_scores(
+        np.stack([one.probabilities for one in told]),
+        np.array([[c in labels[one.sample.id] for c in (1, 2)] for one in told], float),
+    )
+    assert labels != {image_id: set(SHOWN[image_id]) for image_id in SIZES}  # squares show what the label does not say
+    assert found.macro_f1 == pytest.approx(100 * expected.macro_f1, abs=1e-3)
+    alone = evaluate_network(network(Colours(segments=False)), dataset, protocol="paper")
+    assert alone.miou is None and alone.macro_f1 == found.macro_f1
     assert found.miou == pytest.approx(iou(pairs), abs=1e-3)
     assert found.miou != pytest.approx(evaluate_network(network(), dataset).miou, abs=0.5)
 

@@ -215,7 +215,7 @@ def linear_map(layer, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("epsilon", "alpha"), [(0.0, None), (0.05, None), (0.0, 1.0), (0.0, 2.0)])
 def test_rules_with_matrices(epsilon: float, alpha: float | None) -> None:
-    """R_i = a_i sum_j w_ij R_j / (z_j + epsilon sign z_j), layer by layer, relevance itself handed on."""
+    """Equation 1 with its epsilon, and the alpha-beta rule, layer by layer, relevance itself handed on."""
     model, x = ready(Tiny), images(1, 17, 15)
 
     def back(relevance: Tensor, a: Tensor, layer, stabilise: bool = True) -> Tensor:
@@ -300,10 +300,10 @@ def test_a_baseline_of_black_is_relevance_of_the_rgb_values(classes_at_once: int
             return model((x - mean[:, None, None]) / std[:, None, None])
 
     expected = input_times_gradient(Normalised(), rgb)
-    network = unroll(model, baseline=(-mean / std).tolist(), classes_at_once=classes_at_once).double()
+    network = unroll(model, baseline=(-mean / std).tolist(), classes_at_once=classes_at_once)
     x = (rgb - mean[:, None, None]) / std[:, None, None]
-    assert (network(x)[1] - expected).abs().max() < 1e-6 * expected.abs().max()  # the colour came in as float32
-    assert network(torch.zeros_like(x) - (mean / std)[:, None, None])[1].abs().max() < 1e-6
+    assert (network(x)[1] - expected).abs().max() < 1e-12 * expected.abs().max()
+    assert network(torch.zeros_like(x) - (mean / std)[:, None, None])[1].abs().max() == 0
     assert (unroll(model)(x)[1] - expected).abs().max() > 0.1 * expected.abs().max()
     assert set(network.state_dict()) == set(unroll(model).state_dict())
 
@@ -522,6 +522,11 @@ def test_bad_options_and_small_images() -> None:
         unroll(Tiny(), baseline=[0.0])
     with pytest.raises(InputError, match="everything must be tied"):
         unroll(Tiny(), rule="alpha_beta", tied_relu=False)
+    with pytest.raises(InputError, match="no baseline"):
+        unroll(Tiny(), rule="alpha_beta", baseline=[0.0, 0.0, 0.0])
+    for wrong in ({"alpha": float("nan")}, {"epsilon": -1.0}, {"rule": "epsilon", "epsilon": float("nan")}):
+        with pytest.raises(InputError):
+            unroll(Tiny(), **wrong)
     with pytest.raises(InputError, match="classes_at_once"):
         unroll(Tiny(), classes_at_once=0)
     network = unroll(timm.create_model("vgg11", num_classes=3, mlp_ratio=0.01))

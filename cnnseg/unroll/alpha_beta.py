@@ -1,8 +1,8 @@
 """LRP's alpha-beta rule: positive and negative contributions are handed on apart.
 
 R_i = sum_j (alpha (a_i w_ij)+ / sum_i' (a_i' w_i'j)+ - beta (a_i w_ij)- / sum_i' (a_i' w_i'j)-) R_j, alpha - beta = 1
-(Bach et al., PLOS ONE 2015, equation 60; biases receive nothing). With p = R / a, as everywhere in the decoder, this is
-the transpose of the positive weights applied to p z / z+, and that of the negative ones to p z / z-.
+(the rule of Bach et al., PLOS ONE 2015, without biases, which receive nothing). With p = R / a, as everywhere in the
+decoder, this is the transpose of the positive weights applied to p z / z+, and that of the negative ones to p z / z-.
 """
 
 from __future__ import annotations

@@ -40,8 +40,7 @@ class UnrolledNetwork(nn.Module):
         self.options = options
         self.classes_at_once = classes_at_once
         self.contrastive = contrastive
-        colour = None if baseline is None else torch.tensor(baseline, dtype=torch.get_default_dtype())[:, None, None]
-        self.register_buffer("baseline", colour, persistent=False)
+        self.baseline = None if baseline is None else tuple(baseline)
         self.steps: tuple[Step, ...] = trace(model)  # holds the model's modules, but does not register them again
         gates = [index for index, step in enumerate(self.steps) if isinstance(step.rule, Relu)]
         self._bottleneck = gates[-1] if gates and not options.tied_relu else None
@@ -124,7 +123,9 @@ class UnrolledNetwork(nn.Module):
             given = [weight for weight in weights if weight is not None]
             if activation is not None:
                 given.append(activation.to(dtype))
-            values = images.detach() if self.baseline is None else images.detach() - self.baseline
+            values = images.detach()
+            if self.baseline is not None:
+                values = values - values.new_tensor(self.baseline)[:, None, None]
             weighted = [weight is not None for weight in weights]
             work = Decoding(self.steps, self.options, values, records, weighted, vectors, self._bottleneck)
             step = self.classes_at_once or len(vectors)
@@ -179,12 +180,12 @@ def unroll(
     Raises:
         InputError: a layer without a rule (it is named), or options that do not go together.
     """
-    if rule not in ("lrp0", "epsilon", "alpha_beta") or (rule == "epsilon") != (epsilon > 0):
+    if rule not in ("lrp0", "epsilon", "alpha_beta") or (not epsilon > 0 if rule == "epsilon" else epsilon != 0):
         raise InputError(f"rule {rule!r} with epsilon {epsilon:g}: 'lrp0', 'alpha_beta', or 'epsilon' with more than 0")
-    if alpha < 1 or (rule != "alpha_beta" and alpha != 1):
+    if not alpha >= 1 or (rule != "alpha_beta" and alpha != 1):
         raise InputError(f"rule {rule!r} with alpha {alpha:g}: at least 1, and 'alpha_beta' with more than 1")
-    if rule == "alpha_beta" and not (tied_relu and tied_convolutions and tied_upsampling):
-        raise InputError("rule 'alpha_beta': everything must be tied")
+    if rule == "alpha_beta" and not (tied_relu and tied_convolutions and tied_upsampling and baseline is None):
+        raise InputError("rule 'alpha_beta': everything must be tied, and there is no baseline")
     if baseline is not None and len(baseline) != 3:
         raise InputError(f"baseline {tuple(baseline)}: a value for each of the three channels")
     if classes_at_once is not None and classes_at_once < 1:
