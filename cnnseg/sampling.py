@@ -21,8 +21,9 @@ def sample_masks(dataset: Dataset, budget: int | None, seed: int = 0) -> tuple[S
 
     Seed paper, section 3: the two small budgets (1 and 5 images a class) are "maximally uniform distributed
     classes", each class at least once; from 25 a class on, "the average of a uniform distribution and the class
-    distribution in the training set". Neither their code nor more text says how; here it is done so, on the images
-    that have a mask, by their image-level labels:
+    distribution in the training set". The text does not say how (the published code draws for the class that is
+    furthest below its share, images of common classes last); here it is done so, on the images that have a mask, by
+    their image-level labels:
 
     1. Levels k = 1, 2, ... each set a quota of images to every class c: k C w_c, with w_c = 1 / C, so k. If the
        budget is at least 25 C, the levels from 6 on have w_c = (1 / C + p_c) / 2, p_c being class c's share of
