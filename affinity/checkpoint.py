@@ -14,7 +14,7 @@ from affinity.network import AffinityNetwork
 from affinity.settings import NetworkConfig
 from wsss.console import validation_line
 from wsss.errors import InputError
-from wsss.weights import write_checkpoint
+from wsss.weights import widened, write_checkpoint
 
 FORMAT = "relseg affinity network 1"
 
@@ -63,7 +63,7 @@ def load_affinity_network(path: Path, device: str | torch.device = "cpu") -> Aff
         )
     try:
         network = AffinityNetwork(NetworkConfig.model_validate(content["config"]), load_weights=False)
-        network.load_state_dict({key: t.float() if t.is_floating_point() else t for key, t in state.items()})
+        network.load_state_dict(widened(state))
     except ValidationError as error:
         raise InputError(f"affinity network {path}: {validation_line(error)}") from None
     except (KeyError, RuntimeError) as error:

@@ -14,7 +14,7 @@ from affinity.refine import RefineConfig
 from affinity.settings import CHECKPOINT, TrainConfig
 from wsss.console import Flat, existing_file, note, run, warn
 from wsss.errors import InputError
-from wsss.options import Data, Device, Root, Runs, SeedRun, Workers, command_line, worker_count
+from wsss.options import Data, Device, Root, Runs, SeedRun, Workers, check_positive, command_line, worker_count
 
 if TYPE_CHECKING:
     from wsss.data import Dataset, Sample
@@ -173,8 +173,7 @@ def refine(
     from wsss.training import choose_device
 
     begin = time.monotonic()
-    if batch_size < 1:
-        raise InputError(f"--batch-size {batch_size}: at least 1")
+    check_positive("--batch-size", batch_size)
     folder, dataset, stage = _open(seeds, data, split, root, runs)
     _require(stage, dataset, "seed", "make the seeds of this split first")
     where = choose_device(device)

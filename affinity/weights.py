@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wsss.errors import InputError, did_you_mean
+from wsss.weights import widened
 
 PACKAGE = "package:"
 
@@ -77,7 +78,7 @@ def read_weights(name: str, source: str) -> dict[str, Tensor]:
                 f"weights {source} are not of {name}: {key} has shape {tuple(state[key].shape)}, "
                 f"expected {tuple(tensor.shape)}"
             )
-    return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    return widened(state)
 
 
 def convert_weights(name: str, source: str, path: Path) -> None:

@@ -12,7 +12,7 @@ from cnnseg.seed_commands import evolution, seeds
 from cnnseg.settings import NETWORKS, NetworkConfig, TrainConfig
 from wsss.console import Flat, Several, note, run
 from wsss.errors import InputError
-from wsss.options import Data, Device, Root, Runs, Workers, worker_count
+from wsss.options import Data, Device, Root, Runs, Workers, check_positive, worker_count
 
 if TYPE_CHECKING:
     from wsss.data import Dataset
@@ -152,8 +152,7 @@ def evaluate(
     from wsss.data import load_dataset
 
     for option, value in (("--size", size), ("--batch-size", batch_size), ("--classes-at-once", classes_at_once)):
-        if value is not None and value < 1:
-            raise InputError(f"{option} {value}: at least 1")
+        check_positive(option, value)
     evaluate_checkpoint(
         network,
         load_dataset(data, split, root),

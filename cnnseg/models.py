@@ -15,7 +15,7 @@ from cnnseg.classifiers import create_classifier, file_weights, normalisation, w
 from cnnseg.settings import BEST, LAST, NETWORKS, STAGE, NetworkConfig
 from cnnseg.unroll import UnrolledNetwork, unroll
 from wsss.errors import InputError, did_you_mean
-from wsss.weights import read_checkpoint, stored_state, write_checkpoint
+from wsss.weights import read_checkpoint, stored_state, widened, write_checkpoint
 
 FORMAT = "relseg-network"
 UNROLLED = {
@@ -152,7 +152,7 @@ def load_network(path: Path, *, classes_at_once: int | None = None) -> Network:
             classes_at_once=classes_at_once,
         )
         network = _build(config, len(names) + 1, names, pretrained=False, colours=(mean, std))
-        network.module.load_state_dict({name: _wide(tensor) for name, tensor in state.items()})
+        network.module.load_state_dict(widened(state))
     except (KeyError, ValueError, RuntimeError) as error:
         raise InputError(f"network {path}: does not fit its own description ({str(error).splitlines()[0]})") from None
     network.module.eval()
@@ -187,25 +187,25 @@ def _build(
     mean, std = colours or normalisation(config.architecture)
     if kind not in NETWORKS:
         raise InputError(f"--network {kind}: no such network; {did_you_mean(kind, NETWORKS)}")
-    if kind in UNROLLED or kind == "classifier":
+    module: nn.Module
+    if kind == "classifier":
+        model = create_classifier(config.architecture, outputs, pretrained=pretrained)
+        module = PlainClassifier(model, config.classes_at_once)
+    elif kind in UNROLLED:
         model = create_classifier(config.architecture, outputs, pretrained=pretrained)
         black = [-middle / spread for middle, spread in zip(mean, std, strict=True)]
-        options = {"classes_at_once": config.classes_at_once, "baseline": black if config.baseline == "black" else None}
-        module: nn.Module = (
-            PlainClassifier(model, config.classes_at_once)
-            if kind == "classifier"
-            else unroll(model, **options, **UNROLLED[kind])
-        )
+        baseline = black if config.baseline == "black" else None
+        module = unroll(model, classes_at_once=config.classes_at_once, baseline=baseline, **UNROLLED[kind])
     else:
-        make = create_fcn if kind == "fcn" else create_unet
-        module = make(
-            config.architecture, outputs, **({} if kind == "fcn" else {"classifier": kind == "multitask_unet"})
-        )
+        if kind == "fcn":
+            module = create_fcn(config.architecture, outputs)
+        else:
+            module = create_unet(config.architecture, outputs, classifier=kind == "multitask_unet")
         if pretrained:
             model = create_classifier(config.architecture, outputs, pretrained=True)
             load_encoder(module, model.state_dict(), head=False)
-    baseline = config.baseline if kind in UNROLLED else None
-    return Network(module, kind, config.architecture, class_names, mean, std, baseline=baseline)
+    colour = config.baseline if kind in UNROLLED else None
+    return Network(module, kind, config.architecture, class_names, mean, std, baseline=colour)
 
 
 def _load_encoder(network: Network, state: dict[str, Tensor], *, keep_head: bool) -> bool:
@@ -217,7 +217,3 @@ def _load_encoder(network: Network, state: dict[str, Tensor], *, keep_head: bool
     if isinstance(module, UnrolledNetwork):
         module.reset_decoder()
     return keep_head
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor

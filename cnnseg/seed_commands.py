@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cnnseg.settings import BEST, LAST, SeedConfig
 from wsss.console import Flat, Several, note
-from wsss.errors import InputError
-from wsss.options import Data, Device, Root, Runs, command_line, shard_of
+from wsss.options import Data, Device, Root, Runs, check_positive, command_line, shard_of
 
 if TYPE_CHECKING:
     from wsss.data import Sample
@@ -60,8 +59,7 @@ def seeds(
 
     part = shard_of(shard)
     for option, value in (("--batch-size", batch_size), ("--classes-at-once", classes_at_once)):
-        if value is not None and value < 1:
-            raise InputError(f"{option} {value}: at least 1")
+        check_positive(option, value)
     dataset = load_dataset(data, split, root)
     path = find_network(network, runs, {"last": LAST, "best": BEST}[which])
     model = load_network(path, classes_at_once=classes_at_once)

@@ -14,7 +14,7 @@ from vitseg.settings import CHECKPOINT, ClassifierConfig, ExplainConfig, SeedCon
 from vitseg.test_commands import perturbation_test, segmentation_test
 from wsss.console import Flat, note, run
 from wsss.errors import InputError
-from wsss.options import Data, Device, Root, Runs, command_line, shard_of
+from wsss.options import Data, Device, Root, Runs, check_positive, command_line, shard_of
 
 if TYPE_CHECKING:
     from wsss.data import Dataset, Sample
@@ -168,8 +168,7 @@ def seeds(
 
     find_method(cfg.method)
     part = shard_of(shard)
-    if batch_size < 1:
-        raise InputError(f"--batch-size {batch_size}: at least 1")
+    check_positive("--batch-size", batch_size)
     dataset = load_dataset(data, split, root)
     path = find_checkpoint(classifier, runs)
     model = load_classifier(path)

@@ -22,10 +22,15 @@ Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, mps; auto takes a GPU
 Workers = Annotated[int | None, Parameter(help="Processes; one for each core unless given.")]
 
 
+def check_positive(option: str, value: int | None) -> None:
+    """InputError if the value of an option is given and below 1."""
+    if value is not None and value < 1:
+        raise InputError(f"{option} {value}: at least 1")
+
+
 def worker_count(given: int | None) -> int:
     """Number of processes: as given, else one for each core this process may use."""
-    if given is not None and given < 1:
-        raise InputError(f"--workers {given}: at least 1")
+    check_positive("--workers", given)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return given or cores or 1
 

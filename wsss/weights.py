@@ -51,7 +51,12 @@ def fitting(
             f"{source}: not the weights of a {of}: {len(wrong)} of {len(own)} tensors differ, first {wrong[0]}"
         )
     found = {name: state[name] for name in wanted if name in state}
-    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in found.items()}
+    return widened(found)
+
+
+def widened(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state with floating-point tensors, whatever they were stored in, as float32."""
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
 def stored_state(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cnnseg.unroll.branches import times
+
 
 @dataclass(frozen=True)
 class Signs:
@@ -54,9 +56,8 @@ def spread(p: Tensor, weight: Tensor, record: Signs, alpha: float, back: Callabl
     Args:
         back: (p, weight) to the transpose of the layer applied to p.
     """
-    split = p.unflatten(0, (len(record.positive), -1))
-    helping = (split * record.positive[:, None].to(p.dtype)).flatten(0, 1)
-    hurting = None if record.negative is None else (split * record.negative[:, None].to(p.dtype)).flatten(0, 1)
+    helping = times(p, record.positive.to(p.dtype))
+    hurting = None if record.negative is None else times(p, record.negative.to(p.dtype))
     plus, minus = weight.clamp(min=0), weight.clamp(max=0)
 
     def half(same: Tensor, other: Tensor) -> Tensor:
@@ -66,7 +67,6 @@ def spread(p: Tensor, weight: Tensor, record: Signs, alpha: float, back: Callabl
     out = half(plus, minus)
     if record.below is None:
         return out
-    other = half(minus, plus)
-    return torch.where(
-        record.below[:, None], other.unflatten(0, split.shape[:2]), out.unflatten(0, split.shape[:2])
-    ).flatten(0, 1)
+    below, by_image = record.below[:, None], (len(record.below), -1)
+    chosen = torch.where(below, half(minus, plus).unflatten(0, by_image), out.unflatten(0, by_image))
+    return chosen.flatten(0, 1)

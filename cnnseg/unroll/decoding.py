@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cnnseg.unroll.branches import times
 from cnnseg.unroll.rules import Options, Record
 from cnnseg.unroll.trace import Step
 
@@ -46,10 +47,10 @@ class Decoding:
             factor = record.factor
             if activation is not None and index == self.bottleneck:
                 # Not tied: the bottleneck's Heaviside function becomes its ReLU (section 3, WS-AE).
-                inputs, mine = (_times(p, activation, count, in_place=False),), True
+                inputs, mine = (times(p, activation),), True
             else:
                 if factor is not None:
-                    p, mine = _times(p, factor, count, in_place=mine), True
+                    p, mine = times(p, factor, in_place=mine), True
                 inputs = step.rule.backward(p, record, of_step[index], self.options)
             owned = mine if step.rule.owns is None else step.rule.owns
             for place, part in zip(step.inputs, inputs, strict=True):
@@ -85,13 +86,3 @@ class Chunks(torch.autograd.Function):
             heatmaps.backward(gradient[:, start : start + len(chunk)], inputs=leaves)
             start += len(chunk)
         return (None, None, *(leaf.grad for leaf in leaves))
-
-
-def _times(p: Tensor, factor: Tensor, images: int, *, in_place: bool) -> Tensor:
-    """p (B * K, ...) times a factor (B, ...)."""
-    split = p.unflatten(0, (images, -1))
-    factor = factor[:, None]
-    if in_place and not torch.is_grad_enabled():  # autograd copies what is changed through a view
-        split.mul_(factor)
-        return p
-    return (split * factor).flatten(0, 1)
