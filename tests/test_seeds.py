@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vitseg import explain, seeds
-from vitseg.explain import Explanation
 from vitseg.methods import METHODS
 from vitseg.models import Classifier, create_classifier
 from vitseg.seeds import class_maps, make_seeds, outputs_for
 from vitseg.settings import SeedConfig
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
+from wsss.explanation import Explanation
 from wsss.maps import input_size, scale_maps
 from wsss.store import read_seed
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -11,31 +9,14 @@ from torch import Tensor, nn
 from vitseg.methods import find_method, find_rules
 from vitseg.relevance import capture
 from wsss.errors import InputError
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Maps of the explained classes.
-
-    Attributes:
-        maps: (B, h, w) if one target was explained for each image, (B, K, h, w) for K; h and w count patches, but
-            pixels for method "lrp". Not scaled; non-negative, but for "lrp" by the exact rules.
-        targets: class indices that were explained, (B,) or (B, K) likewise.
-        logits: (B, C) class scores of the same forward pass.
-        method: the method's name.
-    """
-
-    maps: Tensor
-    targets: Tensor
-    logits: Tensor
-    method: str
+from wsss.explanation import Explanation, Targets, check_images, class_targets
 
 
 @torch.inference_mode(False)  # the gradients are needed under a caller's inference_mode or no_grad as well
 def explain(
     model: nn.Module,
     images: Tensor,
-    targets: Tensor | list[int] | list[list[int]] | int | None = None,
+    targets: Targets = None,
     method: str = "transformer_attribution",
     *,
     first_block: int | None = None,
@@ -65,19 +46,13 @@ def explain(
     """
     chosen, formulation = find_method(method), find_rules(rules)
     capture.check_supported(model)
-    if images.ndim != 4 or 0 in images.shape:
-        raise InputError(f"images: shape {tuple(images.shape)}; expected (B, 3, H, W), B >= 1")
-    parameter = next(model.parameters())
-    if (images.dtype, images.device) != (parameter.dtype, parameter.device):
-        raise InputError(
-            f"images: {images.dtype} on {images.device}; the model is {parameter.dtype} on {parameter.device}"
-        )
+    check_images(images, model)
     depth = len(model.blocks)
     if first_block is not None and not 0 <= first_block < depth:
         raise InputError(f"first_block {first_block}: the model has blocks 0 to {depth - 1}")
     first = chosen.first_block(depth, first_block)
     trace = capture.run(model, images, first=first, relevance=chosen.gradients)
-    wanted, many = _targets(targets, trace.logits)
+    wanted, many = class_targets(targets, trace.logits)
     with torch.no_grad() if not chosen.gradients else torch.enable_grad():
         found = chosen.compute(trace, wanted, first, formulation).detach()
     maps = rearrange(found, "(k b) h w -> b k h w", b=len(images))
@@ -85,26 +60,3 @@ def explain(
     if many:
         return Explanation(maps, wanted, logits, method)
     return Explanation(maps[:, 0], wanted[:, 0], logits, method)
-
-
-def _targets(targets: Tensor | list[int] | list[list[int]] | int | None, logits: Tensor) -> tuple[Tensor, bool]:
-    """Class indices (B, K), and whether the caller asked for several an image."""
-    batch, classes = logits.shape
-    if targets is None:
-        return logits.argmax(dim=1, keepdim=True), False
-    wanted = torch.as_tensor(targets, device=logits.device)
-    if wanted.is_floating_point() or wanted.dtype == torch.bool:
-        raise InputError(f"targets: dtype {wanted.dtype}; expected integer class indices")
-    wanted = wanted.long()
-    if wanted.ndim == 0:
-        wanted = wanted.expand(batch)
-    if wanted.ndim not in (1, 2) or len(wanted) != batch or wanted.numel() == 0:
-        raise InputError(
-            f"targets: shape {tuple(wanted.shape)} for {batch} images; expected ({batch},) or ({batch}, K)"
-        )
-    if wanted.min() < 0 or wanted.max() >= classes:
-        raise InputError(
-            f"targets: {int(wanted.min())} to {int(wanted.max())}; the model has classes 0 to {classes - 1}"
-        )
-    many = wanted.ndim == 2
-    return (wanted if many else wanted[:, None]), many

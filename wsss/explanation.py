@@ -1,0 +1,209 @@
+"""What every explanation takes and gives, of whichever family: models as people wrap them, images, targets, maps."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from wsss.errors import InputError
+
+Targets = Tensor | Sequence[int] | Sequence[Sequence[int]] | int | None
+"""What may be given as targets, see `class_targets`."""
+
+NEGATIVE = -1
+"""The target that stands for the other class of a model with one output: its score is minus that output."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Maps of the explained classes.
+
+    Attributes:
+        maps: (B, h, w) if one target was explained for each image, (B, K, h, w) for K; on the method's own grid, which
+            may be the pixels. Not scaled; the method says whether they are signed.
+        targets: class indices that were explained, (B,) or (B, K) likewise; `NEGATIVE` for the other class of a model
+            with one output.
+        logits: (B, C) class scores of the same forward pass, before a softmax or sigmoid.
+        method: the method's name.
+    """
+
+    maps: Tensor
+    targets: Tensor
+    logits: Tensor
+    method: str
+
+
+@dataclass(frozen=True)
+class Unwrapped:
+    """A model without its wrappers: ``model(prepare(images))`` is what the wrapped one gives."""
+
+    model: nn.Module
+    front: tuple[nn.Module, ...] = ()
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """The images as the model itself takes them: normalised, if the wrapper does that."""
+        for module in self.front:
+            images = module(images)
+        return images
+
+
+def unwrap(model: nn.Module) -> Unwrapped:
+    """Take off wrappers that change nothing.
+
+    DataParallel, DistributedDataParallel, torch.compile, and a Sequential of modules without parameters and the model
+    (``Sequential(Normalize(...), model)``), nested in any order.
+
+    Raises:
+        InputError: no module, or one with LoRA layers that are not merged.
+    """
+    front: tuple[nn.Module, ...] = ()
+    while True:
+        if not isinstance(model, nn.Module):
+            raise InputError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
+        inner = _inside(model)
+        if inner is not None:
+            model = inner
+        elif (parts := _prepared(model)) is not None:
+            front, model = front + parts[0], parts[1]
+        else:
+            break
+    _refuse_adapters(model)
+    return Unwrapped(model, front)
+
+
+def _inside(model: nn.Module) -> nn.Module | None:
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return model.module
+    return getattr(model, "_orig_mod", None)  # torch.compile
+
+
+def _prepared(model: nn.Module) -> tuple[tuple[nn.Module, ...], nn.Module] | None:
+    """(what prepares the images, the classifier) of a Sequential of just these; layers of torch.nn prepare nothing."""
+    if type(model) is not nn.Sequential or len(model) < 2:
+        return None
+    *front, last = model
+    if any(module.__module__.startswith("torch.nn") or any(True for _ in module.parameters()) for module in front):
+        return None
+    return tuple(front), last
+
+
+def _refuse_adapters(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if type(module).__module__.split(".")[0] == "peft":
+            where = f"layer {name}" if name else "model"
+            raise InputError(
+                f"{where} is a {type(module).__name__} of peft whose weights are not merged: explain "
+                "model.merge_and_unload() instead"
+            )
+
+
+def check_images(images: Any, model: nn.Module) -> None:
+    """InputError, naming what was expected, unless `images` are (B, 3, H, W) of the model's device and float type."""
+    if not isinstance(images, Tensor):
+        raise InputError(
+            f"images: expected a torch.Tensor (B, 3, H, W), got a {type(images).__name__}; torch.from_numpy makes one "
+            "of an array"
+        )
+    if images.ndim != 4 or 0 in images.shape:
+        hint = "; one image is images[None]" if images.ndim == 3 else ""
+        raise InputError(f"images: shape {tuple(images.shape)}; expected (B, 3, H, W), B >= 1{hint}")
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if parameter is None:
+        raise InputError(f"model {type(model).__name__}: has no parameters, so there is nothing to explain")
+    if (images.dtype, images.device) != (parameter.dtype, parameter.device):
+        raise InputError(
+            f"images: {images.dtype} on {images.device}; the model is {parameter.dtype} on {parameter.device}"
+        )
+    if images.dtype == torch.float16 and images.device.type == "cpu":
+        raise InputError("images: float16 on a CPU; expected float32, float64 or bfloat16 there: model.float()")
+
+
+def class_targets(targets: Targets, logits: Tensor) -> tuple[Tensor, bool]:
+    """Class indices (B, K), and whether the caller asked for several an image.
+
+    Args:
+        targets: class indices: None (each image's top class), one for all images, (B,), or (B, K). Of a model with one
+            output 0 is that output, what None means too, and `NEGATIVE` the other class.
+        logits: (B, C).
+
+    Raises:
+        InputError: a wrong shape or type, indices out of range, or what looks like rows of 0 and 1 for each class.
+    """
+    batch, classes = logits.shape
+    if targets is None:
+        return logits.argmax(dim=1, keepdim=True), False
+    try:
+        wanted = torch.as_tensor(targets, device=logits.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(
+            f"targets: expected class indices, one for all images, ({batch},), or ({batch}, K) with the same K for "
+            f"every image, got {targets!r:.80}"
+        ) from None
+    if wanted.is_floating_point() or wanted.is_complex() or wanted.dtype == torch.bool:
+        raise InputError(f"targets: dtype {wanted.dtype}; expected integer class indices")
+    wanted = wanted.long()
+    if wanted.ndim == 0:
+        wanted = wanted.expand(batch)
+    if wanted.ndim not in (1, 2) or len(wanted) != batch or wanted.numel() == 0:
+        raise InputError(
+            f"targets: shape {tuple(wanted.shape)} for {batch} images; expected ({batch},) or ({batch}, K)"
+        )
+    many = wanted.ndim == 2
+    if many and _multi_hot(wanted, classes):
+        raise InputError(
+            f"targets: rows of {classes} zeros and ones look like a mask of the classes; expected class indices, such "
+            f"as {wanted[0].nonzero()[:, 0].tolist()} for the first image"
+        )
+    lowest = NEGATIVE if classes == 1 else 0
+    if wanted.min() < lowest or wanted.max() >= classes:
+        raise InputError(
+            f"targets: {int(wanted.min())} to {int(wanted.max())}; the model has classes {lowest} to {classes - 1}"
+        )
+    return (wanted if many else wanted[:, None]), many
+
+
+def _multi_hot(wanted: Tensor, classes: int) -> bool:
+    """Whether (B, K) targets are rather masks: one value of 0 or 1 for each class, so that a class comes twice."""
+    if wanted.shape[1] != classes or classes < 2 or not bool(((wanted == 0) | (wanted == 1)).all()):
+        return False
+    ones = wanted.sum(1)
+    return classes > 2 or bool((ones != 1).any())
+
+
+def class_scores(logits: Tensor, targets: Tensor) -> Tensor:
+    """Scores (B, K) of targets (B, K), of `NEGATIVE` minus the one output."""
+    scores = logits.gather(1, targets.clamp(min=0))
+    return torch.where(targets < 0, -scores, scores)
+
+
+def class_vectors(targets: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """One-hot rows (..., C) of targets (...); -1 for `NEGATIVE`."""
+    hot = nn.functional.one_hot(targets.clamp(min=0), classes).to(dtype)
+    return torch.where((targets < 0)[..., None], -hot, hot)
+
+
+def predictions(logits: Tensor) -> Tensor:
+    """The class (B,) that a model names: the top one; of one output 0 where it is positive, else `NEGATIVE`."""
+    if logits.shape[1] == 1:
+        return torch.where(logits[:, 0] > 0, 0, NEGATIVE)
+    return logits.argmax(1)
+
+
+_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_OF_LOCKS = threading.Lock()
+
+
+@contextmanager
+def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """What a computation of maps runs in: one thread at a time for each model, without a caller's autocast."""
+    with _OF_LOCKS:
+        lock = _LOCKS.setdefault(model, threading.RLock())
+    with lock, torch.autocast(device.type, enabled=False):
+        yield
