@@ -15,6 +15,9 @@ from cnnseg.unroll.trace import trace
 NODES = 20
 """Points of the integral of integrated gradients."""
 
+AT_ONCE = 8
+"""Images that go through the model at once for several points, if the batch is smaller."""
+
 
 @register("input_x_gradient", "Shrikumar, Greenside, Shcherbina and Kundaje, arXiv 1605.01713, 2016", signed=True)
 def input_x_gradient(question: Question) -> tuple[Tensor, Tensor]:
@@ -32,16 +35,20 @@ def integrated_gradients(question: Question) -> tuple[Tensor, Tensor]:
     """
     images, traced = question.images, trace(question.model)
     with torch.no_grad():
-        logits = Run(traced, images, len(traced.steps)).logits
-    targets = question.chosen(logits)
+        run = Run(traced, images, len(traced.steps))
+    targets = question.chosen(run.logits)
+    at_once = max(1, AT_ONCE // len(images))
+    points, weights = (images.new_tensor(values) for values in _points(NODES))
     total = images.new_zeros(len(images), targets.shape[1], *images.shape[1:])
-    for point, weight in _points(NODES):
-        total.add_(Run(traced, images * point, IMAGES).gradients(targets), alpha=weight)
-    return (total * images[:, None]).sum(2), logits
+    for some, of_some in zip(points.split(at_once), weights.split(at_once), strict=True):
+        scaled = (some[:, None, None, None, None] * images).flatten(0, 1)  # points outermost
+        gradients = Run(traced, scaled, IMAGES, run).gradients(targets.repeat(len(some), 1))
+        total += torch.einsum("p, pb... -> b...", of_some, gradients.unflatten(0, (len(some), -1)))
+    return (total * images[:, None]).sum(2), run.logits
 
 
 @cache
-def _points(count: int) -> tuple[tuple[float, float], ...]:
+def _points(count: int) -> tuple[list[float], list[float]]:
     """Gauss-Legendre points and weights on [0, 1]."""
     points, weights = np.polynomial.legendre.leggauss(count)
-    return tuple(zip(((points + 1) / 2).tolist(), (weights / 2).tolist(), strict=True))
+    return ((points + 1) / 2).tolist(), (weights / 2).tolist()

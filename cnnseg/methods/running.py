@@ -25,16 +25,18 @@ class Run:
         logits: (B, C) class scores. activation: what lies at the watched place, a leaf of the graph.
     """
 
-    def __init__(self, traced: Trace, images: Tensor, place: int | None) -> None:
+    def __init__(self, traced: Trace, images: Tensor, place: int | None, like: Run | None = None) -> None:
         """Run the steps on images (B, 3, H, W).
 
         Args:
             place: that is watched; None: the last one with maps (B, D, h, w) of more than one value.
+            like: another pass of the same model, whose folded weights serve again.
 
         Raises:
             InputError: no place has such maps.
         """
         self._steps, self._images = traced.steps, images
+        self._way: Way = Way(Options(), folded={}) if like is None else like._way
         self._last = {place: index for index, step in enumerate(self._steps) for place in step.inputs}
         values: dict[int, Any] = {IMAGES: images}
         spatial: tuple[int, dict[int, Any]] | None = None
@@ -59,7 +61,7 @@ class Run:
     def _step(self, values: dict[int, Any], index: int) -> None:
         step = self._steps[index]
         inputs = tuple(values[place] for place in step.inputs)
-        values[index + 1] = run_step(step, inputs, _AS_IT_IS, self._images)[0]
+        values[index + 1] = run_step(step, inputs, self._way, self._images)[0]
         for place in step.inputs:
             if self._last[place] == index:
                 values.pop(place, None)
@@ -72,9 +74,6 @@ class Run:
             more = number + 1 < targets.shape[1]
             found.append(torch.autograd.grad(scores[:, number].sum(), self.activation, retain_graph=more)[0])
         return torch.stack(found, 1)
-
-
-_AS_IT_IS = Way(Options())
 
 
 def _is_spatial(value: Any) -> bool:

@@ -32,6 +32,9 @@ class Options:
 
 
 ZERO = Zero()
+FOLD_FROM = 4
+"""Images from which on it pays to fold batch norms into weights, where no rule asks for it: a CNN's weights are about
+as many numbers as its activations for two images."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Way:
 
     ``keep``: the first so many images are decoded, the record is of them. ``training``: batch norms take the batch's
     statistics and dropout drops, where the module itself is in training mode. ``rule``: of layers that have one.
-    ``whole``: the decoder brings R of the outputs, not p.
+    ``whole``: the decoder brings R of the outputs, not p. ``folded``: of a pass whose weights are constants, what batch
+    norms folded into them give, by layer, to be kept and used again; None: weights may be trained.
     """
 
     options: Options
@@ -48,6 +52,7 @@ class Way:
     whole: bool = False
     keep: int = 0
     training: bool = False
+    folded: dict[Layer, tuple[Tensor, Tensor | None]] | None = None
 
 
 @dataclass(frozen=True)
@@ -55,12 +60,14 @@ class Record:
     """What a layer's way back needs of its way forward, for the images that are decoded; constants to autograd.
 
     ``shapes``: those of the inputs without the batch. ``factor`` (B, ...): p is multiplied by it first; None for 1.
-    ``scale``: of a batch norm, one number a channel, differentiable in its weight. ``extra``: a layer's own.
+    ``scale``: of a batch norm, one number a channel, differentiable in its weight. ``folded``: the layer's weights, batch
+    norm included, where they are constants. ``extra``: a layer's own.
     """
 
     shapes: tuple[torch.Size, ...]
     factor: Tensor | None = None
     scale: Tensor | None = None
+    folded: Tensor | None = None
     extra: Any = field(default=None, repr=False)
 
 
@@ -100,24 +107,54 @@ class Weighted(Layer):
     """dimensions behind that of the channels, in the outputs"""
 
     def forward(self, inputs: tuple[Tensor, ...], way: Way) -> tuple[Tensor, Record]:
-        x = inputs[0]
-        z = self.module(x)
-        scale = shift = None
-        if self.norm is not None:
-            if way.keep:
-                scale, shift = norm_line(self.norm, z, way.training)
-            z = run_norm(self.norm, z, way.training)
-        record = Record(shapes_of(inputs), None, scale)
-        if not way.keep or (type(way.rule) is Zero and not way.whole):
+        x, weight, bias, scale = inputs[0], None, None, None
+        plain = not way.keep or (type(way.rule) is Zero and not way.whole)
+        worth_it = not plain or len(x) >= FOLD_FROM
+        if way.folded is not None and (worth_it or self in way.folded) and not self._has_hooks():
+            if self not in way.folded:
+                way.folded[self] = self._fold()
+            weight, bias = way.folded[self]
+            z = self.apply(x, weight, bias)
+        else:
+            z = self.module(x)
+            if self.norm is not None:
+                if way.keep:
+                    scale, bias = norm_line(self.norm, z, way.training)
+                z = run_norm(self.norm, z, way.training)
+        record = Record(shapes_of(inputs), None, scale, weight)
+        if plain:
             return z, record
-        weight, bias = self.weight(record), getattr(self.module, "bias", None)
-        if scale is not None:
-            bias = shift if bias is None else shift + bias * scale
-        keep = not torch.is_grad_enabled()
-        factor, extra = shares(way.rule, self, x[: way.keep], z[: way.keep], weight, bias, whole=way.whole, keep=keep)
-        return z, Record(record.shapes, factor, scale, extra)
+        if weight is None:
+            own = getattr(self.module, "bias", None)
+            weight, bias = self.weight(record), own if scale is None else bias if own is None else bias + own * scale
+        factor, extra = shares(
+            way.rule,
+            self,
+            x[: way.keep],
+            z[: way.keep],
+            weight,
+            bias,
+            whole=way.whole,
+            keep=not torch.is_grad_enabled(),
+        )
+        return z, Record(record.shapes, factor, scale, weight if way.folded is not None else None, extra)
+
+    def _has_hooks(self) -> bool:
+        """Whether a call of the modules does more than their class says, such as weight norm of the old kind."""
+        modules = (self.module, self.norm)
+        return any(m is not None and (m._forward_pre_hooks or m._forward_hooks) for m in modules)
+
+    @torch.no_grad()
+    def _fold(self) -> tuple[Tensor, Tensor | None]:
+        weight, bias = self.module.weight.detach(), getattr(self.module, "bias", None)
+        if self.norm is None:
+            return weight, bias
+        scale, shift = norm_line(self.norm, weight, False)
+        return weight * scale.view(-1, *[1] * (weight.ndim - 1)), shift if bias is None else shift + bias * scale
 
     def weight(self, record: Record) -> Tensor:
+        if record.folded is not None:
+            return record.folded
         weight = self.module.weight
         return weight if record.scale is None else weight * record.scale.view(-1, *[1] * (weight.ndim - 1))
 
@@ -130,7 +167,7 @@ class Weighted(Layer):
     def gives_whole(self, way: Way) -> bool:
         return not way.rule.proportional
 
-    def apply(self, x: Tensor, weight: Tensor) -> Tensor:
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         raise NotImplementedError
 
     def transpose(self, p: Tensor, weight: Tensor, shape: torch.Size, *, tied: bool = True) -> Tensor:
@@ -149,10 +186,10 @@ class Convolution(Weighted):
     def __init__(self, convolution: nn.Conv2d, norm: nn.Module | None = None) -> None:
         self.module, self.norm = convolution, norm
 
-    def apply(self, x: Tensor, weight: Tensor) -> Tensor:
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         layer = self.module
         x, padding = self._padded(x)
-        return F.conv2d(x, weight, None, layer.stride, padding, layer.dilation, layer.groups)
+        return F.conv2d(x, weight, bias, layer.stride, padding, layer.dilation, layer.groups)
 
     def transpose(self, p: Tensor, weight: Tensor, shape: torch.Size, *, tied: bool = True) -> Tensor:
         layer = self.module
@@ -214,8 +251,8 @@ class Linear(Weighted):
     def __init__(self, linear: nn.Linear, norm: nn.Module | None = None) -> None:
         self.module, self.norm = linear, norm
 
-    def apply(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.linear(x, weight)
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.linear(x, weight, bias)
 
     def transpose(self, p: Tensor, weight: Tensor, shape: torch.Size, *, tied: bool = True) -> Tensor:
         return p @ weight
@@ -238,9 +275,9 @@ class Norm(Weighted):
             return z, record
         x, kept = x[: way.keep], z[: way.keep].detach()
         if isinstance(way.rule, Pass):
-            return z, record if way.whole else Record(record.shapes, quotient(kept, x.detach(), 0.0), scale, Pass)
+            return z, record if way.whole else Record(record.shapes, quotient(kept, x.detach(), 0.0), scale)
         factor, extra = shares(way.rule, self, x, kept, scale, shift, whole=way.whole, keep=not torch.is_grad_enabled())
-        return z, Record(record.shapes, factor, scale, extra)
+        return z, Record(record.shapes, factor, scale, None, extra)
 
     def weight(self, record: Record) -> Tensor:
         return record.scale
@@ -251,7 +288,7 @@ class Norm(Weighted):
     def gives_whole(self, way: Way) -> bool:
         return way.whole if isinstance(way.rule, Pass) else super().gives_whole(way)
 
-    def apply(self, x: Tensor, weight: Tensor) -> Tensor:
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return x * self.along_channels(weight, x.ndim)
 
     def transpose(self, p: Tensor, weight: Tensor, shape: torch.Size, *, tied: bool = True) -> Tensor:

@@ -99,7 +99,8 @@ class UnrolledNetwork(nn.Module):
 
     def encode(self, images: Tensor, keep: int) -> Encoded:
         """The classifier's own pass, and what the decoder needs of it for the first `keep` images."""
-        ways = self.plan.at(keep=keep, training=self.training)
+        constant = not (self.training or torch.is_grad_enabled() or torch.is_autocast_enabled(images.device.type))
+        ways = self.plan.at(keep=keep, training=self.training, constant=constant)
         last = {place: index for index, step in enumerate(self.steps) for place in step.inputs}
         values: dict[int, Any] = {0: images}
         records: list[Record] = []

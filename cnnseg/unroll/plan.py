@@ -20,9 +20,10 @@ class Plan:
     whole: frozenset[int]
     kept: frozenset[int]
 
-    def at(self, *, keep: int, training: bool) -> list[Way]:
-        """The ways of one pass."""
-        return [replace(way, keep=keep, training=training) for way in self.ways]
+    def at(self, *, keep: int, training: bool, constant: bool) -> list[Way]:
+        """The ways of one pass; `constant`: no weight is going to be trained by it."""
+        folded = {} if constant else None
+        return [replace(way, keep=keep, training=training, folded=folded) for way in self.ways]
 
 
 def plan(traced: Trace, composite: Composite, options: Options) -> Plan:

@@ -89,7 +89,8 @@ class _Tracer(fx.Tracer):
         if isinstance(module, ConvMlp):
             x = at_least(args[0], module.fc1.kernel_size)
             return module.act2(module.fc2(module.drop(module.act1(module.fc1(x)))))
-        return super().call_module(module, forward, args, kwargs)
+        # not through the module's own call: somebody's hooks on it would be given names instead of tensors
+        return super().call_module(module, module.forward, args, kwargs)
 
 
 _TRACES: WeakKeyDictionary[nn.Module, tuple[object, Trace]] = WeakKeyDictionary()

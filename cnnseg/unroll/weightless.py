@@ -145,7 +145,7 @@ class Mixing(Layer):
             given = tuple(x[: way.keep].detach() if isinstance(x, Tensor) else None for x in inputs)
         elif stabiliser:
             factor = quotient(kept, kept, stabiliser)
-        return z, Record(shapes_of(inputs), factor, None, (extra, given))
+        return z, Record(shapes_of(inputs), factor, extra=(extra, given))
 
     def backward(self, p: Tensor, record: Record, weight: Tensor | None, way: Way) -> tuple[Tensor | None, ...]:
         extra, given = record.extra
