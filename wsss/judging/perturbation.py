@@ -10,9 +10,9 @@ from collections.abc import Generator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from wsss.judging.explainer import Explainer
+from wsss.judging.maps import upsample
 from wsss.judging.subject import Photographs, Subject
 from wsss.statistics import FRACTIONS
 
@@ -32,8 +32,7 @@ def removal_places(maps: Tensor, size: tuple[int, int]) -> Tensor:
         (P, H, W) int64, each a permutation of 0 .. H W - 1; 0 is the most relevant pixel. Among equals the upper left
         one comes first.
     """
-    full = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-    order = full.flatten(1).argsort(dim=1, descending=True, stable=True)
+    order = upsample(maps, size).flatten(1).argsort(dim=1, descending=True, stable=True)
     counted = torch.arange(order.shape[1], device=order.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, counted).unflatten(1, size)
 

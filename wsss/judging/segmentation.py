@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from wsss.data import IGNORE, Dataset, Sample, foreground_truth
 from wsss.errors import InputError
 from wsss.explanation_tests import foreground
 from wsss.judging.explainer import Explainer
+from wsss.judging.maps import upsample
 from wsss.judging.subject import Photographs, Subject, squeeze
 from wsss.maps import scale_maps
 from wsss.statistics import average_precision
@@ -39,8 +39,7 @@ def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
     A constant map becomes 0 throughout, one with NaN or infinity NaN.
     """
-    full = F.interpolate(maps[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
-    return scale_maps(full)
+    return scale_maps(upsample(maps.float(), size))
 
 
 def score_image(heat: np.ndarray, truth: np.ndarray) -> ImageScore:

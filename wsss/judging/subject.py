@@ -58,7 +58,7 @@ class Subject:
 
     def black(self) -> Tensor:
         """What removed pixels become: 0 before normalisation, (1, 3, 1, 1)."""
-        return self.inputs(torch.zeros(1, 3, 1, 1, dtype=torch.uint8))
+        return self.inputs(torch.zeros(1, len(self.mean), 1, 1, dtype=torch.uint8))
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Class scores (n, C) of normalised images. InputError if the model gives anything else, or NaN."""
@@ -73,10 +73,13 @@ class Subject:
             raise InputError(f"model {self.name}: gives NaN; nothing can be predicted or explained")
         return found
 
+    def named(self, logits: Tensor) -> Tensor:
+        """The outputs (n,) that logits name: the highest; of one output see `wsss.explanation.predictions`."""
+        return predictions(logits[:, self.first_class :]) + self.first_class
+
     def predict(self, inputs: Tensor) -> Tensor:
-        """The outputs (n,) that name the class: the highest; of one output see `wsss.explanation.predictions`."""
-        first = self.first_class
-        return predictions(self.logits(inputs)[:, first:]) + first
+        """The outputs (n,) that the model names."""
+        return self.named(self.logits(inputs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,19 +87,21 @@ class Photographs:
     """Images of one part of a test and what the model makes of them untouched.
 
     ``ids`` n names for messages; ``pixels`` uint8 (n, 3, H, W), small enough to keep (or normalised already, of a float
-    type); ``predicted`` int64 (n,) outputs of the model. All on the CPU.
+    type); ``predicted`` int64 (n,) outputs of the model, which has ``outputs`` of them. All on the CPU.
     """
 
     ids: tuple[str, ...]
     pixels: Tensor
     predicted: Tensor
+    outputs: int
 
 
 def classify(subject: Subject, pixels: Tensor, ids: Sequence[str], *, batch_size: int = 16) -> Photographs:
     """Classify images (n, 3, H, W) untouched, once for all methods; see `Photographs`."""
     with torch.inference_mode():
-        predicted = torch.cat([subject.predict(subject.inputs(chunk)).cpu() for chunk in pixels.split(batch_size)])
-    return Photographs(tuple(ids), pixels, predicted.clone())
+        logits = torch.cat([subject.logits(subject.inputs(chunk)).cpu() for chunk in pixels.split(batch_size)])
+        predicted = subject.named(logits)
+    return Photographs(tuple(ids), pixels, predicted.clone(), logits.shape[1])
 
 
 @contextmanager
