@@ -1,0 +1,240 @@
+"""The commands `cnnseg perturbation-test` and `segmentation-test`, with a stand-in for the methods."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from small_run import make_data
+from test_perturbation_test import blobs, finish
+from torch import Tensor, nn
+
+from cnnseg.classifiers import create_classifier, load_imagenet_cnn
+from cnnseg.cli import app
+from cnnseg.judged import find_explainers, find_subject
+from cnnseg.models import create_network, save_network
+from cnnseg.settings import NetworkConfig, TrialConfig
+from wsss.console import run
+from wsss.entries import read_tests
+from wsss.errors import InputError
+from wsss.explanation import Explanation
+from wsss.explanation_tests import read_results
+from wsss.judging.perturbation import perturb
+from wsss.judging.subject import classify, squeeze, stack
+from wsss.store import read_json
+
+CLASSES = ("cat", "dog")
+
+
+@dataclass(frozen=True)
+class Method:
+    name: str
+    class_specific: bool = True
+    takes_rules: bool = False
+    takes_layer: bool = False
+    source: str = ""
+
+
+METHODS = {m.name: m for m in (Method("lrp", takes_rules=True), Method("cam", takes_layer=True), Method("gradient"))}
+
+
+def explain(
+    model: nn.Module, images: Tensor, targets: Tensor, method: str, *, rules: str = "", layer: str = ""
+) -> Explanation:
+    """Signed maps that hang on all that they are asked for."""
+    if rules == "impossible":
+        raise InputError("layer conv1: has no rule")
+    if layer == "nowhere":
+        raise InputError("layer 'nowhere' is unknown to the model")
+    wanted = targets if targets.ndim == 2 else targets[:, None]
+    assert len(wanted) == len(images) and not model.training
+    phase = sum(map(ord, method + rules + layer))
+    maps = torch.stack([images.mean(1) * torch.cos(phase + c)[:, None, None] for c in wanted.T.to(images.dtype)], 1)
+    return Explanation(maps if targets.ndim == 2 else maps[:, 0], targets, torch.zeros(0), method)
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interface of the engine, in place of it."""
+    for name, content in (
+        ("cnnseg.explain", {"explain": explain}),
+        ("cnnseg.methods", {"METHODS": METHODS}),
+        ("cnnseg.unroll.composites", {"COMPOSITES": dict.fromkeys(("zero", "epsilon_plus", "impossible"))}),
+    ):
+        module = ModuleType(name)
+        vars(module).update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+def classifier(seed: int = 0, network: str = "classifier"):
+    torch.manual_seed(seed)
+    made = create_network(NetworkConfig(network=network, architecture="test_resnet", weights="none"), CLASSES)
+    if network == "classifier":
+        nn.init.normal_(made.module.model.fc.weight, std=1)
+        nn.init.constant_(made.module.model.fc.bias[0], 99)  # the background, of which no label tells
+    return made
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    make_data(tmp_path / "data")
+    save_network(classifier(), tmp_path / "runs/mine/network/last.safetensors")
+    return tmp_path
+
+
+@pytest.fixture
+def command(place: Path) -> Callable[..., int]:
+    def call(test: str, *options: object) -> int:
+        given = [test, "--runs", place / "runs", "--device", "cpu", *options]
+        if "--images" not in options and "--data" not in options:
+            given += ["--data", place / "data/data.yaml", "--split", "val"]
+        if "--classifier" not in options and "--architecture" not in options:
+            given += ["--classifier", "mine"]
+        if "--size" not in options:
+            given += ["--size", 64]
+        return run(app, [str(word) for word in given])
+
+    return call
+
+
+RUNS = ("mine.lrp.zero", "mine.lrp.epsilon_plus", "mine.cam", "mine.gradient")
+
+
+def test_perturbation_command(place: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("perturbation-test", "--rules", "zero", "epsilon_plus") == 0
+    said = capsys.readouterr().out
+    assert "protocol: 3 images; images squeezed to 64 x 64" in said and "minus mine.lrp.zero" in said
+    for name in RUNS:
+        (entry,) = read_tests(place / "runs" / name)
+        assert (entry.test, entry.model, entry.method) == ("perturbation", "mine", name.split(".")[1])
+        assert entry.settings == (f"rules {name.split('.')[2]}" if "lrp" in name else "as published")
+        assert entry.command.startswith("cnnseg ")
+        results = read_results(place / "runs" / name / entry.folder)
+        assert results["target"].tolist() == [1, 2, 1]  # cat, dog, cat; output 0 is the background
+        assert set(results["predicted"].tolist()) <= {1, 2}
+        config = read_json(place / "runs" / name / entry.folder / "manifest.json")["config"]
+        assert config.get("rules") == (name.split(".")[2] if "lrp" in name else None) and config["size"] == [64, 64]
+    assert (place / "runs/mine.perturbation.tiny_val.png").is_file()
+    assert command("perturbation-test", "--rules", "zero", "epsilon_plus") == 0
+    assert "12 of 12 results (4 methods) are there already" in capsys.readouterr().out
+    assert command("perturbation-test", "--methods", "cam", "--layer", "layer3", "--precision", "float64") == 0
+    (entry,) = read_tests(place / "runs/mine.cam.layer3.float64")
+    assert entry.settings == "layer layer3, float64"
+
+
+def test_segmentation_command(place: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("segmentation-test", "--rules", "zero", "epsilon_plus", "--batch-size", 2) == 0
+    assert "protocol: 3 images; images and masks squeezed to 64 x 64" in capsys.readouterr().out
+    for name in RUNS:
+        (entry,) = read_tests(place / "runs" / name)
+        results = read_results(place / "runs" / name / entry.folder)
+        assert results["maps"].shape == (3, 64, 64) and set(results["predicted"].tolist()) <= {1, 2}
+        assert (place / "runs" / name / entry.folder / "gallery.jpg").is_file()
+    assert command("segmentation-test", "--methods", "gradient", "--limit", 1, "--name", "one") == 0
+    assert read_tests(place / "runs/one")[0].images == 1
+
+
+def test_what_the_model_does_not_have_is_left_out_of_all(
+    command: Callable[..., int], place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command("perturbation-test", "--rules", "impossible", "zero") == 0
+    assert "warning: lrp.impossible is left out: layer conv1: has no rule" in capsys.readouterr().err
+    assert not (place / "runs/mine.lrp.impossible").exists() and (place / "runs/mine.lrp.zero").exists()
+    assert command("perturbation-test", "--methods", "lrp", "--rules", "impossible") == 2
+    assert capsys.readouterr().err == "error: layer conv1: has no rule\n"
+
+
+def test_mistakes_take_one_line(command: Callable[..., int], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(*options: object) -> str:
+        capsys.readouterr()
+        assert command("perturbation-test", *options) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1 and lines[0].startswith("error: ")
+        return lines[0].removeprefix("error: ")
+
+    before = sorted((place / "runs").iterdir())
+    assert "give one of the two" in refused("--classifier", "mine", "--architecture", "resnet50")
+    assert "--classifier nobody: no such file" in refused("--classifier", "nobody")
+    assert "method 'lrpp' is unknown: did you mean 'lrp'?" in refused("--methods", "lrpp")
+    assert "names are separated by spaces, not commas: --methods lrp cam" in refused("--methods", "lrp,cam")
+    assert "composite 'zeros' is unknown: did you mean 'zero'?" in refused("--rules", "zeros")
+    assert "--rules: names none" in refused("--rules")
+    assert "--layer layer3: none of the methods looks at a layer" in refused("--methods", "lrp", "--layer", "layer3")
+    assert "layer 'nowhere' is unknown" in refused("--layer", "nowhere")
+    assert "--name x: a run holds one method, these are 3" in refused("--name", "x")
+    assert "--size" in refused("--size", 0)
+    assert "unknown to timm: did you mean 'resnet50'?" in refused("--architecture", "resnet5O")
+    save_network(classifier(network="fcn"), place / "fcn.safetensors")
+    assert "is a fcn; `cnnseg train-classifier` makes a classifier" in refused(
+        "--classifier", place / "fcn.safetensors"
+    )
+    assert sorted((place / "runs").iterdir()) == before
+
+
+def test_names_and_sizes_of_models(place: Path) -> None:
+    runs = place / "runs"
+    save_network(classifier(), runs / "mine/network/best.safetensors")
+    save_network(classifier(network="unrolled"), place / "other.safetensors")
+    for given, name in (
+        ("mine", "mine"),
+        (str(runs / "mine/network/best.safetensors"), "mine_best"),
+        (str(place / "other.safetensors"), "other"),
+    ):
+        subject = find_subject(given, None, "pretrained", runs)
+        assert (subject.name, subject.class_names, subject.first_class) == (name, CLASSES, 1)
+        assert subject.size == (160, 160)  # what timm says of test_resnet
+        assert subject.logits(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+    assert find_subject("mine", None, "", runs, 96).size == (96, 96)
+
+
+@pytest.mark.parametrize("architecture", ["test_resnet", "resnet26_v1", "torchvision.squeezenet1_1"])
+def test_imagenet_heads(architecture: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = create_classifier(architecture, 1000)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    cnn = load_imagenet_cnn(architecture, str(tmp_path / "w.safetensors"))
+    assert cnn.class_names == tuple(map(str, range(1000))) and not cnn.model.training
+    images = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(cnn.model(images), model.eval()(images))
+    with pytest.raises(InputError, match=r"--weights .*w\.safetensors: not the weights of a resnet18"):
+        load_imagenet_cnn("resnet18", str(tmp_path / "w.safetensors"))
+    with pytest.raises(InputError, match="no such file"):
+        load_imagenet_cnn(architecture, str(tmp_path / "x.safetensors"))
+
+
+def test_imagenet_model_by_command(
+    tmp_path: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file(create_classifier("test_resnet", 1000).state_dict(), tmp_path / "w.safetensors")
+    for name in ("n02123045", "n01440764"):
+        folder = tmp_path / "imagenet/val" / name
+        folder.mkdir(parents=True)
+        blobs(1)[0].save(folder / f"ILSVRC2012_{name}.JPEG")
+    words = ("--architecture", "test_resnet", "--weights", tmp_path / "w.safetensors", "--methods", "cam")
+    words += ("--data", "imagenet", "--root", tmp_path / "imagenet", "--split", "val")
+    assert command("perturbation-test", *words) == 0
+    assert "test_resnet" in capsys.readouterr().out
+    results = read_results(tmp_path / "runs/test_resnet.cam/perturbation/imagenet_val")
+    assert sorted(results["target"].tolist()) == [0, 281]
+
+
+def test_the_explainers_are_those_of_the_engine(place: Path) -> None:
+    """Both classes of an image at once give what they give one after the other."""
+    subject = find_subject("mine", None, "", place / "runs", 64)
+    explainers = find_explainers(subject, TrialConfig(methods=("lrp", "cam"), rules=("zero",), layer="layer2"))
+    assert [explainer.label for explainer in explainers] == ["lrp.zero", "cam.layer2"]
+    photographs = classify(subject, stack([squeeze(image, (64, 64)) for image in blobs(5)]), list("abcde"))
+    wrong = 3 - photographs.predicted
+    for explainer in explainers:
+        _, found = finish(perturb(subject, photographs, wrong, explainer))
+        for place_, target in enumerate(wrong.tolist()):
+            alone = classify(subject, photographs.pixels[place_ : place_ + 1], ["x"])
+            _, one = finish(perturb(subject, alone, torch.tensor([target]), explainer))
+            np.testing.assert_array_equal(one["correct"][0], found["correct"][place_])
