@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from small_run import make_data
-from test_perturbation_test import blobs, finish
+from test_perturbation_test import blobs, finish, small_classifier
 from torch import Tensor, nn
 
 from cnnseg.classifiers import create_classifier, load_imagenet_cnn
@@ -21,13 +21,17 @@ from cnnseg.cli import app
 from cnnseg.judged import find_explainers, find_subject
 from cnnseg.models import create_network, save_network
 from cnnseg.settings import NetworkConfig, TrialConfig
+from vitseg.cli import app as vitseg
+from vitseg.models import save_classifier
 from wsss.console import run
 from wsss.entries import read_tests
 from wsss.errors import InputError
 from wsss.explanation import Explanation
-from wsss.explanation_tests import read_results
+from wsss.explanation_tests import paired_difference, read_results
 from wsss.judging.perturbation import perturb
 from wsss.judging.subject import classify, squeeze, stack
+from wsss.report import write_report
+from wsss.report.explanation import test_sections
 from wsss.store import read_json
 
 CLASSES = ("cat", "dog")
@@ -171,10 +175,9 @@ def test_mistakes_take_one_line(command: Callable[..., int], place: Path, capsys
     assert "--name x: a run holds one method, these are 3" in refused("--name", "x")
     assert "--size" in refused("--size", 0)
     assert "unknown to timm: did you mean 'resnet50'?" in refused("--architecture", "resnet5O")
-    save_network(classifier(network="fcn"), place / "fcn.safetensors")
-    assert "is a fcn; `cnnseg train-classifier` makes a classifier" in refused(
-        "--classifier", place / "fcn.safetensors"
-    )
+    fcn = create_network(NetworkConfig(network="fcn", architecture="resnet18", weights="none"), CLASSES)
+    save_network(fcn, place / "f.safetensors")
+    assert "is a fcn; `cnnseg train-classifier` makes" in refused("--classifier", place / "f.safetensors")
     assert sorted((place / "runs").iterdir()) == before
 
 
@@ -223,6 +226,38 @@ def test_imagenet_model_by_command(
     assert "test_resnet" in capsys.readouterr().out
     results = read_results(tmp_path / "runs/test_resnet.cam/perturbation/imagenet_val")
     assert sorted(results["target"].tolist()) == [0, 281]
+
+
+def test_runs_of_both_families_stand_in_one_table(place: Path, command: Callable[..., int]) -> None:
+    """Two models on the same images: method, model and settings of each row, differences to the first, one gallery."""
+    save_classifier(small_classifier(), place / "runs/vit/classifier/classifier.safetensors")
+    common = ("--data", place / "data/data.yaml", "--split", "val", "--runs", place / "runs", "--device", "cpu")
+    names = ["vit.rollout", "mine.lrp.zero", "mine.gradient"]
+    for test in ("perturbation", "segmentation"):
+        words = (f"{test}-test", *common, "--classifier", "vit", "--methods", "rollout")
+        assert run(vitseg, [str(word) for word in words]) == 0
+        assert command(f"{test}-test", "--methods", "lrp", "gradient", "--rules", "zero") == 0
+    folders = {name: place / "runs" / name for name in names}
+    for section in test_sections(folders):
+        assert [row.label for row in section.rows] == names and section.baseline == names[0]
+        assert [(row.entry.model, row.entry.method, row.entry.settings) for row in section.rows] == [
+            ("vit", "rollout", "first block 1"),
+            ("mine", "lrp", "rules zero"),
+            ("mine", "gradient", "as published"),
+        ]
+        assert any("differ in their model" in note for note in section.notes) and not section.rows[0].differences
+        first = section.results[names[0]]
+        for row in section.rows[1:]:
+            assert row.differences == paired_difference(section.test, first, section.results[row.run])
+            assert {column.key for column in section.compared} == set(row.differences)
+    files = write_report(list(folders.values()), None, place / "r.html")
+    markdown = files.markdown.read_text()
+    assert "| rollout | vit.rollout | vit | first block 1 |" in markdown
+    assert "| lrp | mine.lrp.zero | mine | rules zero |" in markdown and "| minus vit.rollout |" in markdown
+    assert "vit.rollout: 3 images; images squeezed to 160 x 160" in markdown
+    assert "mine.lrp.zero, mine.gradient: 3 images; images squeezed to 64 x 64" in markdown
+    page = files.html.read_text()
+    assert all(f"Map of {name} on image a" in page for name in names)
 
 
 def test_the_explainers_are_those_of_the_engine(place: Path) -> None:
