@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+import cnnseg
 from cnnseg.classifiers import input_size, load_imagenet_cnn
 from cnnseg.models import PlainClassifier, find_network, load_network
 from cnnseg.settings import BACKGROUND_CLASS, BEST, STAGE, TrialConfig
@@ -107,9 +108,7 @@ def explainer_of(name: str, class_specific: bool, **options: str) -> Explainer:
 
 
 def _explained(model: nn.Module, images: Tensor, targets: Tensor, *, method: str, **options: str) -> Explanation:
-    from cnnseg.explain import explain
-
-    return explain(model, images, targets, method, **options)
+    return cnnseg.explain(model, images, targets, method, **options)
 
 
 def _tried(explainers: Sequence[Explainer], subject: Subject, *, every: bool) -> list[Explainer]:

@@ -16,6 +16,7 @@ from small_run import make_data
 from test_perturbation_test import blobs, finish, small_classifier
 from torch import Tensor, nn
 
+import cnnseg
 from cnnseg.classifiers import create_classifier, load_imagenet_cnn
 from cnnseg.cli import app
 from cnnseg.judged import find_explainers, find_subject
@@ -67,8 +68,8 @@ def explain(
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interface of the engine, in place of it."""
+    monkeypatch.setattr(cnnseg, "explain", explain, raising=False)
     for name, content in (
-        ("cnnseg.explain", {"explain": explain}),
         ("cnnseg.methods", {"METHODS": METHODS}),
         ("cnnseg.unroll.composites", {"COMPOSITES": dict.fromkeys(("zero", "epsilon_plus", "impossible"))}),
     ):
