@@ -111,7 +111,7 @@ def perturbation_test(
             raise InputError(f"targets: {due.min()} to {due.max()}; the model has classes {lowest} to {highest}{hint}")
         return perturb(subject, photographs, torch.from_numpy(due), judged, batch_size=batch_size)
 
-    results = _judged(subject, judge, images, targets, read_targets, "targets", batch_size, ids, progress)
+    results = _judged("perturbation", subject, judge, images, targets, batch_size, ids, progress)
     return result_of("perturbation", judged.name, subject.name, results, f"{len(results['ids'])} images; {REMOVAL}")
 
 
@@ -170,7 +170,7 @@ def segmentation_test(
         return results
 
     subject = _subject(model, (0.0,) * 3, (1.0,) * 3)
-    results = _judged(subject, judge, images, masks, read_masks, "masks", batch_size, ids, progress)
+    results = _judged("segmentation", subject, judge, images, masks, batch_size, ids, progress)
     if held == {0, IGNORE}:
         raise InputError("masks: hold 0 and 255 alone; the object is 1, 255 is ignored: give masks > 0")
     return result_of("segmentation", judged.name, subject.name, results, f"{len(results['ids'])} images; {CUT}")
@@ -196,17 +196,17 @@ def _subject(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> S
 
 
 def _judged(
+    test: str,
     subject: Subject,
     judge: Judge,
     images: Batches,
     truths: Any,
-    read: Callable[[Any], np.ndarray],
-    what: str,
     batch_size: int,
     ids: Sequence[str] | None,
     progress: bool,
 ) -> dict[str, np.ndarray]:
     """Run a test over all batches; results per image of all of them."""
+    what, read = {"perturbation": ("targets", read_targets), "segmentation": ("masks", read_masks)}[test]
     if batch_size < 1:
         raise InputError(f"batch_size {batch_size}: at least 1")
     due = None if truths is None else read(truths)
@@ -237,6 +237,6 @@ def _judged(
 
     with evaluating(subject.model):
         total = len(images) if isinstance(images, Tensor) else None if due is None else len(due)
-        for _ in track(steps(), f"test with {what}", total) if progress else steps():
+        for _ in track(steps(), f"{test} test", total) if progress else steps():
             pass
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

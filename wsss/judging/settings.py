@@ -21,7 +21,7 @@ class TrialConfig(Config):
     batch_size: int = Field(16, ge=1)
     """images that go through the model at once; bounds the memory"""
     precision: Literal["float32", "float64"] = "float32"
-    """precision of model and images; float64 takes about twice as long on a CPU, exact rules may need it"""
+    """precision of model and images; float64 takes about twice as long on a CPU, badly conditioned rules may need it"""
 
 
 def chosen_names(given: tuple[str, ...] | None, known: Iterable[str], *, option: str, what: str) -> tuple[str, ...]:
