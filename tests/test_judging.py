@@ -310,6 +310,7 @@ def test_bad_input_takes_one_line() -> None:
     refused("targets: 0 to 1; .* classes -1 to 0; of one output 0 is that output", model=net(1), targets=[0, 1, 1])
     refused(r"targets: 2 for 3 images|targets: 2, but there are more", targets=[0, 1])
     refused("targets: 4 for 3 images", targets=[0, 1, 2, 3])
+    refused("targets: 4 for a batch of 3 images", targets=None, images=[(images, torch.arange(4))])
     refused(r"targets: float64 of shape \(3,\)", targets=[0.0, 1.0, 2.0])
     refused(r"shape \(3, 2\); expected \(N,\) integers", targets=np.zeros((3, 2), int))
     refused("targets: needed, one an image", targets=None)

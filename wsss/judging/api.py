@@ -221,7 +221,8 @@ def _judged(
             end = start + len(batch)
             mine = read(own) if due is None else due[start:end]
             if len(mine) != len(batch):
-                raise InputError(f"{what}: {len(due) if due is not None else len(mine)}, but there are more images")
+                more = f"{len(mine)} for a batch of {len(batch)}" if due is None else f"{len(due)}, but there are more"
+                raise InputError(f"{what}: {more} images")
             called = [str(place) for place in range(start, end)] if names is None else names[start:end]
             if len(called) != len(batch):
                 raise InputError(f"ids: {len(names or ())}, but there are more images")
