@@ -1,1 +1,26 @@
-"""Unrolled LRP: a convolutional classifier that is a segmentation network, its baselines, and seeds made of it."""
+"""Explanations of convolutional classifiers, and LRP unrolled into a network that segments.
+
+``explain`` and ``unroll`` are loaded when they are first asked for: the command line shows its help without PyTorch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cnnseg.explanation import explain
+    from cnnseg.unroll.network import unroll
+    from wsss.explanation import Explanation
+
+__all__ = ["Explanation", "explain", "unroll"]
+
+_HOMES = {"explain": "cnnseg.explanation", "Explanation": "wsss.explanation"}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "unroll":
+        return import_module("cnnseg.unroll")  # may be called, see there
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

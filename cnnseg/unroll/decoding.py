@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cnnseg.unroll.branches import times
-from cnnseg.unroll.rules import Options, Record
+from cnnseg.unroll.layers import Record, Way
 from cnnseg.unroll.trace import Step
 
 
@@ -18,19 +18,23 @@ class Decoding:
     """One decoding: what all its class chunks share."""
 
     steps: tuple[Step, ...]
-    options: Options
+    ways: Sequence[Way]
     images: Tensor
     """(B, 3, H, W): what relevance is of, the baseline taken away"""
     records: list[Record]
     weighted: list[bool]
     """which steps have weights"""
     vectors: Tensor
-    """(K, C) class vectors of the maps that are asked for"""
+    """(K, C) class vectors of the maps that are asked for, or (B, K, C) where they differ from image to image"""
+    whole: frozenset[int] = frozenset()
+    """places whose relevance is handed on as R, not p, see `cnnseg.unroll.spread`"""
+    kept: Mapping[int, Tensor] | None = None
+    """activations at the places where p must be turned into R to join other branches' R"""
     bottleneck: int | None = None
     """step whose activation takes the place of its gate, where activations are not tied"""
 
     def decode(self, vectors: Tensor, given: Sequence[Tensor]) -> Tensor:
-        """Heat-maps (B, K, H, W) of K class vectors (K, C), in the images' type.
+        """Heat-maps (B, K, H, W) of class vectors (K, C) or (B, K, C), in the images' type.
 
         Args:
             given: the weights of the weighted steps in their order, and the bottleneck's activation if it is not tied.
@@ -39,29 +43,34 @@ class Decoding:
         of_step = [next(weights) if weighted else None for weighted in self.weighted]
         activation = next(weights, None)
         count = len(images)
-        start = vectors.repeat(count, 1)
+        start = vectors.repeat(count, 1) if vectors.ndim == 2 else vectors.flatten(0, 1)
         waiting: dict[int, tuple[Tensor, bool]] = {len(steps): (start, True)}
         for index in range(len(steps) - 1, -1, -1):
-            step, record = steps[index], self.records[index]
+            if index + 1 not in waiting:  # a gate, a constant, a shape
+                continue
+            step, record, way = steps[index], self.records[index], self.ways[index]
             p, mine = waiting.pop(index + 1)
-            factor = record.factor
             if activation is not None and index == self.bottleneck:
                 # Not tied: the bottleneck's Heaviside function becomes its ReLU (section 3, WS-AE).
                 inputs, mine = (times(p, activation),), True
             else:
-                if factor is not None:
-                    p, mine = times(p, factor, in_place=mine), True
-                inputs = step.rule.backward(p, record, of_step[index], self.options)
-            owned = mine if step.rule.owns is None else step.rule.owns
+                if record.factor is not None:
+                    p, mine = times(p, record.factor, in_place=mine), True
+                inputs = step.layer.backward(p, record, of_step[index], way)
+            owned = mine if step.layer.owns is None else step.layer.owns
             for place, part in zip(step.inputs, inputs, strict=True):
+                if part is None:
+                    continue
+                if place in self.whole and not step.layer.gives_whole(way):
+                    part = times(part, images if place == 0 else self.kept[place])
                 if place in waiting:
                     there, held = waiting[place]
                     waiting[place] = (there.add_(part) if held else there + part, True)
                 else:
                     waiting[place] = (part, owned)
             del p, inputs
-        p = waiting[0][0].unflatten(0, (count, -1))
-        return (p.to(images.dtype) * images[:, None]).sum(2)
+        p = waiting[0][0].unflatten(0, (count, -1)).to(images.dtype)
+        return p.sum(2) if 0 in self.whole else (p * images[:, None]).sum(2)
 
 
 class Chunks(torch.autograd.Function):
@@ -74,15 +83,16 @@ class Chunks(torch.autograd.Function):
     def forward(ctx, work: Decoding, step: int, *given: Tensor) -> Tensor:
         ctx.work, ctx.step = work, step
         ctx.save_for_backward(*given)
-        return torch.cat([work.decode(chunk, given) for chunk in work.vectors.split(step)], 1)
+        return torch.cat([work.decode(chunk, given) for chunk in work.vectors.split(step, -2)], 1)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         leaves = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
         start = 0
-        for chunk in ctx.work.vectors.split(ctx.step):
+        for chunk in ctx.work.vectors.split(ctx.step, -2):
+            count = chunk.shape[-2]
             with torch.enable_grad(), torch.autocast(gradient.device.type, enabled=False):
                 heatmaps = ctx.work.decode(chunk, leaves)
-            heatmaps.backward(gradient[:, start : start + len(chunk)], inputs=leaves)
-            start += len(chunk)
+            heatmaps.backward(gradient[:, start : start + count], inputs=leaves)
+            start += count
         return (None, None, *(leaf.grad for leaf in leaves))

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cnnseg.unroll.composites import Composite, Rules, find_composite
 from cnnseg.unroll.decoding import Chunks, Decoding
-from cnnseg.unroll.rules import Convolution, Options, Record, Relu, scale_of
+from cnnseg.unroll.layers import Convolution, Options, Record, Way, scale_of
+from cnnseg.unroll.plan import plan
+from cnnseg.unroll.rules import AlphaBeta, Epsilon
 from cnnseg.unroll.trace import Step, trace
+from cnnseg.unroll.weightless import Relu
 from wsss.errors import InputError
+from wsss.explanation import unwrap
 
 _TOO_SMALL = ("Output size is too small", "Kernel size can't be greater")  # pooling's words, and convolution's
 
 
 class UnrolledNetwork(nn.Module):
-    """LRP through ``model`` written out as a decoder (seed paper, section 2.2); made by `unroll`.
+    """LRP through ``model`` written out as a decoder (Yu et al. 2024, section 2.2); made by `unroll`.
 
     Its parameters are those of the classifier, each once; with free convolutions, the decoder's own stand beside them
     (``decoder``). Heat-maps are differentiable in the weights of the decoder alone: the gates, indices and statistics
     that it takes from the encoder are constants, so that a loss on heat-maps trains the weights by their use in the
     decoder and a loss on class scores by their use in the encoder (section 2.4).
+
+    It starts in evaluation mode, whatever mode the classifier is in, and leaves that as it is: fixed statistics, no
+    dropout. After ``train()`` each batch norm in training mode uses and keeps the batch's statistics, as in any network.
     """
 
     classifies = segments = True
@@ -30,6 +40,7 @@ class UnrolledNetwork(nn.Module):
         self,
         model: nn.Module,
         options: Options,
+        composite: Composite = Composite(),
         *,
         classes_at_once: int | None = None,
         contrastive: bool = False,
@@ -38,23 +49,28 @@ class UnrolledNetwork(nn.Module):
         super().__init__()
         self.model = model
         self.options = options
+        self.composite = composite
         self.classes_at_once = classes_at_once
         self.contrastive = contrastive
         self.baseline = None if baseline is None else tuple(baseline)
-        self.steps: tuple[Step, ...] = trace(model)  # holds the model's modules, but does not register them again
-        gates = [index for index, step in enumerate(self.steps) if isinstance(step.rule, Relu)]
+        traced = trace(model)
+        traced.check()
+        self.steps: tuple[Step, ...] = traced.steps  # holds the model's modules, but does not register them again
+        self.plan = plan(traced, composite, options)
+        gates = [index for index, step in enumerate(self.steps) if isinstance(step.layer, Relu)]
         self._bottleneck = gates[-1] if gates and not options.tied_relu else None
         if not options.tied_convolutions:
             self.decoder = nn.ParameterDict()
             self.reset_decoder()
+        self.training = False
 
     def reset_decoder(self) -> None:
         """Start the free convolutions of the decoder as the encoder's, with its batch norm's running statistics."""
         if self.options.tied_convolutions:
             return
         for index, step in enumerate(self.steps):
-            if isinstance(step.rule, Convolution):
-                weight, norm = step.rule.convolution.weight.detach(), step.rule.norm
+            if isinstance(step.layer, Convolution):
+                weight, norm = step.layer.module.weight.detach(), step.layer.norm
                 if norm is not None:
                     weight = weight * scale_of(norm, norm.running_var).detach()[:, None, None, None]
                 self.decoder[str(index)] = nn.Parameter(weight.clone())
@@ -71,83 +87,130 @@ class UnrolledNetwork(nn.Module):
             its three channels summed; None for heat-maps if `decode` is 0.
         """
         keep = len(images) if decode is None else min(decode, len(images))
-        logits, records, activation = self._encode(images, keep)
+        encoded = self.encode(images, keep)
         if not keep:
-            return logits, None
-        return logits, self._heatmaps(images[:keep], records, activation, range(logits.shape[1]), logits.shape[1])
+            return encoded.logits, None
+        return encoded.logits, encoded.heatmaps(range(encoded.logits.shape[1]))
 
     def heatmaps(self, images: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Class scores (B, C), and heat-maps (B, K, H, W) of the K named outputs alone."""
-        logits, records, activation = self._encode(images, len(images))
-        return logits, self._heatmaps(images, records, activation, classes, logits.shape[1])
+        encoded = self.encode(images, len(images))
+        return encoded.logits, encoded.heatmaps(classes)
 
-    def _encode(self, images: Tensor, keep: int) -> tuple[Tensor, list[Record], Tensor | None]:
+    def encode(self, images: Tensor, keep: int) -> Encoded:
+        """The classifier's own pass, and what the decoder needs of it for the first `keep` images."""
+        ways = self.plan.at(keep=keep, training=self.training)
         last = {place: index for index, step in enumerate(self.steps) for place in step.inputs}
-        values: dict[int, Tensor] = {0: images}
+        values: dict[int, Any] = {0: images}
         records: list[Record] = []
+        kept: dict[int, Tensor] = {}
         activation = None
-        for index, step in enumerate(self.steps):
-            try:
-                out, record = step.rule.forward(tuple(values[place] for place in step.inputs), keep, self.options)
-            except RuntimeError as error:
-                if not any(words in str(error) for words in _TOO_SMALL):
-                    raise
-                height, width = images.shape[2:]
-                raise InputError(f"images of {height} x {width} are too small for layer {step.name}") from None
-            if not self.options.tied_relu and isinstance(step.rule, Relu):
+        for index, (step, way) in enumerate(zip(self.steps, ways, strict=True)):
+            out, record = run_step(step, tuple(values[place] for place in step.inputs), way, images)
+            if not self.options.tied_relu and isinstance(step.layer, Relu):
                 record = Record(record.shapes)
                 if index == self._bottleneck:
                     activation = out[:keep]
             records.append(record)
             values[index + 1] = out
+            if index + 1 in self.plan.kept:
+                kept[index + 1] = out[:keep].detach().clone()
             for place in step.inputs:
                 if last[place] == index:
                     values.pop(place, None)
-        logits = values[len(self.steps)]
-        if logits.ndim != 2:
-            raise InputError(f"class scores are due, (B, C); {step.name} gives {tuple(logits.shape)}")
-        return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits, records, activation
+        logits = check_scores(values[len(self.steps)], self.steps[-1].name if self.steps else "the input")
+        return Encoded(self, images[:keep], logits, records, ways, kept, activation)
 
-    def _heatmaps(
-        self, images: Tensor, records: list[Record], activation: Tensor | None, classes: Sequence[int], total: int
-    ) -> Tensor:
-        device = images.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else images.dtype
-        with torch.autocast(device, enabled=False):
-            weights = self._weights(records, dtype)
-            records = [_constant(record, dtype) for record in records]
-            vectors = torch.eye(total, device=images.device, dtype=dtype)
-            if self.contrastive:
-                vectors = vectors - (1 - vectors) / max(total - 1, 1)
-            vectors = vectors[list(classes)]
-            given = [weight for weight in weights if weight is not None]
-            if activation is not None:
-                given.append(activation.to(dtype))
-            values = images.detach()
-            if self.baseline is not None:
-                values = values - values.new_tensor(self.baseline)[:, None, None]
-            weighted = [weight is not None for weight in weights]
-            work = Decoding(self.steps, self.options, values, records, weighted, vectors, self._bottleneck)
-            step = self.classes_at_once or len(vectors)
-            if step >= len(vectors):
-                return work.decode(vectors, given)
-            return Chunks.apply(work, step, *given)
-
-    def _weights(self, records: list[Record], dtype: torch.dtype) -> list[Tensor | None]:
+    def weights(self, records: list[Record], dtype: torch.dtype) -> list[Tensor | None]:
         """The tensors that the decoder is linear in, by step; batch norm folded into the convolution before it."""
         found: list[Tensor | None] = []
         for index, (step, record) in enumerate(zip(self.steps, records, strict=True)):
-            if not self.options.tied_convolutions and isinstance(step.rule, Convolution):
+            if not self.options.tied_convolutions and isinstance(step.layer, Convolution):
                 weight = self.decoder[str(index)]
             else:
-                weight = step.rule.weight(record)
+                weight = step.layer.weight(record)
             found.append(None if weight is None else weight.to(dtype))
         return found
+
+
+class Encoded:
+    """A classifier's pass over a batch of images, of which heat-maps can be asked."""
+
+    def __init__(
+        self,
+        network: UnrolledNetwork,
+        images: Tensor,
+        logits: Tensor,
+        records: list[Record],
+        ways: list[Way],
+        kept: dict[int, Tensor],
+        activation: Tensor | None,
+    ) -> None:
+        self.network, self.images, self.logits = network, images, logits
+        self.records, self.ways, self.kept, self.activation = records, ways, kept, activation
+
+    def heatmaps(self, classes: Sequence[int] | Tensor) -> Tensor:
+        """Heat-maps (B, K, H, W) of K outputs, or of class vectors (B, K, C), other ones for each image."""
+        network, images, device = self.network, self.images, self.images.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else images.dtype
+        with torch.autocast(device, enabled=False):
+            weights = network.weights(self.records, dtype)
+            if isinstance(classes, Tensor):
+                vectors = classes.to(dtype)
+            else:
+                total = self.logits.shape[1]
+                vectors = torch.eye(total, device=images.device, dtype=dtype)
+                if network.contrastive:
+                    vectors = vectors - (1 - vectors) / max(total - 1, 1)
+                vectors = vectors[list(classes)]
+            given = [weight for weight in weights if weight is not None]
+            if self.activation is not None:
+                given.append(self.activation.to(dtype))
+            values = images.detach()
+            if network.baseline is not None:
+                values = values - values.new_tensor(network.baseline)[:, None, None]
+            work = Decoding(
+                network.steps,
+                self.ways,
+                values,
+                [_constant(record, dtype) for record in self.records],
+                [weight is not None for weight in weights],
+                vectors,
+                network.plan.whole,
+                {place: value.to(dtype) for place, value in self.kept.items()},
+                network._bottleneck,
+            )
+            step = network.classes_at_once or vectors.shape[-2]
+            if step >= vectors.shape[-2]:
+                return work.decode(vectors, given)
+            return Chunks.apply(work, step, *given)
+
+
+def run_step(step: Step, inputs: tuple[Any, ...], way: Way, images: Tensor) -> tuple[Any, Record]:
+    """One step's way forward. InputError naming the layer that the images are too small for, or do not fit."""
+    try:
+        return step.layer.forward(inputs, way)
+    except InputError as error:
+        raise InputError(f"layer {step.name}: {error}") from None
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _TOO_SMALL):
+            raise
+        height, width = images.shape[2:]
+        raise InputError(f"images of {height} x {width} are too small for layer {step.name}") from None
+
+
+def check_scores(logits: Any, name: str) -> Tensor:
+    """Class scores (B, C), single precision or wider. InputError if a classifier gives anything else."""
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise InputError(f"class scores are due, (B, C); {name} gives {found}")
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def unroll(
     model: nn.Module,
     *,
+    rules: Rules | None = None,
     rule: str = "lrp0",
     epsilon: float = 0.0,
     alpha: float = 1.0,
@@ -161,11 +224,14 @@ def unroll(
     """Write LRP through a convolutional classifier out as a decoder with tied weights.
 
     Args:
-        model: a classifier of timm or torchvision, or another, of convolutions, batch norms, ReLU or ReLU6, pooling,
-            fully connected layers, additions and concatenations; maps (B, 3, H, W) to class scores (B, C).
-        rule: "lrp0", or "epsilon" with `epsilon` > 0 (equation 1; the stabiliser is a constant to autograd), or
-            "alpha_beta" with `alpha` >= 1 and beta = alpha - 1, in convolutions and fully connected layers; elsewhere
-            it is LRP-0. The sums that it divides by are constants to autograd.
+        model: a classifier of timm or torchvision, or another, that `torch.fx` can trace, of the layers in
+            `cnnseg.unroll.spellings`; maps (B, 3, H, W) to class scores (B, C). A softmax or sigmoid at the end is left
+            out: class scores are what goes into it. DataParallel, DistributedDataParallel and torch.compile are taken
+            off. Its mode does not matter and is left as it is, see `UnrolledNetwork`.
+        rules: the name of a composite (`cnnseg.unroll.composites.COMPOSITES`), a `Rule`, or a mapping from kinds or
+            names of layers to rules. Everywhere the denominators are constants to autograd. None: as `rule` says.
+        rule: "lrp0", or "epsilon" with `epsilon` > 0 (equation 1), or "alpha_beta" with `alpha` >= 1 and beta = alpha -
+            1, without biases, in convolutions and fully connected layers; elsewhere it is LRP-0.
         contrastive: relevance of a class minus the mean relevance of all others (Gu et al., ACCV 2018); costs nothing.
         baseline: of the three channels, as the network sees them: relevance is that of the difference to this colour,
             (x - baseline) times gradient, which the colour itself has none of. None: 0, for normalised images the mean
@@ -184,16 +250,35 @@ def unroll(
         raise InputError(f"rule {rule!r} with epsilon {epsilon:g}: 'lrp0', 'alpha_beta', or 'epsilon' with more than 0")
     if not alpha >= 1 or (rule != "alpha_beta" and alpha != 1):
         raise InputError(f"rule {rule!r} with alpha {alpha:g}: at least 1, and 'alpha_beta' with more than 1")
-    if rule == "alpha_beta" and not (tied_relu and tied_convolutions and tied_upsampling and baseline is None):
-        raise InputError("rule 'alpha_beta': everything must be tied, and there is no baseline")
+    if rules is not None and rule != "lrp0":
+        raise InputError(f"rule {rule!r} and rules: give one of the two")
+    if rules is None:
+        rules = "zero"
+        if rule == "epsilon":
+            rules = Epsilon(epsilon)
+        elif rule == "alpha_beta":
+            rules = AlphaBeta(alpha, zero_bias=True, stabiliser=0.0)
+    composite = find_composite(rules)
+    everything_tied = tied_relu and tied_convolutions and tied_upsampling and baseline is None
+    if not composite.is_plain and not everything_tied:
+        what = f"rule {rule!r}" if rule != "lrp0" else f"rules {composite.name!r}"
+        raise InputError(f"{what}: everything must be tied, and there is no baseline")
     if baseline is not None and len(baseline) != 3:
         raise InputError(f"baseline {tuple(baseline)}: a value for each of the three channels")
     if classes_at_once is not None and classes_at_once < 1:
         raise InputError(f"classes_at_once {classes_at_once}: at least 1")
-    options = Options(epsilon, alpha if rule == "alpha_beta" else None, tied_relu, tied_convolutions, tied_upsampling)
-    return UnrolledNetwork(model, options, classes_at_once=classes_at_once, contrastive=contrastive, baseline=baseline)
+    unwrapped = unwrap(model)
+    whole = model if unwrapped.front else unwrapped.model  # what prepares the images is a part of what is unrolled
+    return UnrolledNetwork(
+        whole,
+        Options(tied_relu, tied_convolutions, tied_upsampling),
+        composite,
+        classes_at_once=classes_at_once,
+        contrastive=contrastive,
+        baseline=baseline,
+    )
 
 
 def _constant(record: Record, dtype: torch.dtype) -> Record:
     factor = None if record.factor is None else record.factor.to(dtype)
-    return Record(record.shapes, factor, None, record.extra)
+    return replace(record, factor=factor, scale=None)

@@ -1,217 +1,274 @@
-"""One rule for each kind of layer: its way forward in the encoder, and its way back in the decoder.
+"""LRP's rules as declarations: which products a linear layer's relevance is shared out by, and what divides them.
 
-Everywhere the decoder carries p = R / a, relevance divided by activation: the field of LRP's equation 1 (seed paper,
-section 2.1) before its last multiplication. For LRP-0 through a ReLU network p is the gradient of the class score, so
-that each layer's way back is the transpose of its linear map, and a ReLU's a factor: a / z, the Heaviside function of
-its input. R itself appears once, at the image: R = x p.
+A rule hands the relevance R_j of a layer's outputs on to its inputs as
 
-Shapes: an activation (B, ...) of B images meets p (B * K, ...) of K classes an image, images outermost.
+    R_i = sum over terms t of  sign_t  input_t(x)_i  sum_j weight_t(w)_ij  c_tj R_j / stabilised(d_tj),
+
+with a term for each product that it tells apart and a coefficient c and a denominator d for each term. A rule says no
+more than that; `cnnseg.unroll.spread` is the one place that computes it. A rule of your own is a subclass:
+
+    >>> class Absolute(Rule):  # shares of absolute contributions
+    ...     def terms(self):
+    ...         return Term("positive", Tensor.abs), Term("negative", Tensor.abs, sign=-1)
+    ...     def denominators(self, products, z):
+    ...         return ((1.0, products[0] - products[1]),) * 2
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from cnnseg.unroll.alpha_beta import signs, spread
+from wsss.errors import InputError
+
+Inputs = Literal["all", "positive", "negative", "ones", "low", "high"]
+"""Which version of the input a term multiplies: x, its positive or negative part, 1, or the ends of its box."""
+
+Map = Callable[[Tensor], Tensor]
+Share = tuple[float | Tensor, Tensor]
+"""Coefficient and denominator of a term."""
+
+
+def same(tensor: Tensor) -> Tensor:
+    """The tensor itself."""
+    return tensor
+
+
+def positive(tensor: Tensor) -> Tensor:
+    """The positive part."""
+    return tensor.clamp(min=0)
+
+
+def negative(tensor: Tensor) -> Tensor:
+    """The negative part."""
+    return tensor.clamp(max=0)
 
 
 @dataclass(frozen=True)
-class Options:
-    """What the decoder ties to the encoder, LRP-epsilon's stabiliser (0: LRP-0), and alpha of the alpha-beta rule."""
+class Term:
+    """A product of a rule. ``bias``: how the layer's bias joins the product; None: it takes no part."""
 
-    epsilon: float = 0.0
-    alpha: float | None = None
-    tied_relu: bool = True
-    tied_convolutions: bool = True
-    tied_upsampling: bool = True
+    inputs: Inputs
+    weight: Map = same
+    bias: Map | None = None
+    sign: int = 1
+
+    @property
+    def is_forward(self) -> bool:
+        """Whether the product is the layer's own output, which is there already."""
+        return self.inputs == "all" and self.weight is same and self.bias is same
 
 
 @dataclass(frozen=True)
-class Record:
-    """What a layer's way back needs of its way forward, for the images that are decoded; constants to autograd.
-
-    ``shapes``: those of the inputs without the batch. ``factor`` (B, ...): p is multiplied by it first; None for 1.
-    ``scale``: of a batch norm, one number a channel, differentiable in its weight. ``extra``: a rule's own.
-    """
-
-    shapes: tuple[torch.Size, ...]
-    factor: Tensor | None = None
-    scale: Tensor | None = None
-    extra: Any = None
-
-
 class Rule:
-    """A layer.
+    """How relevance goes through a linear layer; see the module.
 
-    ``owns``: whether what the way back returns may be changed in place: True, it is new; False, it may be shared; None,
-    as the p it was given.
+    ``stabiliser``: added to each denominator with the denominator's sign; 0: what would be divided by 0 is 0.
     """
 
-    owns: bool | None = True
+    stabiliser: float = field(default=1e-6, kw_only=True)
 
-    def forward(self, inputs: tuple[Tensor, ...], keep: int, options: Options) -> tuple[Tensor, Record]:
-        """Run the layer; the record is of the first `keep` images."""
+    def __post_init__(self) -> None:
+        if not self.stabiliser >= 0:
+            raise InputError(f"{type(self).__name__}: stabiliser {self.stabiliser}; expected 0 or more")
+
+    def terms(self) -> tuple[Term, ...]:
+        """The products, in a fixed order."""
         raise NotImplementedError
 
-    def backward(self, p: Tensor, record: Record, weight: Tensor | None, options: Options) -> tuple[Tensor, ...]:
-        """p of each input from p of the output, after multiplication by the record's factor."""
+    def denominators(self, products: Sequence[Tensor | float], z: Tensor) -> tuple[Share, ...]:
+        """For each term its coefficient and what divides it.
+
+        Args:
+            products: of the terms, shaped as z; 0.0 of a term whose part of the input is nowhere.
+            z: outputs of the layer (B, ...), bias included.
+        """
         raise NotImplementedError
 
-    def weight(self, record: Record) -> Tensor | None:
-        """What the way back is linear in, differentiable; None for layers without weights."""
-        return None
+    @property
+    def proportional(self) -> bool:
+        """Whether an input of 0 gets no relevance, so that relevance divided by the input can be handed on."""
+        return all(term.inputs in ("all", "positive", "negative") for term in self.terms())
 
 
-class Convolution(Rule):
-    """A convolution with the batch norm that follows it, if one does: together one linear layer."""
+@dataclass(frozen=True)
+class Zero(Rule):
+    """LRP-0: R_i = x_i sum_j w_ij R_j / z_j (Bach et al., PLoS ONE 2015); input times gradient in a ReLU network."""
 
-    def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> None:
-        self.convolution, self.norm = convolution, norm
+    stabiliser: float = field(default=0.0, kw_only=True)
 
-    def forward(self, inputs: tuple[Tensor, ...], keep: int, options: Options) -> tuple[Tensor, Record]:
-        z = self.convolution(inputs[0])
-        scale = None
-        if self.norm is not None:
-            scale = norm_scale(self.norm, z) if keep else None
-            z = nn.BatchNorm2d.forward(self.norm, z)
-        record = Record(shapes_of(inputs), stabiliser(z, keep, options), scale)
-        if options.alpha is None or not keep:
-            return z, record
-        layer, weight = self.convolution, self.weight(record)
-        shape = (layer.stride, layer.padding, layer.dilation, layer.groups)
-        apply = lambda x, w: F.conv2d(x, w, None, *shape)  # noqa: E731
-        return z, replace(record, extra=signs(inputs[0][:keep], weight, z[:keep], options.alpha, apply))
+    def terms(self) -> tuple[Term, ...]:
+        return (Term("all", same, same),)
 
-    def weight(self, record: Record) -> Tensor:
-        weight = self.convolution.weight
-        return weight if record.scale is None else weight * record.scale[:, None, None, None]
+    def denominators(self, products: Sequence[Tensor | float], z: Tensor) -> tuple[Share, ...]:
+        return ((1.0, z),)
 
-    def backward(self, p: Tensor, record: Record, weight: Tensor | None, options: Options) -> tuple[Tensor, ...]:
-        if options.alpha is not None:
-            apart = replace(options, alpha=None)
-            back = lambda p, w: self.backward(p, record, w, apart)[0]  # noqa: E731
-            return (spread(p, weight, record.extra, options.alpha, back),)
-        layer = self.convolution
-        height, width = record.shapes[0][1:]
-        stride = layer.stride
-        if not options.tied_upsampling and stride != (1, 1):
-            # as large as a convolution without stride would have made it; a stride's zeros are filled, hence / s^2
-            size = [
-                side + 2 * pad - dilation * (kernel - 1)
-                for side, pad, dilation, kernel in zip(
-                    (height, width), layer.padding, layer.dilation, layer.kernel_size, strict=True
-                )
-            ]
-            p, stride = F.interpolate(p, size, mode="nearest") / (stride[0] * stride[1]), (1, 1)
-        rest = [
-            side - ((out - 1) * step - 2 * pad + dilation * (kernel - 1) + 1)
-            for side, out, step, pad, dilation, kernel in zip(
-                (height, width), p.shape[2:], stride, layer.padding, layer.dilation, layer.kernel_size, strict=True
+
+@dataclass(frozen=True)
+class Epsilon(Zero):
+    """LRP-epsilon: R_i = x_i sum_j w_ij R_j / (z_j + epsilon sign z_j) (Bach et al. 2015)."""
+
+    epsilon: float = 1e-6
+    stabiliser: float = field(default=0.0, kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stabiliser", self.epsilon)  # the stabiliser is the rule
+        super().__post_init__()
+
+
+@dataclass(frozen=True)
+class Biased(Rule):
+    """Rules that part positive from negative contributions; ``zero_bias``: the bias takes no relevance."""
+
+    zero_bias: bool = field(default=False, kw_only=True)
+
+    def _bias(self, part: Map) -> Map | None:
+        return None if self.zero_bias else part
+
+
+@dataclass(frozen=True)
+class ZPlus(Biased):
+    """z+ rule: positive contributions alone, signed inputs included (Montavon et al., Pattern Recognition 2017)."""
+
+    def terms(self) -> tuple[Term, ...]:
+        return Term("positive", positive, self._bias(positive)), Term("negative", negative)
+
+    def denominators(self, products: Sequence[Tensor | float], z: Tensor) -> tuple[Share, ...]:
+        return ((1.0, products[0] + products[1]),) * 2
+
+
+@dataclass(frozen=True)
+class AlphaBeta(Biased):
+    """Positive contributions times alpha minus negative ones times beta, beta = alpha - 1 (Bach et al. 2015)."""
+
+    alpha: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.alpha >= 1:
+            raise InputError(f"AlphaBeta: alpha {self.alpha:g}; expected 1 or more (beta is alpha - 1)")
+
+    def terms(self) -> tuple[Term, ...]:
+        helping = Term("positive", positive, self._bias(positive)), Term("negative", negative)
+        if self.alpha == 1:
+            return helping
+        return *helping, Term("positive", negative, self._bias(negative)), Term("negative", positive)
+
+    def denominators(self, products: Sequence[Tensor | float], z: Tensor) -> tuple[Share, ...]:
+        helping = ((self.alpha, products[0] + products[1]),) * 2
+        if self.alpha == 1:
+            return helping
+        return *helping, *(((1 - self.alpha, products[2] + products[3]),) * 2)
+
+
+@dataclass(frozen=True)
+class Gamma(Biased):
+    """LRP-gamma: contributions of the output's sign weigh 1 + gamma (Montavon et al., LNCS 11700, 2019; for signed
+    inputs and outputs in the form of Andéol et al., "Learning domain invariant representations ...", 2021)."""
+
+    gamma: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.gamma >= 0:
+            raise InputError(f"Gamma: gamma {self.gamma:g}; expected 0 or more")
+
+    def terms(self) -> tuple[Term, ...]:
+        above, below = self._above, self._below
+        return (
+            Term("positive", above, self._bias(above)),
+            Term("negative", below),
+            Term("positive", below, self._bias(below)),
+            Term("negative", above),
+        )
+
+    def denominators(self, products: Sequence[Tensor | float], z: Tensor) -> tuple[Share, ...]:
+        raised, lowered = products[0] + products[1], products[2] + products[3]
+        return *(((z > 0, raised),) * 2), *(((z < 0, lowered),) * 2)
+
+    def _above(self, weight: Tensor) -> Tensor:
+        return weight + self.gamma * weight.clamp(min=0)
+
+    def _below(self, weight: Tensor) -> Tensor:
+        return weight + self.gamma * weight.clamp(max=0)
+
+
+@dataclass(frozen=True)
+class Flat(Rule):
+    """Every input of a window gets the same (Lapuschkin et al., Nature Communications 2019); for the first layer."""
+
+    def terms(self) -> tuple[Term, ...]:
+        return (Term("ones", torch.ones_like),)
+
+    def denominators(self, products: Sequence[Tensor | float], z: Tensor) -> tuple[Share, ...]:
+        return ((1.0, products[0]),)
+
+
+@dataclass(frozen=True)
+class WSquare(Rule):
+    """w^2 rule: shares of squared weights, whatever the input (Montavon et al. 2017); for the first layer."""
+
+    def terms(self) -> tuple[Term, ...]:
+        return (Term("ones", torch.square, torch.square),)
+
+    def denominators(self, products: Sequence[Tensor | float], z: Tensor) -> tuple[Share, ...]:
+        return ((1.0, products[0]),)
+
+
+@dataclass(frozen=True)
+class ZBox(Rule):
+    """z^B rule of a first layer whose inputs lie in a box: contributions x w - low w+ - high w- (Montavon et al. 2017).
+
+    ``low``, ``high``: a value, or one for each channel, as the layer sees them (normalised); None: the least and the
+    largest value of each image in each channel.
+    """
+
+    low: float | tuple[float, ...] | None = None
+    high: float | tuple[float, ...] | None = None
+
+    def terms(self) -> tuple[Term, ...]:
+        return (
+            Term("all", same, same),
+            Term("low", positive, positive, sign=-1),
+            Term("high", negative, negative, sign=-1),
+        )
+
+    def denominators(self, products: Sequence[Tensor | float], z: Tensor) -> tuple[Share, ...]:
+        return ((1.0, products[0] - products[1] - products[2]),) * 3
+
+    def end(self, which: Inputs, x: Tensor) -> Tensor:
+        """The low or high end of the box of x (B, C, H, W), broadcast along it."""
+        given = self.low if which == "low" else self.high
+        if given is None:
+            return x.amin((2, 3), keepdim=True) if which == "low" else x.amax((2, 3), keepdim=True)
+        ends = x.new_tensor(given)
+        if ends.ndim and len(ends) not in (1, x.shape[1]):
+            raise InputError(
+                f"ZBox: {which} has {len(ends)} values; expected one, or one for each of {x.shape[1]} channels"
             )
-        ]
-        back = F.conv_transpose2d(p, weight, None, stride, layer.padding, rest, layer.groups, layer.dilation)
-        return (back,)
+        return ends.view(1, -1, *[1] * (x.ndim - 2))
 
 
-class Norm(Rule):
-    """A batch norm that follows no convolution (DenseNet, RepVGG)."""
+@dataclass(frozen=True)
+class Pass(Rule):
+    """Relevance is handed on as it is; for layers that work on each value by itself, such as a lone batch norm."""
 
-    def __init__(self, norm: nn.BatchNorm2d) -> None:
-        self.norm = norm
-
-    def forward(self, inputs: tuple[Tensor, ...], keep: int, options: Options) -> tuple[Tensor, Record]:
-        scale = norm_scale(self.norm, inputs[0]) if keep else None
-        z = nn.BatchNorm2d.forward(self.norm, inputs[0])
-        return z, Record(shapes_of(inputs), stabiliser(z, keep, options), scale)
-
-    def weight(self, record: Record) -> Tensor:
-        return record.scale
-
-    def backward(self, p: Tensor, record: Record, weight: Tensor | None, options: Options) -> tuple[Tensor, ...]:
-        return (p * weight[:, None, None],)
+    def terms(self) -> tuple[Term, ...]:
+        return ()
 
 
-class Linear(Rule):
-    """A fully connected layer."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        self.linear = linear
-
-    def forward(self, inputs: tuple[Tensor, ...], keep: int, options: Options) -> tuple[Tensor, Record]:
-        x, z = inputs[0], self.linear(inputs[0])
-        record = Record(shapes_of(inputs), stabiliser(z, keep, options))
-        if options.alpha is None or not keep:
-            return z, record
-        return z, replace(record, extra=signs(x[:keep], self.linear.weight, z[:keep], options.alpha, F.linear))
-
-    def weight(self, record: Record) -> Tensor:
-        return self.linear.weight
-
-    def backward(self, p: Tensor, record: Record, weight: Tensor | None, options: Options) -> tuple[Tensor, ...]:
-        if options.alpha is not None:
-            return (spread(p, weight, record.extra, options.alpha, torch.matmul),)
-        return (p @ weight,)
-
-
-class Relu(Rule):
-    """ReLU or ReLU6. Its factor a / z is 1 where it passes, 0 where it cuts, 6 / z where a ReLU6 caps.
-
-    The cap is not the gradient's 0: relevance passes a ReLU6 unchanged, as LRP has it, and none is lost.
-    """
-
-    owns = None
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def forward(self, inputs: tuple[Tensor, ...], keep: int, options: Options) -> tuple[Tensor, Record]:
-        z = inputs[0]
-        factor = None
-        if keep and not isinstance(self.module, nn.ReLU):
-            with torch.no_grad():
-                factor = torch.where(z[:keep] > 6, 6 / z[:keep], (z[:keep] > 0).to(z.dtype))
-        a = self.module(z)  # may be in place
-        if keep and factor is None:
-            factor = (a[:keep].detach() > 0).to(a.dtype)  # not bool: products of one type are faster
-        return a, Record(shapes_of(inputs), factor)
-
-    def backward(self, p: Tensor, record: Record, weight: Tensor | None, options: Options) -> tuple[Tensor, ...]:
-        return (p if options.tied_relu else p.relu(),)
-
-
-def norm_scale(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """What a batch norm multiplies each channel by, (channels,): weight / standard deviation.
-
-    The deviation, of the batch `x` in training mode, is a constant to autograd: heat-maps train weights, not
-    statistics.
-    """
-    if norm.training or norm.running_var is None:
-        with torch.no_grad():
-            variance = x.float().var((0, 2, 3), unbiased=False) if x.dtype != torch.float64 else x.var((0, 2, 3), False)
-    else:
-        variance = norm.running_var
-    return scale_of(norm, variance)
-
-
-def scale_of(norm: nn.BatchNorm2d, variance: Tensor) -> Tensor:
-    """(channels,): weight / standard deviation, of a batch norm whose channels have that variance."""
-    scale = (variance + norm.eps).rsqrt()
-    return scale if norm.weight is None else scale * norm.weight
-
-
-def stabiliser(z: Tensor, keep: int, options: Options) -> Tensor | None:
-    """z / (z + epsilon sign(z)) of the first `keep` images, which LRP-epsilon (eq. 1) leaves of p; None for LRP-0."""
-    if not options.epsilon or not keep:
-        return None
-    kept = z[:keep].detach()
-    return kept / (kept + torch.where(kept < 0, -options.epsilon, options.epsilon))
-
-
-def shapes_of(inputs: tuple[Tensor, ...]) -> tuple[torch.Size, ...]:
-    """Shapes of the inputs without the batch."""
-    return tuple(x.shape[1:] for x in inputs)
+RULES: dict[str, Callable[[], Rule]] = {
+    "zero": Zero,
+    "epsilon": Epsilon,
+    "gamma": Gamma,
+    "zplus": ZPlus,
+    "alpha2_beta1": AlphaBeta,
+    "flat": Flat,
+    "wsquare": WSquare,
+    "zbox": ZBox,
+}
+"""Rules by name, as they are without arguments."""

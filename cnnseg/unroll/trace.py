@@ -1,35 +1,65 @@
-"""From a classifier to the list of its layers: which rule each has, and which layers feed it."""
+"""From a classifier to the list of its layers: what each computes, which rule it has, and which layers feed it."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
-import torch
-import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from timm.models.vgg import ConvMlp
 from torch import Tensor, fx, nn
 
-from cnnseg.unroll import rules, weightless
-from cnnseg.unroll.rules import Rule
+from cnnseg.unroll import layers, spellings, weightless
+from cnnseg.unroll.layers import Layer
+from cnnseg.unroll.spellings import Written
+from cnnseg.unroll.weightless import Call, Place
 from wsss.errors import InputError
 
 IN_PLACE = ("iadd", "isub", "imul", "itruediv", "setitem")
 """Operators that change what they are given; so do functions and methods whose names end in _."""
 
-KNOWN = "convolution, batch norm, ReLU, ReLU6, max and average pooling, fully connected, dropout, sum, concatenation"
-
 
 @dataclass(frozen=True)
 class Step:
-    """A layer: its name in the classifier, its rule, and the steps whose outputs it takes (0 is the image)."""
+    """A layer: its name in the classifier, what it computes, and the steps whose outputs it takes (0 is the image).
+
+    ``scope``: the module that it belongs to, for functions the one whose code calls them. ``names``: of the modules
+    that it stands for, a convolution's and its batch norm's. ``fault``: why relevance cannot go through it, None if it can.
+    """
 
     name: str
-    rule: Rule
+    layer: Layer
     inputs: tuple[int, ...]
+    scope: str = ""
+    names: tuple[str, ...] = ()
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A traced classifier. ``steps`` in the order of their computation; the last yields the class scores.
+
+    ``carries``: for each step whether relevance goes through it; the others make gates, constants and shapes.
+    """
+
+    steps: tuple[Step, ...]
+    carries: tuple[bool, ...]
+
+    @property
+    def calls(self) -> tuple[Step, ...]:
+        """The steps that are run as they stand."""
+        return tuple(step for step in self.steps if isinstance(step.layer, Call))
+
+    def check(self) -> None:
+        """InputError, naming the layer, if relevance would have to go through one that has no rule."""
+        for step, carries in zip(self.steps, self.carries, strict=True):
+            if carries and step.fault is not None:
+                raise InputError(step.fault)
 
 
 @fx.wrap
@@ -41,8 +71,16 @@ def at_least(x: Tensor, size: tuple[int, int]) -> Tensor:
 class _Tracer(fx.Tracer):
     """Stops at the modules of torch.nn, and takes apart those of timm whose code cannot be followed."""
 
+    LEAVES = ("Conv2dSame", "DropPath", "StochasticDepth", "Normalize")
+
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return isinstance(module, BatchNormAct2d) or super().is_leaf_module(module, name)
+        if isinstance(module, BatchNormAct2d | nn.LayerNorm | nn.GroupNorm) or type(module).__name__ in self.LEAVES:
+            return True
+        return (
+            isinstance(module, nn.Module)
+            and spellings.kind_of(module).__module__.startswith("torch.nn")
+            and (not isinstance(module, nn.Sequential))
+        )
 
     def call_module(self, module: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         if isinstance(module, BatchNormAct2d):
@@ -54,161 +92,291 @@ class _Tracer(fx.Tracer):
         return super().call_module(module, forward, args, kwargs)
 
 
-def trace(model: nn.Module) -> tuple[Step, ...]:
-    """The layers of a classifier in the order of their computation; the last yields the class scores.
+_TRACES: WeakKeyDictionary[nn.Module, tuple[object, Trace]] = WeakKeyDictionary()
 
-    A batch norm that alone follows a convolution is one step with it. Whatever reads a tensor after a layer changed it
-    in place takes that layer's output. Layers that the class scores do not hang on are left out.
+
+def trace(model: nn.Module) -> Trace:
+    """The layers of a classifier; the same as long as the model consists of the same modules.
+
+    A batch norm that alone follows a convolution or a fully connected layer is one step with it. Whatever reads a
+    tensor after a layer changed it in place takes that layer's output. Layers that the class scores do not hang on are left out, and so is a softmax or
+    sigmoid at the end: class scores are what goes into it.
 
     Raises:
-        InputError: a layer has no rule (it is named), or the model's code cannot be traced.
+        InputError: the model's code cannot be traced.
     """
+    built_of = tuple((id(module), id(vars(module).get("forward"))) for module in model.modules())
+    known = _TRACES.get(model)
+    if known is None or known[0] != built_of:
+        known = built_of, _trace(model)
+        if not any(step.layer.function is getattr and step.layer.args[0] is model for step in known[1].calls):
+            _TRACES[model] = known  # a trace that holds the model itself would keep it alive
+    return known[1]
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, in which no model gives more than class scores; every module as it was afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
     try:
-        graph = _Tracer().trace(model)
-    except (fx.proxy.TraceError, TypeError, NotImplementedError, RuntimeError) as error:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _trace(model: nn.Module) -> Trace:
+    kind = type(model).__name__
+    tracer = _Tracer()
+    try:
+        with _evaluating(model):
+            graph = tracer.trace(model)
+    except (fx.proxy.TraceError, TypeError, NotImplementedError, RuntimeError, AttributeError, ValueError) as error:
         reason = str(error).split("\n")[0]
-        raise InputError(
-            f"{type(model).__name__} cannot be unrolled: its forward function depends on values ({reason})"
-        ) from None
-    steps: list[Step] = []
-    place: dict[fx.Node, int] = {}
-    faults: dict[int, str] = {}
-    end = 0
-    modules = dict(model.named_modules())
-    for node in graph.nodes:
-        if node.op == "placeholder":
-            if place:
-                if node.users:
-                    raise InputError(f"{type(model).__name__} cannot be unrolled: takes more than an image")
-                continue
-            place[node] = 0
-            continue
-        if node.op == "output":
-            if not isinstance(node.args[0], fx.Node):
-                raise InputError(f"{type(model).__name__} cannot be unrolled: gives more than class scores")
-            end = place[node.args[0]]
-            continue
-        module = modules.get(node.target) if node.op == "call_module" else None
-        inputs = _tensor_inputs(node)
-        if isinstance(module, nn.BatchNorm2d) and (alone := _convolution_before(inputs[0], steps, place)):
-            steps[place[inputs[0]] - 1] = Step(
-                f"{alone.name} with {node.target}", rules.Convolution(alone.rule.convolution, module), alone.inputs
-            )
-            place[node] = place[inputs[0]]
-            continue
+        raise InputError(f"{kind} cannot be unrolled: its forward function depends on values ({reason})") from None
+    return _Reading(model, graph).read()
+
+
+class _Reading:
+    """One reading of a graph, node by node."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+        self.model, self.graph, self.kind = model, graph, type(model).__name__
+        self.modules = dict(model.named_modules())
+        self.steps: list[Step] = []
+        self.place: dict[fx.Node, int] = {}
+        self.moves: set[int] = {0}
+        """places of tensors that hang on the image"""
+        self.gates: set[int] = set()
+        """places of what a sigmoid gave"""
+        self.end = 0
+
+    def read(self) -> Trace:
+        for node in self.graph.nodes:
+            if node.op == "placeholder":
+                self._placeholder(node)
+            elif node.op == "output":
+                if not isinstance(node.args[0], fx.Node):
+                    raise InputError(f"{self.kind} cannot be unrolled: gives more than class scores")
+                self.end = self.place[_before_softmax(node.args[0], self.modules)]
+            else:
+                self._layer(node)
+        return self._reached()
+
+    def _placeholder(self, node: fx.Node) -> None:
+        if not self.place:
+            self.place[node] = 0
+        elif node.users:
+            raise InputError(f"{self.kind} cannot be unrolled: takes more than an image")
+
+    def _layer(self, node: fx.Node) -> None:
+        module = self.modules.get(node.target) if node.op == "call_module" else None
+        if module is not None and spellings.is_batch_norm(module) and self._fold(node, module):
+            return
         if type(module) is nn.Identity:
-            place[node] = place[inputs[0]]
-            continue
-        rule = _module_rule(module, node) if module is not None else _function_rule(node)
-        name = str(node.target if module is not None else node.name)
-        if rule is None or set(inputs) != set(node.all_input_nodes):
+            self.place[node] = self.place[node.args[0]]
+            return
+        written, inputs = self._written(node, module)
+        number = len(self.steps) + 1
+        name = str(node.target) if module is not None else node.name
+        layer, fault = None, None
+        if written.moving:
+            layer = self._known(node, written)
+        if layer is None:
+            layer = written.call
             what = type(module).__name__ if module is not None else _label(node)
-            fault = f"layer {name} ({what}) of {type(model).__name__} has no rule; there are rules for {KNOWN}"
-            faults[len(steps) + 1], rule, inputs = fault, Rule(), node.all_input_nodes
-        steps.append(Step(name, rule, tuple(place[i] for i in inputs)))
-        if inputs and _in_place(node, module):
-            changed = place[inputs[0]]
-            memory = _memory(changed, steps)
-            for other, number in place.items():
-                if number != changed and _memory(number, steps) == memory and any(user > node for user in other.users):
-                    faults[len(steps)] = (
-                        f"layer {name} of {type(model).__name__} changes in place what later layers read through "
-                        "another one's output; make it inplace=False"
-                    )
-            place |= {other: len(steps) for other, number in place.items() if number == changed}
-        place[node] = len(steps)
-    return _reached(steps, end, faults)
+            fault = f"layer {name} ({what}) of {self.kind} has no rule; there are rules for {spellings.KNOWN}"
+            if written.target in ("mul", "imul") and len(written.moving) == 2:
+                fault = f"layer {name} of {self.kind} multiplies two branches; one of them must be a gate (a sigmoid)"
+        inputs = tuple(self.place[node] for node in inputs)
+        scope = _scope(node) if module is None else name
+        self.steps.append(Step(name, layer, inputs, scope, (name,), fault))
+        self._mark(node, written, number, module)
+        fault = self._change_in_place(node, module, name)
+        if fault is not None:
+            last = self.steps[-1]
+            self.steps[-1] = Step(last.name, last.layer, last.inputs, last.scope, last.names, fault)
+        self.place[node] = number
+
+    def _known(self, node: fx.Node, written: Written) -> Layer | None:
+        if node.target is at_least:
+            return weightless.AveragePool(at_least=node.args[1])
+        return spellings.layer_of(written)
+
+    def _mark(self, node: fx.Node, written: Written, number: int, module: nn.Module | None) -> None:
+        """Note whether the step yields a tensor of the image, or a gate."""
+        sized = written.target in ("size", "dim", "ndimension", "numel") and module is None
+        attribute = (
+            node.target is getattr and len(node.args) > 1 and node.args[1] in ("shape", "ndim", "device", "dtype")
+        )
+        parents = [self.place[parent] for parent in node.all_input_nodes]
+        if not sized and not attribute and any(parent in self.moves for parent in parents):
+            self.moves.add(number)
+        is_gate = isinstance(module, spellings.GATE_MODULES) or (module is None and written.target in spellings.GATES)
+        reshaped = isinstance(self.steps[-1].layer, weightless.Reshape) or written.target in ("expand", "expand_as")
+        if is_gate or (reshaped and any(parent in self.gates for parent in parents)):
+            self.gates.add(number)
+
+    def _written(self, node: fx.Node, module: nn.Module | None) -> tuple[Written, list[fx.Node]]:
+        """What a node calls, its inputs numbered in the order of its arguments."""
+        inputs: list[fx.Node] = []
+
+        def numbered(given: Any) -> Any:
+            if isinstance(given, fx.Node):
+                inputs.append(given)
+                return Place(len(inputs) - 1)
+            if isinstance(given, list | tuple):
+                return (
+                    type(given)(numbered(item) for item in given)
+                    if type(given) in (list, tuple)
+                    else [numbered(item) for item in given]
+                )
+            if isinstance(given, slice):
+                return slice(*(numbered(item) for item in (given.start, given.stop, given.step)))
+            return given
+
+        picked = None
+        if node.target is operator.getitem and _plain_name(node.args[0])[0] in spellings.SPLITS:
+            node, picked = node.args[0], node.args[1]  # one part of a split is a slice
+        args = tuple(numbered(arg) for arg in node.args)
+        kwargs = tuple((key, numbered(value)) for key, value in node.kwargs.items())
+        function = node.target
+        if module is not None:
+            function = module
+        elif node.op == "call_method":
+            function = partial(_method, node.target)
+        elif node.op == "get_attr":
+            owner, _, attribute = node.target.rpartition(".")
+            function, args = getattr, (self.modules[owner], attribute)
+        if picked is not None:
+            function = partial(_part, function, picked)
+        moving = tuple(n for n, parent in enumerate(inputs) if self.place[parent] in self.moves)
+        gated = tuple(n for n in moving if self.place[inputs[n]] in self.gates)
+        target, in_place = _plain_name(node)
+        return Written(Call(function, args, kwargs), target, module, moving, gated, in_place), inputs
+
+    def _fold(self, node: fx.Node, norm: nn.Module) -> bool:
+        """Join a batch norm to the bare convolution or fully connected layer whose only reader it is."""
+        before = node.args[0]
+        if len(before.users) != 1 or self.place[before] == 0 or before.op != "call_module":
+            return False
+        number = self.place[before]
+        step = self.steps[number - 1]
+        layer = step.layer
+        if not isinstance(layer, layers.Convolution | layers.Linear) or layer.norm is not None:
+            return False
+        if before.target != step.name:
+            return False
+        joined = type(layer)(layer.module, norm)
+        self.steps[number - 1] = Step(
+            f"{step.name} with {node.target}", joined, step.inputs, str(node.target), (step.name, str(node.target))
+        )
+        self.place[node] = number
+        return True
+
+    def _change_in_place(self, node: fx.Node, module: nn.Module | None, name: str) -> str | None:
+        """Whoever reads what this step changed gets its output; a fault if it is read through another one's."""
+        if not node.all_input_nodes or not _in_place(node, module):
+            return None
+        fault, number = None, len(self.steps)
+        changed = self.place[node.all_input_nodes[0]]
+        memory = self._memory(changed)
+        for other, place in self.place.items():
+            if place != changed and self._memory(place) == memory and any(user > node for user in other.users):
+                fault = (
+                    f"layer {name} of {self.kind} changes in place what later layers read through another one's "
+                    "output; make it inplace=False"
+                )
+        self.place |= {other: number for other, place in self.place.items() if place == changed}
+        return fault
+
+    def _memory(self, place: int) -> int:
+        """The step whose output lies in the same memory: a change of shape copies nothing, nor does dropout."""
+        shared = (weightless.Reshape, weightless.Drop, weightless.Permute)
+        while place:
+            step = self.steps[place - 1]
+            picks = isinstance(step.layer, weightless.Linearly) and step.layer.call.function is operator.getitem
+            if not isinstance(step.layer, shared) and not picks:
+                break
+            place = step.inputs[0]
+        return place
+
+    def _reached(self) -> Trace:
+        """The steps that the end hangs on, numbered anew, and through which of them relevance goes."""
+        carries, needed = {0}, {0}
+        waiting = [self.end]
+        while waiting:
+            number = waiting.pop()
+            if number in carries:
+                continue
+            carries.add(number)
+            waiting += self._sources(number)
+        waiting = list(carries)
+        while waiting:
+            number = waiting.pop()
+            if number not in needed:
+                needed.add(number)
+                waiting += self.steps[number - 1].inputs
+        renamed = {old: new for new, old in enumerate(sorted(needed))}
+        kept = []
+        for old in sorted(needed - {0}):
+            step = self.steps[old - 1]
+            inputs = tuple(renamed[place] for place in step.inputs)
+            kept.append(Step(step.name, step.layer, inputs, step.scope, step.names, step.fault))
+        return Trace(tuple(kept), tuple(old in carries for old in sorted(needed - {0})))
+
+    def _sources(self, number: int) -> list[int]:
+        """The steps that a step hands relevance on to."""
+        step = self.steps[number - 1]
+        layer = step.layer
+        if isinstance(layer, weightless.Scale | weightless.Shift):
+            return [step.inputs[layer.signal]]
+        return [place for place in step.inputs if place in self.moves]
 
 
-def _reached(steps: list[Step], end: int, faults: dict[int, str]) -> tuple[Step, ...]:
-    """The steps that step `end` hangs on, numbered anew. InputError if one of them has a fault, the first one."""
-    needed, waiting = {0}, [end]
-    while waiting:
-        number = waiting.pop()
-        if number not in needed:
-            needed.add(number)
-            waiting += steps[number - 1].inputs
-    for number in sorted(needed & faults.keys()):
-        raise InputError(faults[number])
-    renamed = {old: new for new, old in enumerate(sorted(needed))}
-    kept = (steps[old - 1] for old in sorted(needed - {0}))
-    return tuple(Step(step.name, step.rule, tuple(renamed[place] for place in step.inputs)) for step in kept)
+def _before_softmax(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
+    """The node whose output are class scores: what goes into a softmax or sigmoid at the end."""
+    module = modules.get(node.target) if node.op == "call_module" else None
+    ends = isinstance(module, spellings.END_MODULES) or (module is None and _plain_name(node)[0] in spellings.ENDS)
+    return _before_softmax(node.args[0], modules) if ends and node.args else node
 
 
-def _memory(place: int, steps: list[Step]) -> int:
-    """The step whose output lies in the same memory: flattening copies nothing, nor does dropout in evaluation mode."""
-    while place and isinstance(steps[place - 1].rule, (weightless.Flatten, weightless.Drop)):
-        place = steps[place - 1].inputs[0]
-    return place
+def _plain_name(node: fx.Node) -> tuple[str, bool]:
+    """Name of a function of PyTorch or of a method, without the mark of work in place; whether it works so."""
+    if node.op not in ("call_function", "call_method"):
+        return "", False
+    name = _label(node)
+    if node.op == "call_function":
+        origin = getattr(node.target, "__module__", None) or "torch"
+        if origin.split(".")[0] not in ("torch", "_operator", "builtins", "timm"):
+            return "", False  # somebody's own function of that name
+    marked = name.endswith("_") and not name.startswith("_")
+    flagged = node.kwargs.get("inplace") is True or True in node.args[1:2]
+    return (name[:-1] if marked else name), marked or flagged
+
+
+def _label(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
+def _scope(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    return list(stack)[-1] if stack else ""
 
 
 def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
     """Whether a layer changes its input, so that whoever reads that afterwards gets the layer's output."""
     if module is not None:
         return bool(getattr(module, "inplace", False))
-    if node.target in (F.relu, F.relu6):
-        return True in (*node.args[1:2], node.kwargs.get("inplace"))
-    return bool(node.kwargs.get("inplace")) or _label(node) in IN_PLACE or _label(node).endswith("_")
+    relu = _label(node) in ("relu", "relu6") and True in node.args[1:2]
+    return relu or bool(node.kwargs.get("inplace")) or _label(node) in IN_PLACE or _label(node).endswith("_")
 
 
-def _tensor_inputs(node: fx.Node) -> list[fx.Node]:
-    first = node.args[0] if node.args else None
-    if isinstance(first, (tuple, list)):
-        return [item for item in first if isinstance(item, fx.Node)]
-    return [item for item in node.args if isinstance(item, fx.Node)]
+def _part(function: Callable, number: int, *args: Any, **kwargs: Any) -> Any:
+    return function(*args, **kwargs)[number]
 
 
-def _convolution_before(node: fx.Node, steps: list[Step], place: dict[fx.Node, int]) -> Step | None:
-    """The step of a bare convolution whose only reader is asking, else None."""
-    if len(node.users) != 1 or place[node] == 0:
-        return None
-    step = steps[place[node] - 1]
-    bare = isinstance(step.rule, rules.Convolution) and step.rule.norm is None
-    return step if bare and node.op == "call_module" and node.target == step.name else None
-
-
-def _module_rule(module: nn.Module, node: fx.Node) -> Rule | None:
-    kind = type(module)
-    if kind is nn.Conv2d:
-        plain = module.padding_mode == "zeros" and not isinstance(module.padding, str)
-        return rules.Convolution(module) if plain else None
-    if isinstance(module, BatchNormAct2d) or kind is nn.BatchNorm2d:
-        return rules.Norm(module)
-    if kind is nn.Linear:
-        return rules.Linear(module)
-    if kind in (nn.ReLU, nn.ReLU6):
-        return rules.Relu(module)
-    if kind is nn.MaxPool2d:
-        return None if module.return_indices else weightless.MaxPool(module)
-    if kind is nn.AvgPool2d:
-        return weightless.AveragePool(window=module)
-    if kind is nn.AdaptiveAvgPool2d:
-        return weightless.AveragePool(adaptive=module.output_size)
-    if kind is nn.Flatten and module.start_dim == 1 and module.end_dim == -1:
-        return weightless.Flatten()
-    if kind in (nn.Dropout, nn.Dropout2d):
-        return weightless.Drop(module)
-    return None
-
-
-def _function_rule(node: fx.Node) -> Rule | None:
-    target = node.target
-    if target in (operator.add, operator.iadd, torch.add) and len(_tensor_inputs(node)) == 2 and not node.kwargs:
-        return weightless.Add()
-    if target is torch.cat and (node.args[1:] == (1,) or node.kwargs == {"dim": 1}):
-        return weightless.Concatenate()
-    if target is F.relu:
-        return rules.Relu(nn.ReLU())
-    if target is F.relu6:
-        return rules.Relu(nn.ReLU6())
-    if target is F.adaptive_avg_pool2d:
-        return weightless.AveragePool(adaptive=node.args[1] if len(node.args) > 1 else node.kwargs["output_size"])
-    if target is at_least:
-        return weightless.AveragePool(at_least=node.args[1])
-    if target in (torch.flatten, "flatten") and (node.args[1:] == (1,) or node.kwargs == {"start_dim": 1}):
-        return weightless.Flatten()
-    return None
-
-
-def _label(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+def _method(name: str, x: Any, *args: Any, **kwargs: Any) -> Any:
+    return getattr(x, name)(*args, **kwargs)

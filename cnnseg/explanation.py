@@ -1,0 +1,76 @@
+"""The public way to an explanation of a CNN: a model, images and targets in, maps out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cnnseg.methods import Question, find_method
+from cnnseg.unroll.composites import Rules, find_composite
+from wsss.errors import InputError
+from wsss.explanation import Explanation, Targets, check_images, class_targets, undisturbed, unwrap
+
+RULES = "epsilon_plus"
+"""The composite of LRP unless another one is given."""
+
+
+@torch.inference_mode(False)  # gradients are needed under a caller's inference_mode or no_grad as well
+def explain(
+    model: nn.Module,
+    images: Tensor,
+    targets: Targets = None,
+    method: str = "lrp",
+    *,
+    rules: Rules | None = None,
+    layer: str | None = None,
+) -> Explanation:
+    """Explain class scores of a CNN.
+
+    Args:
+        model: a classifier that `cnnseg.unroll` takes (for other methods than lrp any that `torch.fx` can trace), in
+            any mode, on any device; left exactly as found. Fixed statistics are used, and no dropout. DataParallel,
+            DistributedDataParallel and torch.compile are taken off, and so is what prepares the images in a
+            ``Sequential(Normalize(...), model)``: the map is that of ``model`` for the images as it is given them. A
+            softmax or sigmoid at the end is left out. One thread at a time explains a model; a caller's autocast does
+            not matter.
+        images: (B, 3, H, W) of any size, normalised as the model wants them.
+        targets: class indices: None (each image's top class), one for all images, (B,), or (B, K) for K classes an
+            image from one forward pass. Of a model with one output (binary, or a regression) 0 is that output, and -1
+            its negative, the other class. Masks of classes (multi-hot rows) are refused.
+        method: name of a method (``cnnseg.methods.METHODS``).
+        rules: of lrp: the name of a composite (``cnnseg.rules.COMPOSITES``), a rule for all layers, or a mapping from
+            kinds or names of layers to rules (`cnnseg.unroll.composites.Composite`); epsilon_plus unless given.
+        layer: of gradcam and layercam: a layer or module of the model by its name (``layer3``), whose output is
+            weighed; the last one with spatial maps unless given.
+
+    Returns:
+        Maps of lrp, input_x_gradient and integrated_gradients have the images' size, are signed and sum to about the
+        class score; those of cam (signed), gradcam and layercam are on the layer's grid.
+
+    Raises:
+        InputError: unknown method, rules or layer, options that the method does not have, a model that cannot be
+            explained (the layer is named), images or targets of a wrong type or shape.
+
+    Example:
+        >>> model = timm.create_model("resnet50", pretrained=True)                        # doctest: +SKIP
+        >>> explain(model, images, targets=281).maps.shape                                # doctest: +SKIP
+        torch.Size([8, 224, 224])
+    """
+    chosen = find_method(method)
+    if rules is not None and not chosen.takes_rules:
+        raise InputError(f"rules: method {method} has none; lrp has")
+    if layer is not None and not chosen.takes_layer:
+        raise InputError(f"layer {layer!r}: method {method} looks at none of its own; gradcam and layercam do")
+    composite = find_composite(RULES if rules is None else rules)
+    unwrapped = unwrap(model)
+    check_images(images, unwrapped.model)
+    with undisturbed(unwrapped.model, images.device):
+        with torch.no_grad():
+            given = unwrapped.prepare(images.detach())
+        given = given.clone() if given.is_inference() else given
+        maps, logits = chosen.compute(Question(unwrapped.model, given, targets, composite, layer))
+    maps, logits = maps.detach(), logits.detach()
+    wanted, many = class_targets(targets, logits)
+    if many:
+        return Explanation(maps, wanted, logits, method)
+    return Explanation(maps[:, 0], wanted[:, 0], logits, method)

@@ -1,0 +1,70 @@
+"""What an explanation method of CNNs is, and where it is found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from cnnseg.unroll.composites import Composite
+from wsss.errors import InputError, did_you_mean
+from wsss.explanation import Targets, class_targets
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a method: ``images`` (B, 3, H, W) of ``model``, ``targets`` as the caller gave them.
+
+    ``composite``: of methods that take rules; ``layer``: name of the layer, of methods that look at one, None for the
+    usual one.
+    """
+
+    model: nn.Module
+    images: Tensor
+    targets: Targets
+    composite: Composite
+    layer: str | None
+
+    def chosen(self, logits: Tensor) -> Tensor:
+        """Class indices (B, K) of the targets, given the class scores (B, C)."""
+        return class_targets(self.targets, logits)[0]
+
+
+Compute = Callable[[Question], tuple[Tensor, Tensor]]
+"""Question -> (maps (B, K, h, w), class scores (B, C))."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named explanation. ``signed``: whether its maps have negative values; they then sum to about the class score."""
+
+    name: str
+    source: str
+    compute: Compute
+    takes_rules: bool = False
+    takes_layer: bool = False
+    signed: bool = False
+    class_specific: bool = True
+
+
+METHODS: dict[str, Method] = {}
+
+
+def find_method(name: str) -> Method:
+    """The method of that name; InputError with the nearest names if there is none."""
+    if name not in METHODS:
+        raise InputError(f"method {name!r} is unknown: {did_you_mean(name, METHODS)}")
+    return METHODS[name]
+
+
+def register(
+    name: str, source: str, *, takes_rules: bool = False, takes_layer: bool = False, signed: bool = False
+) -> Callable[[Compute], Compute]:
+    """Decorator: put a function into the registry, see `Method`."""
+
+    def add(compute: Compute) -> Compute:
+        METHODS[name] = Method(name, source, compute, takes_rules, takes_layer, signed)
+        return compute
+
+    return add

@@ -1,0 +1,110 @@
+"""One forward pass of a traced classifier, as far as needed with a graph; nothing of it stays on the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cnnseg.unroll.layers import Options, Way
+from cnnseg.unroll.network import check_scores, run_step
+from cnnseg.unroll.trace import Trace
+from wsss.errors import InputError, did_you_mean
+from wsss.explanation import class_scores
+
+IMAGES = 0
+"""The place of the images among those of the steps' outputs, which count from 1."""
+
+
+class Run:
+    """A forward pass in evaluation mode, with a graph from one place on.
+
+    Attributes:
+        logits: (B, C) class scores. activation: what lies at the watched place, a leaf of the graph.
+    """
+
+    def __init__(self, traced: Trace, images: Tensor, place: int | None) -> None:
+        """Run the steps on images (B, 3, H, W).
+
+        Args:
+            place: that is watched; None: the last one with maps (B, D, h, w) of more than one value.
+
+        Raises:
+            InputError: no place has such maps.
+        """
+        self._steps, self._images = traced.steps, images
+        self._last = {place: index for index, step in enumerate(self._steps) for place in step.inputs}
+        values: dict[int, Any] = {IMAGES: images}
+        spatial: tuple[int, dict[int, Any]] | None = None
+        with torch.no_grad():
+            for index in range(len(self._steps)):
+                if index == place:
+                    break
+                self._step(values, index)
+                if place is None and traced.carries[index] and _is_spatial(values[index + 1]):
+                    spatial = index + 1, dict(values)
+        if place is None:
+            if spatial is None:
+                raise InputError("model: no layer has maps with height and width, which the method needs")
+            place, values = spatial
+        self.activation: Tensor = values[place].detach().requires_grad_()
+        values[place] = self.activation.clone()  # the next layer may work in place
+        with torch.enable_grad():
+            for index in range(place, len(self._steps)):
+                self._step(values, index)
+            self.logits = check_scores(values[len(self._steps)], self._steps[-1].name)
+
+    def _step(self, values: dict[int, Any], index: int) -> None:
+        step = self._steps[index]
+        inputs = tuple(values[place] for place in step.inputs)
+        values[index + 1] = run_step(step, inputs, _AS_IT_IS, self._images)[0]
+        for place in step.inputs:
+            if self._last[place] == index:
+                values.pop(place, None)
+
+    def gradients(self, targets: Tensor) -> Tensor:
+        """Of class scores (B, K), by the watched activation (B, ...): (B, K, ...)."""
+        scores = class_scores(self.logits, targets)
+        found = []
+        for number in range(targets.shape[1]):
+            more = number + 1 < targets.shape[1]
+            found.append(torch.autograd.grad(scores[:, number].sum(), self.activation, retain_graph=more)[0])
+        return torch.stack(found, 1)
+
+
+_AS_IT_IS = Way(Options())
+
+
+def _is_spatial(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 4 and value.shape[2] * value.shape[3] > 1
+
+
+def find_layer(traced: Trace, name: str) -> int:
+    """The place of what a layer gives; of a module that holds others, what the last of them gives (``layer4``).
+
+    InputError, with the nearest name, if there is no such layer.
+    """
+    inside = [
+        index + 1
+        for index, step in enumerate(traced.steps)
+        if traced.carries[index] and _belongs((step.name, step.scope, *step.names), name)
+    ]
+    if not inside:
+        raise InputError(f"layer {name!r} is unknown to the model: {did_you_mean(name, layer_names(traced))[:600]}")
+    return inside[-1]
+
+
+def layer_names(traced: Trace) -> list[str]:
+    """Names of the layers that relevance goes through, in order, each with the modules that it lies in."""
+    found: dict[str, None] = {}
+    for step, carries in zip(traced.steps, traced.carries, strict=True):
+        if carries:
+            parts = (step.names[-1] if step.names else step.name).split(".")
+            found |= dict.fromkeys(".".join(parts[:count]) for count in range(1, len(parts) + 1))
+    return list(found)
+
+
+def _belongs(names: Sequence[str], name: str) -> bool:
+    return any(own == name or own.startswith(f"{name}.") for own in names)

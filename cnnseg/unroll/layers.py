@@ -1,0 +1,304 @@
+"""The layers of an unrolled network: for each kind its way forward in the encoder and its way back in the decoder.
+
+Everywhere the decoder carries p = R / a, relevance divided by activation: the field of LRP's equation 1 (Yu et al.
+2024, section 2.1) before its last multiplication. For LRP-0 through a ReLU network p is the gradient of the class score, so
+that each layer's way back is the transpose of its linear map, and a ReLU's a factor: a / z, the Heaviside function of
+its input. R itself appears once, at the image: R = x p. Below a rule that gives relevance to inputs of 0 the decoder
+carries R (`Way.whole`), see `cnnseg.unroll.spread`.
+
+Shapes: an activation (B, ...) of B images meets p (B * K, ...) of K classes an image, images outermost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cnnseg.unroll.rules import Pass, Rule, Zero
+from cnnseg.unroll.spread import Shares, quotient, shares, spread
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the decoder ties to the encoder."""
+
+    tied_relu: bool = True
+    tied_convolutions: bool = True
+    tied_upsampling: bool = True
+
+
+ZERO = Zero()
+
+
+@dataclass(frozen=True)
+class Way:
+    """How one pass goes through a layer.
+
+    ``keep``: the first so many images are decoded, the record is of them. ``training``: batch norms take the batch's
+    statistics and dropout drops, where the module itself is in training mode. ``rule``: of layers that have one.
+    ``whole``: the decoder brings R of the outputs, not p.
+    """
+
+    options: Options
+    rule: Rule = ZERO
+    whole: bool = False
+    keep: int = 0
+    training: bool = False
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a layer's way back needs of its way forward, for the images that are decoded; constants to autograd.
+
+    ``shapes``: those of the inputs without the batch. ``factor`` (B, ...): p is multiplied by it first; None for 1.
+    ``scale``: of a batch norm, one number a channel, differentiable in its weight. ``extra``: a layer's own.
+    """
+
+    shapes: tuple[torch.Size, ...]
+    factor: Tensor | None = None
+    scale: Tensor | None = None
+    extra: Any = field(default=None, repr=False)
+
+
+class Layer:
+    """A layer.
+
+    ``kind``: its kind in a composite, None if no rule can be chosen. ``owns``: whether what the way back returns may be
+    changed in place: True, it is new; False, it may be shared; None, as the p it was given.
+    """
+
+    kind: str | None = None
+    owns: bool | None = True
+
+    def forward(self, inputs: tuple[Any, ...], way: Way) -> tuple[Any, Record]:
+        """Run the layer; the record is of the first `way.keep` images."""
+        raise NotImplementedError
+
+    def backward(self, p: Tensor, record: Record, weight: Tensor | None, way: Way) -> tuple[Tensor | None, ...]:
+        """p (or R, if `way.whole`) of each input from that of the output, which the record's factor has multiplied."""
+        raise NotImplementedError
+
+    def weight(self, record: Record) -> Tensor | None:
+        """What the way back is linear in, differentiable; None for layers without weights."""
+        return None
+
+    def gives_whole(self, way: Way) -> bool:
+        """Whether the way back yields R of the inputs, not p."""
+        return way.whole
+
+
+class Weighted(Layer):
+    """A linear layer with weights, and the batch norm that follows it, if one does: together one linear layer."""
+
+    module: nn.Module
+    norm: nn.Module | None = None
+    spatial: int = 0
+    """dimensions behind that of the channels, in the outputs"""
+
+    def forward(self, inputs: tuple[Tensor, ...], way: Way) -> tuple[Tensor, Record]:
+        x = inputs[0]
+        z = self.module(x)
+        scale = shift = None
+        if self.norm is not None:
+            if way.keep:
+                scale, shift = norm_line(self.norm, z, way.training)
+            z = run_norm(self.norm, z, way.training)
+        record = Record(shapes_of(inputs), None, scale)
+        if not way.keep or (type(way.rule) is Zero and not way.whole):
+            return z, record
+        weight, bias = self.weight(record), getattr(self.module, "bias", None)
+        if scale is not None:
+            bias = shift if bias is None else shift + bias * scale
+        keep = not torch.is_grad_enabled()
+        factor, extra = shares(way.rule, self, x[: way.keep], z[: way.keep], weight, bias, whole=way.whole, keep=keep)
+        return z, Record(record.shapes, factor, scale, extra)
+
+    def weight(self, record: Record) -> Tensor:
+        weight = self.module.weight
+        return weight if record.scale is None else weight * record.scale.view(-1, *[1] * (weight.ndim - 1))
+
+    def backward(self, p: Tensor, record: Record, weight: Tensor | None, way: Way) -> tuple[Tensor, ...]:
+        shape = record.shapes[0]
+        if isinstance(record.extra, Shares):
+            return (spread(p, weight, record.extra, self, shape),)
+        return (self.transpose(p, weight, shape, tied=way.options.tied_upsampling),)
+
+    def gives_whole(self, way: Way) -> bool:
+        return not way.rule.proportional
+
+    def apply(self, x: Tensor, weight: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def transpose(self, p: Tensor, weight: Tensor, shape: torch.Size, *, tied: bool = True) -> Tensor:
+        raise NotImplementedError
+
+    def along_channels(self, values: Tensor, ndim: int) -> Tensor:
+        return values.view(-1, *[1] * self.spatial)
+
+
+class Convolution(Weighted):
+    """A convolution of any padding."""
+
+    kind = "convolution"
+    spatial = 2
+
+    def __init__(self, convolution: nn.Conv2d, norm: nn.Module | None = None) -> None:
+        self.module, self.norm = convolution, norm
+
+    def apply(self, x: Tensor, weight: Tensor) -> Tensor:
+        layer = self.module
+        x, padding = self._padded(x)
+        return F.conv2d(x, weight, None, layer.stride, padding, layer.dilation, layer.groups)
+
+    def transpose(self, p: Tensor, weight: Tensor, shape: torch.Size, *, tied: bool = True) -> Tensor:
+        layer = self.module
+        if self._pads_itself():
+            return self._transpose(p, weight, shape[1:], layer.padding, tied)
+        empty = p.new_zeros(1, *shape)
+        inner = self._padded(empty)[0].shape[2:]
+        padded = self._transpose(p, weight, inner, (0, 0), tied)
+        like = p.new_zeros(len(p), *shape)
+        return torch.func.vjp(lambda x: self._padded(x)[0], like)[1](padded)[0]
+
+    def _transpose(
+        self, p: Tensor, weight: Tensor, size: tuple[int, ...], padding: tuple[int, ...], tied: bool
+    ) -> Tensor:
+        layer, stride = self.module, self.module.stride
+        if not tied and tuple(stride) != (1, 1):
+            # as large as a convolution without stride would have made it; a stride's zeros are filled, hence / s^2
+            full = [
+                side + 2 * pad - dilation * (kernel - 1)
+                for side, pad, dilation, kernel in zip(size, padding, layer.dilation, layer.kernel_size, strict=True)
+            ]
+            p, stride = F.interpolate(p, full, mode="nearest") / (stride[0] * stride[1]), (1, 1)
+        rest = [
+            side - ((out - 1) * step - 2 * pad + dilation * (kernel - 1) + 1)
+            for side, out, step, pad, dilation, kernel in zip(
+                size, p.shape[2:], stride, padding, layer.dilation, layer.kernel_size, strict=True
+            )
+        ]
+        return F.conv_transpose2d(p, weight, None, stride, padding, rest, layer.groups, layer.dilation)
+
+    def _pads_itself(self) -> bool:
+        """Whether the padding is what a transposed convolution can undo: zeros, as many on both sides."""
+        layer = self.module
+        return not isinstance(layer.padding, str) and layer.padding_mode == "zeros" and not _pads_by_size(layer)
+
+    def _padded(self, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """The input with what the convolution pads it by, and the padding that is left to the convolution."""
+        layer = self.module
+        if self._pads_itself():
+            return x, tuple(layer.padding)
+        if _pads_by_size(layer):  # TensorFlow's "same": depends on the size of the input
+            sides = []
+            for side, kernel, step, dilation in zip(
+                x.shape[:1:-1], layer.kernel_size[::-1], layer.stride[::-1], layer.dilation[::-1], strict=True
+            ):
+                short = max((-(-side // step) - 1) * step + (kernel - 1) * dilation + 1 - side, 0)
+                sides += [short // 2, short - short // 2]
+        else:
+            sides = layer._reversed_padding_repeated_twice
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        return F.pad(x, sides, mode=mode), (0, 0)
+
+
+class Linear(Weighted):
+    """A fully connected layer, over the last dimension."""
+
+    kind = "linear"
+
+    def __init__(self, linear: nn.Linear, norm: nn.Module | None = None) -> None:
+        self.module, self.norm = linear, norm
+
+    def apply(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.linear(x, weight)
+
+    def transpose(self, p: Tensor, weight: Tensor, shape: torch.Size, *, tied: bool = True) -> Tensor:
+        return p @ weight
+
+
+class Norm(Weighted):
+    """A batch norm that follows no layer with weights (DenseNet, RepVGG)."""
+
+    kind = "batch_norm"
+
+    def __init__(self, norm: nn.Module) -> None:
+        self.module = norm
+
+    def forward(self, inputs: tuple[Tensor, ...], way: Way) -> tuple[Tensor, Record]:
+        x = inputs[0]
+        scale, shift = norm_line(self.module, x, way.training) if way.keep else (None, None)
+        z = run_norm(self.module, x, way.training)
+        record = Record(shapes_of(inputs), None, scale)
+        if not way.keep or (type(way.rule) is Zero and not way.whole):
+            return z, record
+        x, kept = x[: way.keep], z[: way.keep].detach()
+        if isinstance(way.rule, Pass):
+            return z, record if way.whole else Record(record.shapes, quotient(kept, x.detach(), 0.0), scale, Pass)
+        factor, extra = shares(way.rule, self, x, kept, scale, shift, whole=way.whole, keep=not torch.is_grad_enabled())
+        return z, Record(record.shapes, factor, scale, extra)
+
+    def weight(self, record: Record) -> Tensor:
+        return record.scale
+
+    def backward(self, p: Tensor, record: Record, weight: Tensor | None, way: Way) -> tuple[Tensor, ...]:
+        return (p,) if isinstance(way.rule, Pass) else super().backward(p, record, weight, way)
+
+    def gives_whole(self, way: Way) -> bool:
+        return way.whole if isinstance(way.rule, Pass) else super().gives_whole(way)
+
+    def apply(self, x: Tensor, weight: Tensor) -> Tensor:
+        return x * self.along_channels(weight, x.ndim)
+
+    def transpose(self, p: Tensor, weight: Tensor, shape: torch.Size, *, tied: bool = True) -> Tensor:
+        return p * self.along_channels(weight, p.ndim)
+
+    def along_channels(self, values: Tensor, ndim: int) -> Tensor:
+        return values.view(-1, *[1] * (ndim - 2))
+
+
+def _pads_by_size(layer: nn.Module) -> bool:
+    return type(layer).__name__ == "Conv2dSame"  # timm's, of TensorFlow's models
+
+
+def run_norm(norm: nn.Module, x: Tensor, training: bool) -> Tensor:
+    """A batch norm, of the batch's statistics only if the pass is one of training and the module is in that mode."""
+    if training and norm.training:
+        # of timm's norms with an activation this is the norm alone
+        forward = nn.SyncBatchNorm if isinstance(norm, nn.SyncBatchNorm) else nn.modules.batchnorm._BatchNorm
+        return forward.forward(norm, x)
+    batch = norm.running_mean is None
+    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, batch, 0.0, norm.eps)
+
+
+def norm_line(norm: nn.Module, x: Tensor, training: bool) -> tuple[Tensor, Tensor]:
+    """(scale, shift) of a batch norm, one number a channel each: z = scale x + shift.
+
+    The statistics, those of the batch `x` in training, are constants to autograd: heat-maps train weights, not
+    statistics.
+    """
+    if (training and norm.training) or norm.running_var is None:
+        with torch.no_grad():
+            wide = x if x.dtype == torch.float64 else x.float()
+            dims = [dim for dim in range(x.ndim) if dim != 1]
+            mean, variance = wide.mean(dims), wide.var(dims, unbiased=False)
+    else:
+        mean, variance = norm.running_mean, norm.running_var
+    scale = scale_of(norm, variance)
+    shift = -mean * scale
+    return scale, shift if norm.bias is None else shift + norm.bias
+
+
+def scale_of(norm: nn.Module, variance: Tensor) -> Tensor:
+    """(channels,): weight / standard deviation, of a batch norm whose channels have that variance."""
+    scale = (variance + norm.eps).rsqrt()
+    return scale if norm.weight is None else scale * norm.weight
+
+
+def shapes_of(inputs: tuple[Any, ...]) -> tuple[torch.Size, ...]:
+    """Shapes of the inputs without the batch; of what is no tensor an empty one."""
+    return tuple(x.shape[1:] if isinstance(x, Tensor) else torch.Size() for x in inputs)

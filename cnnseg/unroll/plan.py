@@ -1,0 +1,74 @@
+"""Which rule each step of a trace has under a composite, and where the decoder carries R instead of p."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cnnseg.unroll.composites import Composite
+from cnnseg.unroll.layers import Norm, Options, Way, Weighted
+from cnnseg.unroll.rules import Pass
+from cnnseg.unroll.trace import Step, Trace
+from wsss.errors import InputError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``ways``: of each step. ``whole``: places of R. ``kept``: places whose activation turns p into R."""
+
+    ways: tuple[Way, ...]
+    whole: frozenset[int]
+    kept: frozenset[int]
+
+    def at(self, *, keep: int, training: bool) -> list[Way]:
+        """The ways of one pass."""
+        return [replace(way, keep=keep, training=training) for way in self.ways]
+
+
+def plan(traced: Trace, composite: Composite, options: Options) -> Plan:
+    """Give every step its rule, from the composite, and follow p and R down from the class scores.
+
+    Raises:
+        InputError: a name in the composite that fits no layer, or a rule that does not go with a layer of that name.
+    """
+    steps = traced.steps
+    first = _first(steps)
+    rules = [
+        composite.rule(step.layer.kind, step.names, place in first) if step.layer.kind is not None else None
+        for place, step in enumerate(steps)
+    ]
+    for step, rule in zip(steps, rules, strict=True):
+        if isinstance(rule, Pass) and not isinstance(step.layer, Norm):
+            raise InputError(f"rules: layer {step.name} mixes its inputs, so that Pass does not go with it")
+    known = [name for step in steps if step.layer.kind is not None for name in step.names]
+    for key in composite.names:
+        alone = Composite({key: Pass()})
+        if not any(isinstance(alone.rule("", step.names), Pass) for step in steps):
+            raise InputError(f"rules[{key!r}]: no layer has that name: {did_you_mean(key, known[:60])}")
+    ways: list[Way] = [Way(options)] * len(steps)
+    whole: dict[int, list[bool]] = {}
+    for index in range(len(steps) - 1, -1, -1):
+        step, given = steps[index], whole.get(index + 1, [])
+        if not traced.carries[index]:
+            continue
+        way = Way(options, whole=any(given))
+        if rules[index] is not None:
+            way = replace(way, rule=rules[index])
+        ways[index] = way
+        for place in step.inputs:
+            whole.setdefault(place, []).append(step.layer.gives_whole(way))
+    mixed = frozenset(place for place, given in whole.items() if any(given) and not all(given) and place)
+    return Plan(tuple(ways), frozenset(place for place, given in whole.items() if any(given)), mixed)
+
+
+def _first(steps: Sequence[Step]) -> set[int]:
+    """The convolutions and fully connected layers that read the image through none other."""
+    bare, found = {0}, set()
+    for place, step in enumerate(steps):
+        if not any(source in bare for source in step.inputs):
+            continue
+        if isinstance(step.layer, Weighted) and not isinstance(step.layer, Norm):
+            found.add(place)
+        else:
+            bare.add(place + 1)
+    return found

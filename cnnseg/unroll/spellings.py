@@ -1,0 +1,279 @@
+"""How people write layers: which `Layer` a module, a function or a method of a traced classifier is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import timm.layers
+import torch
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from cnnseg.unroll import layers, weightless
+from cnnseg.unroll.layers import Layer
+from cnnseg.unroll.weightless import Call, Place
+
+KNOWN = (
+    "convolution (Conv2d), fully connected (Linear), batch norm, layer norm, group norm, ReLU, ReLU6, LeakyReLU, PReLU, "
+    "ELU, SiLU, Hardswish, GELU, Mish, Tanh, max and average pooling, dropout, sums and concatenations of branches, "
+    "products with a constant or a sigmoid gate, mean, slices, padding, up-sampling, flatten, view, reshape, squeeze, "
+    "permute"
+)
+"""Kinds of layers that there are rules for, for messages."""
+
+GATES = ("sigmoid", "hardsigmoid", "expit")
+ENDS = ("softmax", "log_softmax", "logsigmoid", *GATES)
+END_MODULES = (nn.Softmax, nn.LogSoftmax, nn.Sigmoid, nn.LogSigmoid, nn.Softmax2d)
+GATE_MODULES = (nn.Sigmoid, nn.Hardsigmoid)
+
+_ADD, _SUBTRACT, _MULTIPLY = ("add", "iadd"), ("sub", "isub", "subtract"), ("mul", "imul", "multiply")
+_DIVIDE = ("truediv", "itruediv", "div", "divide", "true_divide")
+_RESHAPES = ("flatten", "view", "reshape", "squeeze", "unsqueeze", "view_as", "reshape_as", "unflatten", "contiguous")
+_RESHAPES += ("clone", "detach", "to", "float", "double", "half", "bfloat16", "type_as")  # these change less
+_PERMUTES = ("permute", "transpose", "movedim", "swapaxes", "moveaxis", "swapdims")
+_MIXES = ("mean", "sum", "avg_pool2d", "interpolate", "upsample")
+_PICKS = ("pad", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "narrow")
+SPLITS = ("split", "chunk", "tensor_split", "split_with_sizes", "unsafe_chunk", "unsafe_split")
+_CONCATENATIONS = ("cat", "concat", "concatenate")
+_DROPOUTS = ("dropout", "dropout1d", "dropout2d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
+
+_DROPS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_RESHAPING = (nn.Flatten, nn.Unflatten)
+_MIXING = (nn.Upsample, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d)
+_PICKING = (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d, nn.PixelShuffle, nn.ChannelShuffle)
+
+
+def _smooth(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return weightless.divided(function, 1.0)
+
+
+_ACTIVATIONS: dict[Any, Callable[[Tensor], Tensor]] = {
+    nn.SiLU: torch.sigmoid,
+    nn.Hardswish: F.hardsigmoid,
+    nn.Mish: lambda z: torch.tanh(F.softplus(z)),
+    nn.Tanh: _smooth(torch.tanh),
+    nn.ELU: _smooth(F.elu),
+}
+"""Activations whose a / z needs nothing of the module's settings: module to a / z."""
+
+_ACTIVATION_FUNCTIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "silu": nn.SiLU,
+    "hardswish": nn.Hardswish,
+    "mish": nn.Mish,
+    "tanh": nn.Tanh,
+}
+_PARAMETRIC = ("gelu", "leaky_relu", "elu", "selu", "celu", "hardtanh", "clamp", "clip", "clamp_min", "clamp_max")
+"""Functions whose settings are in their arguments: their a / z is divided out."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A node of a trace: what it calls, and which of its inputs hang on the image.
+
+    ``call`` with its inputs as `Place`; ``module`` if it is one; ``moving``: numbers of the inputs that are tensors
+    made of the image; ``gated``: those among them that come from a sigmoid; ``target``: name of a function or method,
+    without the marks of work in place; ``in_place``: whether it has one.
+    """
+
+    call: Call
+    target: str
+    module: nn.Module | None
+    moving: tuple[int, ...]
+    gated: tuple[int, ...]
+    in_place: bool
+
+
+def kind_of(module: nn.Module) -> type[nn.Module]:
+    """The class of a module, that below a parametrisation (weight norm, spectral norm, ...) if it has one."""
+    kind = type(module)
+    kind = kind.__mro__[1] if parametrize.is_parametrized(module) else kind
+    return nn.Linear if kind is timm.layers.Linear else kind  # the same but for scripting
+
+
+def is_batch_norm(module: nn.Module | None) -> bool:
+    """A batch norm of whatever dimension, with or without timm's activation."""
+    return isinstance(module, BatchNormAct2d) or (
+        module is not None and kind_of(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+    )
+
+
+def layer_of(node: Written) -> Layer | None:
+    """The layer that is meant, None if there is no rule for it."""
+    if node.module is not None:
+        return _of_module(node.module, node) if len(node.moving) == 1 else None
+    return _of_function(node)
+
+
+def _of_module(module: nn.Module, node: Written) -> Layer | None:
+    kind = kind_of(module)
+    if kind is nn.Conv2d or kind.__name__ == "Conv2dSame":
+        return layers.Convolution(module)
+    if kind is nn.Linear:
+        return layers.Linear(module)
+    if is_batch_norm(module):
+        return layers.Norm(module)
+    if isinstance(module, nn.LayerNorm):
+        return weightless.Standardise(module, channels_first=kind.__name__.endswith("2d"))
+    if isinstance(module, nn.GroupNorm):
+        return weightless.Standardise(module)
+    if kind in (nn.ReLU, nn.ReLU6):
+        return weightless.Relu(module)
+    if kind in _ACTIVATIONS:
+        return weightless.Activation(module, _ACTIVATIONS[kind])
+    if kind in (nn.LeakyReLU, nn.PReLU, nn.SELU, nn.CELU, nn.Hardtanh, nn.GELU):
+        return weightless.Activation(module, _divided_out(module, kind))
+    if kind is nn.MaxPool2d:
+        return None if module.return_indices else weightless.MaxPool(module)
+    if kind is nn.AdaptiveMaxPool2d:
+        return None if module.return_indices else weightless.MaxPool(adaptive=module.output_size)
+    if kind is nn.AvgPool2d:
+        return weightless.AveragePool(window=module)
+    if kind is nn.AdaptiveAvgPool2d:
+        return weightless.AveragePool(adaptive=module.output_size)
+    if kind in _DROPS or kind.__name__ in ("DropPath", "StochasticDepth"):
+        return weightless.Drop(module)
+    if kind in _RESHAPING:
+        return weightless.Reshape(node.call)
+    if kind in _MIXING:
+        return weightless.Linearly(node.call)
+    if kind in _PICKING:
+        return weightless.Linearly(node.call, mixes=False)
+    if kind.__name__ == "Normalize" and kind.__module__.startswith("torchvision.transforms"):
+        return weightless.Scale(node.call) if not any(module.mean) else Normalise(node.call)
+    return None
+
+
+def _divided_out(module: nn.Module, kind: type[nn.Module]) -> Callable[[Tensor], Tensor]:
+    if kind is nn.GELU and module.approximate == "none":
+        return weightless.gelu_ratio
+    slopes = {nn.GELU: 0.5, nn.LeakyReLU: 1.0, nn.PReLU: 1.0, nn.SELU: 1.0507, nn.CELU: 1.0, nn.Hardtanh: 1.0}
+    return weightless.divided(module, slopes[kind])
+
+
+class Normalise(weightless.Layer):
+    """torchvision's Normalize: (x - mean) / std, the mean a constant that has no relevance."""
+
+    owns = None
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+    def forward(self, inputs: tuple[Any, ...], way: layers.Way) -> tuple[Tensor, layers.Record]:
+        x, module = inputs[0], self.call.function
+        factor = None
+        if way.keep and not way.whole:
+            std = x.new_tensor(module.std).view(-1, 1, 1)
+            factor = (1 / std).expand(way.keep, *x.shape[1:])
+        return self.call.run(inputs), layers.Record(layers.shapes_of(inputs), factor)
+
+    def backward(self, p: Tensor, record: layers.Record, weight: Tensor | None, way: layers.Way) -> tuple[Tensor, ...]:
+        return (p,)
+
+
+def _of_function(node: Written) -> Layer | None:
+    target, call, moving = node.target, node.call, node.moving
+    if target in _CONCATENATIONS:
+        return weightless.Concatenate(call)
+    if target in (*_ADD, *_SUBTRACT):
+        return _sum(node)
+    if target in _MULTIPLY:
+        if len(moving) == 2:
+            gates = [number for number in moving if number in node.gated]
+            if not gates:
+                return None
+            signal = next(number for number in moving if number != gates[-1])
+            return weightless.Scale(call, signal, gate=gates[-1])
+        return weightless.Scale(call, moving[0]) if moving else None
+    if target in _DIVIDE:
+        return weightless.Scale(call) if moving == (0,) else None
+    if len(moving) != 1 or moving[0] != 0 or _index(call.args, 0) is None:
+        return None
+    if target in ("neg", "negative"):
+        return weightless.Scale(call)
+    if target in _ACTIVATION_FUNCTIONS:
+        kind = _ACTIVATION_FUNCTIONS[target]
+        return _of_module(kind(inplace=True) if node.in_place and kind is not nn.Tanh else kind(), node)
+    if target in _PARAMETRIC:
+        return _clamped(call)
+    if target in _RESHAPES:
+        return weightless.Reshape(call)
+    if target in _PERMUTES:
+        return weightless.Permute(call)
+    if target in _MIXES:
+        return weightless.Linearly(call)
+    if target in SPLITS:
+        return weightless.Linearly(call, mixes=False)
+    if target == "getitem":
+        return weightless.Linearly(call, mixes=False) if _keeps_batch(call.args[1]) else None
+    if target in _PICKS:
+        return weightless.Linearly(call, mixes=False)
+    if target in _DROPOUTS:
+        return _dropout(call)
+    return _pooling(target, call)
+
+
+def _sum(node: Written) -> Layer | None:
+    """A sum or difference of two branches, or of a branch and a constant."""
+    call, moving, sign = node.call, node.moving, -1 if node.target in _SUBTRACT else 1
+    if any(key != "out" and key != "inplace" for key, _ in call.kwargs) or len(call.args) != 2:
+        return None  # alpha=...
+    if len(moving) == 2:
+        return weightless.Add(sign)
+    place = next((spot for spot, arg in enumerate(call.args) if arg == Place(moving[0])), None) if moving else None
+    return None if place is None else weightless.Shift(call, moving[0], sign if place == 1 else 1)
+
+
+def _clamped(call: Call) -> Layer | None:
+    """An activation with settings; of a clamp only one that leaves 0 as it is."""
+    zero = call.run((torch.zeros(1),))
+    if float(zero) != 0:
+        return None
+    slope = float(call.run((torch.full((1,), 1e-4, dtype=torch.float64),))) / 1e-4
+    # a call may work in place
+    return weightless.Activation(
+        lambda z: call.run((z,)), weightless.divided(lambda z: call.run((z.clone(),)), round(slope, 3))
+    )
+
+
+def _dropout(call: Call) -> Layer:
+    """Dropout as a function: as it is written, in training; nothing otherwise."""
+    given = dict(call.kwargs)
+    p = call.args[1] if len(call.args) > 1 else given.get("p", 0.5)
+    active = call.args[2] if len(call.args) > 2 else given.get("training", True)
+    module = nn.Dropout(p if active is True and isinstance(p, float) else 0.0)
+    return weightless.Drop(module)
+
+
+def _pooling(target: str, call: Call) -> Layer | None:
+    given = dict(call.kwargs)
+    if target == "adaptive_avg_pool2d":
+        return weightless.AveragePool(adaptive=_setting(call, 1, "output_size"))
+    if target == "adaptive_max_pool2d" and not given.get("return_indices"):
+        return weightless.MaxPool(adaptive=_setting(call, 1, "output_size"))
+    if target == "max_pool2d" and not given.get("return_indices"):
+        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+        settings = dict(zip(names, call.args[1:], strict=False)) | {k: v for k, v in given.items() if k in names}
+        if settings.get("stride") in (None, []):
+            settings.pop("stride", None)
+        return weightless.MaxPool(nn.MaxPool2d(**settings))
+    return None
+
+
+def _setting(call: Call, place: int, name: str) -> Any:
+    return call.args[place] if len(call.args) > place else dict(call.kwargs)[name]
+
+
+def _index(args: tuple[Any, ...], number: int) -> int | None:
+    return next((spot for spot, arg in enumerate(args) if arg == Place(number)), None)
+
+
+def _keeps_batch(key: Any) -> bool:
+    """Whether an index leaves the first dimension, that of the images, alone."""
+    first = key[0] if isinstance(key, tuple) else key
+    return first == slice(None) or first is Ellipsis
