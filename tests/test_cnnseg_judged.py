@@ -1,4 +1,4 @@
-"""The commands `cnnseg perturbation-test` and `segmentation-test`, with a stand-in for the methods."""
+"""The commands `cnnseg perturbation-test` and `segmentation-test`, with a stand-in for the methods but where said."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from test_perturbation_test import blobs, finish, small_classifier
 from torch import Tensor, nn
 
 import cnnseg
+import wsss
 from cnnseg.classifiers import create_classifier, load_imagenet_cnn
 from cnnseg.cli import app
 from cnnseg.judged import find_explainers, find_subject
@@ -25,6 +26,7 @@ from cnnseg.settings import NetworkConfig, TrialConfig
 from vitseg.cli import app as vitseg
 from vitseg.models import save_classifier
 from wsss.console import run
+from wsss.data import load_dataset
 from wsss.entries import read_tests
 from wsss.errors import InputError
 from wsss.explanation import Explanation
@@ -66,8 +68,10 @@ def explain(
 
 
 @pytest.fixture(autouse=True)
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interface of the engine, in place of it."""
+def stand_in(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """The interface of the engine, in place of it; not for tests of the real one."""
+    if "real" in request.node.name:
+        return
     monkeypatch.setattr(cnnseg, "explain", explain, raising=False)
     for name, content in (
         ("cnnseg.methods", {"METHODS": METHODS}),
@@ -274,3 +278,68 @@ def test_the_explainers_are_those_of_the_engine(place: Path) -> None:
             alone = classify(subject, photographs.pixels[place_ : place_ + 1], ["x"])
             _, one = finish(perturb(subject, alone, torch.tensor([target]), explainer))
             np.testing.assert_array_equal(one["correct"][0], found["correct"][place_])
+
+
+# --- the engine itself ------------------------------------------------------------------------------------------------
+
+
+def test_real_methods_by_command(command: Callable[..., int], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All that there are, each composite; figures of the command are those from Python."""
+    from cnnseg.methods import METHODS as REAL
+
+    assert command("perturbation-test", "--rules", "zero", "epsilon_plus_flat") == 0
+    said = capsys.readouterr()
+    labels = {name for name, method in REAL.items() if not method.takes_rules}
+    labels |= {f"{name}.{rules}" for name in set(REAL) - labels for rules in ("zero", "epsilon_plus_flat")}
+    left_out = {line.split()[1] for line in said.err.splitlines() if "is left out" in line}
+    made = {folder.name.removeprefix("mine.") for folder in (place / "runs").glob("mine.*") if folder.is_dir()}
+    assert made == labels - left_out and {"lrp.zero", "lrp.epsilon_plus_flat", "gradcam"} <= made
+    assert command("segmentation-test", "--methods", "lrp", "gradcam", "--layer", "layer2") == 0
+    assert {"mine.lrp.epsilon_plus", "mine.gradcam.layer2"} <= {path.name for path in (place / "runs").iterdir()}
+    subject = find_subject("mine", None, "", place / "runs", 64)
+    dataset = load_dataset(place / "data/data.yaml", "val")
+    shown = [sample for sample in dataset if len(sample.classes) == 1]
+    images = subject.inputs(stack([squeeze(dataset.load_image(sample), subject.size) for sample in shown]))
+    kept = read_results(place / "runs/mine.lrp.zero/perturbation/tiny_val")
+    of_classes = Classes(subject.model)
+
+    def lrp(model: Classes, images: Tensor, targets: Tensor) -> Explanation:
+        return cnnseg.explain(model.model, images, targets + 1, "lrp", rules="zero")
+
+    normal = {"mean": subject.mean, "std": subject.std, "ids": [sample.id for sample in shown]}
+    result = wsss.perturbation_test(of_classes, lrp, images, kept["target"] - 1, **normal)
+    np.testing.assert_array_equal(result.results["correct"], kept["correct"])
+
+
+class Classes(nn.Module):
+    """A classifier without its output of the background."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)[:, 1:]
+
+
+def test_real_methods_of_a_binary_model() -> None:
+    torch.manual_seed(0)
+    model = create_classifier("test_resnet", 1).double().eval()
+    images = torch.randn(8, 3, 64, 64, dtype=torch.float64) * torch.linspace(0.2, 3, 8)[:, None, None, None]
+    with torch.no_grad():
+        model.fc.bias -= model(images).median()
+        truth = torch.where(model(images)[:, 0] > 0, 0, -1)
+    assert set(truth.tolist()) == {0, -1}
+
+    def lrp(model: nn.Module, images: Tensor, targets: Tensor) -> Explanation:
+        return cnnseg.explain(model, images, targets, "lrp", rules="zero")
+
+    normal = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    result = wsss.perturbation_test(model, lrp, images, truth, **normal)
+    assert result.results["predicted"].tolist() == truth.tolist() and result.figures["clean_accuracy"] == 100
+    flipped = wsss.perturbation_test(model, lrp, images, -1 - truth, many=True, **normal)
+    assert flipped.figures["clean_accuracy"] == 0
+    # the other class's map is minus the map: what one removes first, the other removes last
+    negative, positive = flipped.results["correct"][:, 1, 0, 1:], flipped.results["correct"][:, 1, 1, 1:]
+    np.testing.assert_array_equal(~positive, result.results["correct"][:, 0, 0, 1:])
+    np.testing.assert_array_equal(~negative, result.results["correct"][:, 0, 1, 1:])
