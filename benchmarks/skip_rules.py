@@ -24,10 +24,10 @@ from vitseg.methods import RULES, Formulation
 from vitseg.models import load_classifier, load_imagenet_vit
 from vitseg.relevance.rules import EXACT, PLAIN, Exact, Robust, share
 from vitseg.seeds import outputs_for
-from vitseg.segmentation_test import enlarge, load_pair, score_image
-from vitseg.trial import model_input, stack
 from wsss.console import track
 from wsss.data import foreground_set, load_dataset, read_image
+from wsss.judging.segmentation import enlarge, load_pair, score_image
+from wsss.judging.subject import stack
 from wsss.maps import input_size, scale_maps
 
 ANIMALS = ["cat", "cow", "dog", "horse", "sheep"]
@@ -112,7 +112,7 @@ def segmentation(options: argparse.Namespace) -> float:
     confusion = np.zeros((2, 2), np.int64)
     for sample in track(dataset.samples[:: options.every], "maps"):
         image, truth = load_pair(dataset, sample, classifier.model.patch_embed.img_size)
-        inputs = model_input(classifier, stack([image]), "cpu")
+        inputs = classifier.normalise(stack([image]).float() / 255)
         heat = enlarge(explain(classifier.model, inputs, rules="tried").maps, truth.shape)[0].numpy()
         confusion += score_image(heat, truth).confusion
     hits = np.diag(confusion)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import timm
@@ -18,8 +19,48 @@ FIRST_VERSION = "_v1"
 _HEADS = ("fc.", "classifier.", "head.")
 
 
-def create_classifier(architecture: str, outputs: int, *, pretrained: bool = False) -> nn.Module:
+@dataclass(frozen=True)
+class ImagenetCNN:
+    """A CNN with its own head: output c is class ``class_names[c]``; ``mean`` and ``std`` normalise RGB in [0, 1]."""
+
+    model: nn.Module
+    architecture: str
+    class_names: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+def load_imagenet_cnn(architecture: str, weights: str) -> ImagenetCNN:
+    """A CNN of timm or torchvision with its own ImageNet head, in evaluation mode; classes are named by their index.
+
+    Args:
+        architecture: as `create_classifier` takes it.
+        weights: "pretrained" or a file of weights of that architecture, head included.
+
+    Raises:
+        InputError: unknown architecture, weights that cannot be fetched or are of another model.
+    """
+    model = create_classifier(architecture, None, pretrained=weights == "pretrained")
+    if weights != "pretrained":
+        source = f"--weights {weights}"
+        state = read_weights(Path(weights), "--weights")
+        model.load_state_dict(fitting(state, model.state_dict(), source=source, of=architecture), strict=False)
+    with torch.inference_mode():
+        outputs = model.eval()(torch.zeros(1, 3, *input_size(model))).shape[1]
+    return ImagenetCNN(model, architecture, tuple(map(str, range(outputs))), *normalisation(architecture))
+
+
+def input_size(model: nn.Module) -> tuple[int, int]:
+    """(height, width) of the images that timm says a CNN is for; 224 x 224 of others."""
+    _, height, width = (getattr(model, "pretrained_cfg", None) or {}).get("input_size") or (3, 224, 224)
+    return int(height), int(width)
+
+
+def create_classifier(architecture: str, outputs: int | None, *, pretrained: bool = False) -> nn.Module:
     """A CNN of timm, or of torchvision (``torchvision.NAME``), with a new head; resnet50_v1 has the strides first.
+
+    Args:
+        outputs: None: as many as it has by itself, and pre-trained with its own head.
 
     Raises InputError if there is none of that name, or its weights cannot be fetched.
     """
@@ -57,23 +98,25 @@ def without_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if name.rsplit(".", 1)[0] not in last}
 
 
-def _timm(name: str, outputs: int, *, pretrained: bool) -> nn.Module:
+def _timm(name: str, outputs: int | None, *, pretrained: bool) -> nn.Module:
     if not timm.is_model(name):
         near = did_you_mean(name, timm.list_models(["resnet*", "vgg*"])).split("known:")[0] or "try resnet50"
         raise InputError(f"--architecture {name}: unknown to timm: {near}")
+    head = {} if outputs is None else {"num_classes": outputs}
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=outputs)
+        return timm.create_model(name, pretrained=pretrained, **head)
     except (OSError, RuntimeError) as error:  # the hub cannot be reached
         reason = str(error).split("\n")[0]
         raise InputError(f"--weights pretrained: {name} could not be fetched ({reason}); give a file instead") from None
 
 
-def _torchvision(name: str, outputs: int, *, pretrained: bool) -> nn.Module:
+def _torchvision(name: str, outputs: int | None, *, pretrained: bool) -> nn.Module:
     known = torchvision.models.list_models(torchvision.models)
     if name not in known:
         near = did_you_mean(name, known).split("known:")[0] or "try torchvision.resnet50"
         raise InputError(f"--architecture torchvision.{name}: unknown to torchvision: {near}")
-    model = torchvision.models.get_model(name, weights=None, num_classes=outputs)
+    head = {} if outputs is None else {"num_classes": outputs}
+    model = torchvision.models.get_model(name, weights=None, **head)
     if pretrained:
         try:
             state = torchvision.models.get_model(name, weights="DEFAULT").state_dict()
@@ -81,5 +124,5 @@ def _torchvision(name: str, outputs: int, *, pretrained: bool) -> nn.Module:
             raise InputError(
                 f"--weights pretrained: torchvision.{name} could not be fetched ({error}); give a file instead"
             ) from None
-        model.load_state_dict(without_head(state), strict=False)
+        model.load_state_dict(state if outputs is None else without_head(state), strict=False)
     return model

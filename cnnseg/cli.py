@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 
 from cnnseg.seed_commands import evolution, seeds
 from cnnseg.settings import NETWORKS, NetworkConfig, TrainConfig
+from cnnseg.test_commands import perturbation_test, segmentation_test
 from wsss.console import Flat, Several, note, run
 from wsss.errors import InputError
 from wsss.options import Data, Device, Root, Runs, Workers, check_positive, worker_count
@@ -24,6 +25,8 @@ app = App(
 )
 app.command(seeds)
 app.command(evolution)
+app.command(perturbation_test)
+app.command(segmentation_test)
 
 TrainSplit = Annotated[str, Parameter(help="Split to train on.")]
 ValSplit = Annotated[

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from wsss.console import Config, Several
+from wsss.judging import settings as judging
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 """Names of the checkpoints in the stage folder ``network`` of a run."""
@@ -147,3 +148,14 @@ class SeedConfig(Config):
         if self.power is not None:
             return self.power
         return 1.0 if self.method == "cam" else 2.4 if self.scores == "softmax" else 0.75
+
+
+class TrialConfig(judging.TrialConfig):
+    """What the perturbation test and the segmentation test of CNNs share."""
+
+    rules: Annotated[tuple[str, ...], Several] = ("epsilon_plus",)
+    """composites of propagation rules, names separated by spaces: every method that takes rules is run once for each"""
+    layer: str | None = None
+    """layer that methods which look at one look at, by its name in the model; their usual one if not given"""
+    size: int | None = Field(None, ge=1)
+    """side of the square that images are squeezed to; unless given, what the CNN was made for, mostly 224"""

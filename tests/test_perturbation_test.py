@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,17 +16,22 @@ from safetensors.torch import save_file
 from small_run import make_data
 from torch import Tensor, nn
 
-from vitseg import perturbation_test, trial
+import vitseg.judged
 from vitseg.cli import app
 from vitseg.explain import explain
+from vitseg.judged import explainer_of, find_explainers, subject_of
 from vitseg.models import Classifier, create_classifier, save_classifier
 from vitseg.settings import TrialConfig
-from vitseg.trial import Subject, evenly, open_trials, run_trials, squeeze, stack
 from wsss.console import run
 from wsss.data import Dataset, Sample, paired_folders
 from wsss.entries import TestEntry, read_tests
 from wsss.errors import InputError
 from wsss.explanation_tests import perturbation_figures, read_results
+from wsss.judging import perturbation, trials
+from wsss.judging.explainer import Explainer
+from wsss.judging.subject import Photographs, Subject, classify, squeeze, stack
+from wsss.judging.targets import target_outputs
+from wsss.judging.trials import Judge, Trial, evenly, open_trials, run_trials
 from wsss.store import read_json, write_json
 
 METHODS = ("rollout", "transformer_attribution")
@@ -48,6 +53,25 @@ def blobs(count: int, size: tuple[int, int] = (50, 70), seed: int = 1) -> list[I
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (count, 4, 5, 3), dtype=np.uint8)
     return [Image.fromarray(s).resize((size[1], size[0]), Image.Resampling.BICUBIC) for s in small]
+
+
+def judged(classifier: Classifier, name: str = "small") -> Subject:
+    return subject_of(classifier, name, "abc")
+
+
+def explainer(method: str) -> Explainer:
+    return explainer_of(method, 2)  # blocks of test_vit
+
+
+def photographed(classifier: Classifier, pixels: Tensor, ids: Sequence[str], *, batch_size: int = 16) -> Photographs:
+    return classify(judged(classifier), pixels, ids, batch_size=batch_size)
+
+
+def perturb(
+    classifier: Classifier, photographs: Photographs, targets: Sequence[int], method: str, *, batch_size: int = 16
+) -> Generator[None, None, dict[str, np.ndarray]]:
+    due = torch.tensor(targets)
+    return perturbation.perturb(judged(classifier), photographs, due, explainer(method), batch_size=batch_size)
 
 
 def finish(steps: Generator[None, None, dict[str, np.ndarray]]) -> tuple[int, dict[str, np.ndarray]]:
@@ -104,11 +128,11 @@ def bilinear(small: np.ndarray, side: int) -> np.ndarray:
 
 def test_places_against_a_sort_with_ties() -> None:
     maps = torch.tensor([[[3.0, -1, 3], [0, 0, 5]], [[1, 1, 1], [1, 1, 1]]])
-    places = perturbation_test.removal_places(maps, (2, 3))
+    places = perturbation.removal_places(maps, (2, 3))
     assert places.tolist() == [[[1, 5, 2], [3, 4, 0]], [[0, 1, 2], [3, 4, 5]]]
     generator = torch.Generator().manual_seed(0)
     maps = torch.randint(-9, 9, (2, 3, 3), generator=generator).float()  # doubled in size, all values are exact
-    for small, found in zip(maps.numpy(), perturbation_test.removal_places(maps, (6, 6)), strict=True):
+    for small, found in zip(maps.numpy(), perturbation.removal_places(maps, (6, 6)), strict=True):
         relevance = bilinear(small, 6).ravel()
         assert len(set(relevance.tolist())) < 36  # equal values are among them
         ranking = sorted(range(36), key=lambda place: (-relevance[place], place))
@@ -120,10 +144,10 @@ def test_against_the_protocol(method: str) -> None:
     classifier, images = small_classifier(), blobs(5)
     pixels = stack([squeeze(image, (SIDE, SIDE)) for image in images])
     ids = [f"i{place}" for place in range(5)]
-    clean = perturbation_test.classify(classifier, pixels, ids, [0] * 5).predicted.tolist()
+    clean = photographed(classifier, pixels, ids).predicted.tolist()
     targets = [*clean[:3], *((c + 1) % 3 for c in clean[3:])]  # two images are classified wrongly
-    photographs = perturbation_test.classify(classifier, pixels, ids, targets, batch_size=2)
-    steps, found = finish(perturbation_test.perturb(classifier, photographs, method, batch_size=3))
+    photographs = photographed(classifier, pixels, ids, batch_size=2)
+    steps, found = finish(perturb(classifier, photographs, targets, method, batch_size=3))
     assert steps == 5
     for place, (image, target) in enumerate(zip(images, targets, strict=True)):
         predicted, correct = slow_image(classifier, image, target, method)
@@ -142,8 +166,8 @@ def test_batches_make_no_difference() -> None:
         results = []
         for batch_size in (1, 4, 16):
             how = {"batch_size": batch_size}
-            photographs = perturbation_test.classify(classifier, pixels, list("abcdef"), [0, 1, 2, 0, 1, 2], **how)
-            results.append(finish(perturbation_test.perturb(classifier, photographs, method, **how))[1])
+            photographs = photographed(classifier, pixels, list("abcdef"), **how)
+            results.append(finish(perturb(classifier, photographs, [0, 1, 2, 0, 1, 2], method, **how))[1])
         for other in results[1:]:
             for key in ("predicted", "target", "correct"):
                 np.testing.assert_array_equal(results[0][key], other[key])
@@ -153,16 +177,16 @@ def test_nothing_is_computed_twice() -> None:
     """18 perturbed images for each map, one map for an image whose prediction is right or whose method has but one."""
     classifier = small_classifier()
     pixels = stack([squeeze(image, (SIDE, SIDE)) for image in blobs(6)])
-    clean = perturbation_test.classify(classifier, pixels, list("abcdef"), [0] * 6).predicted
+    clean = photographed(classifier, pixels, list("abcdef")).predicted
     targets = clean.clone()
     targets[4:] = (clean[4:] + 1) % 3
     seen = []
     handle = classifier.model.patch_embed.register_forward_hook(lambda _m, args, _o: seen.append(len(args[0])))
     counts = {}
     for method in METHODS:
-        photographs = perturbation_test.classify(classifier, pixels, list("abcdef"), targets.tolist())
+        photographs = photographed(classifier, pixels, list("abcdef"))
         seen.clear()
-        finish(perturbation_test.perturb(classifier, photographs, method))
+        finish(perturb(classifier, photographs, targets.tolist(), method))
         counts[method] = sum(seen)
     handle.remove()
     assert counts == {"rollout": 6 + 18 * 6, "transformer_attribution": 6 + 18 * (4 + 2 * 2)}
@@ -170,19 +194,18 @@ def test_nothing_is_computed_twice() -> None:
 
 def test_a_map_that_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = small_classifier()
-    photographs = perturbation_test.classify(
-        classifier, stack([squeeze(image, (SIDE, SIDE)) for image in blobs(3)]), ["a", "b", "c"], [0, 0, 0]
-    )
-    real = perturbation_test.explain
+    pixels = stack([squeeze(image, (SIDE, SIDE)) for image in blobs(3)])
+    photographs = photographed(classifier, pixels, ["a", "b", "c"])
+    real = vitseg.judged.explain
 
     def broken(model: nn.Module, images: Tensor, *rest: object, **options: object):
         explanation = real(model, images, *rest, **options)
         explanation.maps[1] = torch.nan
         return explanation
 
-    monkeypatch.setattr(perturbation_test, "explain", broken)
+    monkeypatch.setattr(vitseg.judged, "explain", broken)
     with pytest.raises(InputError, match="image b: the rollout map is not finite; try --precision float64"):
-        finish(perturbation_test.perturb(classifier, photographs, "rollout"))
+        finish(perturb(classifier, photographs, [0, 0, 0], "rollout"))
 
 
 def wordnet(names: tuple[str, ...], shown: list[tuple[int, ...]]) -> Dataset:
@@ -190,25 +213,29 @@ def wordnet(names: tuple[str, ...], shown: list[tuple[int, ...]]) -> Dataset:
     return Dataset("own", "val", Path(), names, samples, np.zeros(256, np.uint8))
 
 
+def head(class_names: tuple[str, ...], first_class: int = 0) -> Subject:
+    return Subject(nn.Identity(), class_names, (0.5,) * 3, (0.5,) * 3, (8, 8), "head", first_class=first_class)
+
+
 def test_targets_by_name_and_by_wordnet_id() -> None:
-    classifier = Classifier(nn.Identity(), "test_vit", ("dog", "bird", "cat"), (0.5,) * 3, (0.5,) * 3)
+    classifier = head(("dog", "bird", "cat"))
     dataset = wordnet(("cat", "dog", "zebra"), [(1,), (2,), (1,)])
-    assert perturbation_test.target_outputs(classifier, dataset) == [2, 0, 2]  # zebra is not shown
+    assert target_outputs(classifier, dataset) == [2, 0, 2]  # zebra is not shown
     with pytest.raises(InputError, match=r"'zebra' of data set own is not one of the model's: .*known: bird, cat, dog"):
-        perturbation_test.target_outputs(classifier, wordnet(("cat", "dog", "zebra"), [(3,)]))
-    many = Classifier(nn.Identity(), "vit", tuple(f"n{c:08d}" for c in range(21_841)), (0.5,) * 3, (0.5,) * 3)
+        target_outputs(classifier, wordnet(("cat", "dog", "zebra"), [(3,)]))
+    many = head(tuple(f"n{c:08d}" for c in range(21_841)))
     with pytest.raises(InputError, match=r"'n00000100x' .*did you mean 'n\d+'\? known: .*\(21841 in all\)$") as raised:
-        perturbation_test.target_outputs(many, wordnet(("n00000100x",), [(1,)]))
+        target_outputs(many, wordnet(("n00000100x",), [(1,)]))
     assert len(str(raised.value)) < 300
     with pytest.raises(InputError, match="image i1: shows 2 classes"):
-        perturbation_test.target_outputs(classifier, wordnet(("cat", "dog"), [(1,), (1, 2)]))
+        target_outputs(classifier, wordnet(("cat", "dog"), [(1,), (1, 2)]))
 
-    imagenet = Classifier(nn.Identity(), "vit", tuple(map(str, range(1000))), (0.5,) * 3, (0.5,) * 3)
+    imagenet = head(tuple(map(str, range(1000))))
     names = ("n02123045", "n01440764", "n15075141")  # tabby, tench, toilet tissue
-    assert perturbation_test.target_outputs(imagenet, wordnet(names, [(1,), (2,), (3,)])) == [281, 0, 999]
-    assert perturbation_test.target_outputs(imagenet, wordnet(("7", "30"), [(2,), (1,)])) == [30, 7]
+    assert target_outputs(imagenet, wordnet(names, [(1,), (2,), (3,)])) == [281, 0, 999]
+    assert target_outputs(imagenet, wordnet(("7", "30"), [(2,), (1,)])) == [30, 7]
     with pytest.raises(InputError, match="class 'tabby' of data set own is no WordNet id of ImageNet-1k"):
-        perturbation_test.target_outputs(imagenet, wordnet(("tabby",), [(1,)]))
+        target_outputs(imagenet, wordnet(("tabby",), [(1,)]))
 
 
 def test_evenly_spread() -> None:
@@ -222,31 +249,31 @@ def test_evenly_spread() -> None:
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "PART", 2)
+    monkeypatch.setattr(trials, "PART", 2)
 
 
-def trials_in(runs: Path, dataset: Dataset, methods: tuple[str, ...] = METHODS) -> list[trial.Trial]:
-    subject = Subject(small_classifier(), "small", "abc")
-    return open_trials(subject, dataset, "perturbation", TrialConfig(methods=methods), runs)
+def trials_in(runs: Path, dataset: Dataset, methods: tuple[str, ...] = METHODS) -> list[Trial]:
+    subject = judged(small_classifier())
+    return open_trials(subject, dataset, "perturbation", [explainer(method) for method in methods], TrialConfig(), runs)
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, small_parts: None) -> None:
     images = dict(zip((f"i{place}" for place in range(5)), blobs(5, seed=2), strict=True))
     dataset = wordnet(("cat", "dog"), [(1,), (2,), (1,), (2,), (2,)])
     classifier = small_classifier()
-    targets = perturbation_test.target_outputs(classifier, dataset)
-    judged: list[tuple[str, int]] = []
+    targets = target_outputs(judged(classifier), dataset)
+    seen: list[tuple[str, int]] = []
 
-    def prepare(samples, killed_at: int = 99) -> trial.Judge:
+    def prepare(samples, killed_at: int = 99) -> Judge:
         pixels = stack([squeeze(images[sample.id], (SIDE, SIDE)) for sample in samples])
         ids = [sample.id for sample in samples]
-        photographs = perturbation_test.classify(classifier, pixels, ids, [targets[int(i[1:])] for i in ids])
+        photographs = photographed(classifier, pixels, ids)
 
-        def judge(one: trial.Trial) -> Generator[None, None, dict[str, np.ndarray]]:
-            if len(judged) == killed_at:
+        def judge(one: Trial) -> Generator[None, None, dict[str, np.ndarray]]:
+            if len(seen) == killed_at:
                 raise KeyboardInterrupt
-            judged.append((one.method, len(ids)))
-            return perturbation_test.perturb(classifier, photographs, one.method, **one.options)
+            seen.append((one.method, len(ids)))
+            return perturb(classifier, photographs, [targets[int(i[1:])] for i in ids], one.method)
 
         return judge
 
@@ -254,16 +281,16 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, small_parts: No
     done = run_trials(whole, dataset, prepare, "whole")
     assert {method: counts.images for method, counts in done.items()} == dict.fromkeys(METHODS, 5)
     assert all(counts.seconds > 0 for counts in done.values())
-    judged.clear()
+    seen.clear()
     with pytest.raises(KeyboardInterrupt):
         run_trials(trials_in(tmp_path / "killed", dataset), dataset, lambda s: prepare(s, killed_at=3), "killed")
     killed = trials_in(tmp_path / "killed", dataset)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("part-*.npz")}
     assert len(kept) == 3
     (killed[0].stage.folder / ".part-00001.npz.0123.partial").write_bytes(b"half")
-    judged.clear()
+    seen.clear()
     done = run_trials(killed, dataset, prepare, "resumed")
-    assert judged == [("transformer_attribution", 2), ("rollout", 1), ("transformer_attribution", 1)]
+    assert seen == [("transformer_attribution", 2), ("rollout", 1), ("transformer_attribution", 1)]
     assert [done[method].images for method in METHODS] == [1, 3]
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
     for first, second in zip(whole, killed, strict=True):
@@ -273,29 +300,28 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, small_parts: No
         for key in a:
             np.testing.assert_array_equal(a[key], b[key])
     (killed[0].stage.folder / "part-00001.npz").write_bytes(b"PK\3\4 cut short")
-    judged.clear()
+    seen.clear()
     run_trials(killed, dataset, prepare, "mended")
-    assert judged == [("rollout", 2)]
+    assert seen == [("rollout", 2)]
 
 
 def test_float64_runs_beside_float32(tmp_path: Path) -> None:
     dataset, classifier = wordnet(("cat",), [(1,)]), small_classifier()
-    subject, found = Subject(classifier, "small", "abc"), {}
+    subject, found = judged(classifier), {}
     pixels = stack([squeeze(image, (SIDE, SIDE)) for image in blobs(2)])
     for precision in ("float32", "float64"):
-        (one,) = open_trials(
-            subject, dataset, "perturbation", TrialConfig(methods=("rollout",), precision=precision), tmp_path
-        )
+        config = TrialConfig(precision=precision)
+        (one,) = open_trials(subject, dataset, "perturbation", [explainer("rollout")], config, tmp_path)
         subject.to("cpu", precision)
         dtype = getattr(torch, precision)
-        inputs = trial.model_input(classifier, pixels, "cpu")
+        inputs = subject.inputs(pixels)
         assert inputs.dtype == dtype
         expected = (pixels.double() / 255 - torch.tensor(classifier.mean, dtype=torch.float64)[:, None, None]) / (
             torch.tensor(classifier.std, dtype=torch.float64)[:, None, None]
         )
         assert (inputs - expected).abs().max() < (1e-15 if precision == "float64" else 1e-5)
-        photographs = perturbation_test.classify(classifier, pixels, ["a", "b"], [0, 1])
-        finish(perturbation_test.perturb(classifier, photographs, "rollout", **one.options))
+        photographs = photographed(classifier, pixels, ["a", "b"])
+        finish(perturb(classifier, photographs, [0, 1], "rollout"))
         found[precision] = one
     plain, double = found["float32"], found["float64"]
     assert plain.run.name == "small.rollout" and "precision" not in plain.stage.manifest["config"]
@@ -310,12 +336,12 @@ def test_memory_is_that_of_one_part(tmp_path: Path, small_parts: None) -> None:
     class Images:
         pass
 
-    def prepare(samples) -> trial.Judge:
+    def prepare(samples) -> Judge:
         assert len(samples) <= 2 and not any(reference() for reference in living)
         images = Images()
         living.append(weakref.ref(images))
 
-        def judge(_trial: trial.Trial) -> Generator[None, None, dict[str, np.ndarray]]:
+        def judge(_trial: Trial) -> Generator[None, None, dict[str, np.ndarray]]:
             for _ in samples:
                 yield
             assert images is not None
@@ -330,13 +356,13 @@ def test_memory_is_that_of_one_part(tmp_path: Path, small_parts: None) -> None:
 def test_other_images_settings_and_models_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = wordnet(("cat", "dog"), [(1,), (2,)])
     (first,) = trials_in(tmp_path, dataset, ("rollout",))
-    trial.write_part(first.stage.folder / "part-00000.npz", dataset.samples, {"predicted": np.zeros(2, int)})
+    trials.write_part(first.stage.folder / "part-00000.npz", dataset.samples, {"predicted": np.zeros(2, int)})
     trials_in(tmp_path, dataset, ("rollout",))
-    subject = Subject(small_classifier(), "small", "abc")
+    subject = judged(small_classifier())
 
     def again(*, whom: Subject = subject, what: Dataset = dataset, **settings: object) -> None:
         config = TrialConfig(**{"methods": ("rollout",), **settings})
-        open_trials(whom, what, "perturbation", config, tmp_path)
+        open_trials(whom, what, "perturbation", find_explainers(whom.model, config), config, tmp_path)
 
     again(rules="exact", batch_size=3)  # neither makes a difference to rollout
     with pytest.raises(InputError, match=r"first_block was 1, is 0 now; .*\(into another run: --name or --runs\)$"):
@@ -348,9 +374,9 @@ def test_other_images_settings_and_models_are_refused(tmp_path: Path, monkeypatc
     with pytest.raises(InputError, match=r"inputs\.images was"):
         again(what=wordnet(("cat", "dog"), [(1,), (1,)]))
     with pytest.raises(InputError, match=r"inputs\.model was 'abc', is 'xyz' now"):
-        again(whom=Subject(subject.classifier, "small", "xyz"))
+        again(whom=replace(subject, fingerprint="xyz"))
     again()
-    monkeypatch.setattr(trial, "PROTOCOL", trial.PROTOCOL + 1)
+    monkeypatch.setattr(trials, "PROTOCOL", trials.PROTOCOL + 1)
     with pytest.raises(InputError, match=r"config\.protocol was 1, is 2 now"):
         again()
 
@@ -362,12 +388,12 @@ def test_changed_files_and_other_folders_are_refused(tmp_path: Path) -> None:
             (tmp_path / folder / kind).mkdir(parents=True)
             for image in blobs(2):
                 image.convert("L").save(tmp_path / folder / kind / f"{len(os.listdir(tmp_path / folder / kind))}.png")
-    subject = Subject(small_classifier(), "small", "abc")
+    subject = judged(small_classifier())
 
     def open_in(folder: str, tests: tuple[str, ...] = ("perturbation", "segmentation")) -> None:
         dataset = replace(paired_folders(tmp_path / folder / "images", tmp_path / folder / "masks"), name="own")
         for test in tests:
-            (one,) = open_trials(subject, dataset, test, TrialConfig(methods=("rollout",)), tmp_path / "runs")
+            (one,) = open_trials(subject, dataset, test, [explainer("rollout")], TrialConfig(), tmp_path / "runs")
             (one.stage.folder / "part-00000.npz").touch()
 
     open_in("here")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import h5py
@@ -13,18 +13,20 @@ from PIL import Image
 from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score, confusion_matrix, f1_score
 from small_run import make_data
-from test_perturbation_test import METHODS, SIDE, bilinear, blobs, finish, small_classifier
+from test_perturbation_test import METHODS, SIDE, bilinear, blobs, explainer, finish, judged, small_classifier
+from torch import Tensor
 
-from vitseg import plots, segmentation_test, trial
+import vitseg.judged
 from vitseg.cli import app
 from vitseg.explain import explain
-from vitseg.models import save_classifier
-from vitseg.trial import squeeze, stack
+from vitseg.models import Classifier, save_classifier
 from wsss.console import run
 from wsss.data import Dataset, Sample, paired_folders
 from wsss.entries import read_tests
 from wsss.errors import InputError
 from wsss.explanation_tests import read_results, segmentation_figures
+from wsss.judging import plots, segmentation, trials
+from wsss.judging.subject import classify, squeeze, stack
 
 
 def random_truths(count: int, seed: int = 0) -> np.ndarray:
@@ -33,11 +35,19 @@ def random_truths(count: int, seed: int = 0) -> np.ndarray:
     return rng.choice(np.array([0, 1, 255], np.uint8), (count, 8, 8), p=(0.5, 0.4, 0.1)).repeat(20, 1).repeat(20, 2)
 
 
+def segment(
+    classifier: Classifier, pixels: Tensor, truths: np.ndarray, ids: Sequence[str], method: str, batch_size: int = 16
+) -> Generator[None, None, dict[str, np.ndarray]]:
+    subject = judged(classifier)
+    photographs = classify(subject, pixels, ids, batch_size=batch_size)
+    return segmentation.segment(subject, photographs, truths, explainer(method), batch_size=batch_size)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_against_the_protocol(method: str) -> None:
     classifier, truths = small_classifier(), random_truths(5)
     pixels = stack([squeeze(image, (SIDE, SIDE)) for image in blobs(5)])
-    steps, found = finish(segmentation_test.segment(classifier, pixels, truths, list("abcde"), method, batch_size=2))
+    steps, found = finish(segment(classifier, pixels, truths, list("abcde"), method, batch_size=2))
     assert steps == 5
     for place, truth in enumerate(truths):
         picture = pixels[place].permute(1, 2, 0).double().numpy() / 255
@@ -67,18 +77,18 @@ def test_against_the_protocol(method: str) -> None:
 def test_score_of_an_image_by_hand() -> None:
     heat = np.array([[0.0, 0.2, 0.9], [1.0, 0.1, 0.2]], np.float32)  # mean 0.4
     truth = np.array([[0, 1, 1], [0, 255, 0]], np.uint8)
-    score = segmentation_test.score_image(heat, truth)
+    score = segmentation.score_image(heat, truth)
     assert score.confusion.tolist() == [[2, 1], [1, 1]]  # truth, prediction
     assert score.f1 == pytest.approx(2 * 1 / (2 * 1 + 1 + 1))
     # ten scores, five are right: one of the two 1, then 0.9, one of the two 0.8, one of the two 0.2, one of the two 0
     assert score.ap == pytest.approx((1 / 2 + 2 / 3 + 3 / 5 + 4 / 7 + 5 / 10) / 5, abs=1e-6)
-    hidden = segmentation_test.score_image(heat, np.full((2, 3), 255, np.uint8))
+    hidden = segmentation.score_image(heat, np.full((2, 3), 255, np.uint8))
     assert hidden.confusion.sum() == 0 and np.isnan(hidden.f1) and np.isnan(hidden.ap)
 
 
 def test_a_constant_map_is_background() -> None:
     truth = np.array([[0, 1, 1], [0, 255, 0]], np.uint8)
-    score = segmentation_test.score_image(np.zeros((2, 3), np.float32), truth)
+    score = segmentation.score_image(np.zeros((2, 3), np.float32), truth)
     assert score.confusion.tolist() == [[3, 0], [2, 0]]
     kept = truth[truth != 255] == 1
     assert score.ap == average_precision_score(np.concatenate([~kept, kept]), [1.0] * 5 + [0.0] * 5)
@@ -86,17 +96,17 @@ def test_a_constant_map_is_background() -> None:
 
 def test_the_mean_is_that_of_the_whole_map() -> None:
     heat = np.array([[1.0, 0.3, 0.2, 0.2]], np.float32)  # mean 0.425, without the first 0.233
-    score = segmentation_test.score_image(heat, np.array([[255, 1, 0, 0]], np.uint8))
+    score = segmentation.score_image(heat, np.array([[255, 1, 0, 0]], np.uint8))
     assert score.confusion.tolist() == [[2, 0], [1, 0]]
 
 
 def test_enlarged_and_scaled() -> None:
     maps = torch.tensor([[[2.0, 4], [6, -2]], [[5, 5], [5, 5]]])
-    found = segmentation_test.enlarge(maps, (4, 4)).numpy()
+    found = segmentation.enlarge(maps, (4, 4)).numpy()
     expected = bilinear(maps[0].numpy(), 4)
     np.testing.assert_allclose(found[0], (expected - expected.min()) / np.ptp(expected), atol=1e-6)
     assert not found[1].any()
-    assert not segmentation_test.foreground(found[1]).any()
+    assert not segmentation.foreground(found[1]).any()
 
 
 def pair(folder: Path, name: str, size: tuple[int, int], mask: np.ndarray) -> None:
@@ -111,38 +121,38 @@ def test_pairs_at_the_size_of_the_model(tmp_path: Path) -> None:
     mask[:3, :3], mask[3:, 6:] = 7, 255
     pair(tmp_path, "a", (6, 9), mask)
     dataset = paired_folders(tmp_path / "images", tmp_path / "masks")
-    image, truth = segmentation_test.load_pair(dataset, dataset.samples[0], (12, 18))
+    image, truth = segmentation.load_pair(dataset, dataset.samples[0], (12, 18))
     assert image.shape == (12, 18, 3)
     np.testing.assert_array_equal(truth, np.where(mask == 7, 1, mask).repeat(2, 0).repeat(2, 1))
     pair(tmp_path, "b", (6, 9), mask[:, :8])
     dataset = paired_folders(tmp_path / "images", tmp_path / "masks")
     with pytest.raises(InputError, match="mask of image b: 8 x 6 pixels, its image 9 x 6"):
-        segmentation_test.load_pair(dataset, dataset.samples[1], (12, 18))
+        segmentation.load_pair(dataset, dataset.samples[1], (12, 18))
 
 
 def test_only_the_class_of_the_sample_is_foreground(tmp_path: Path) -> None:
     pair(tmp_path, "a", (4, 4), np.array([[0, 1, 2, 255]] * 4))
     sample = Sample("a", tmp_path / "images/a.png", (2,), tmp_path / "masks/a.png")
     dataset = Dataset("own", "val", tmp_path, ("cat", "dog"), (sample,), np.arange(256).astype(np.uint8))
-    assert segmentation_test.load_pair(dataset, sample, (4, 4))[1][0].tolist() == [0, 255, 1, 255]
+    assert segmentation.load_pair(dataset, sample, (4, 4))[1][0].tolist() == [0, 255, 1, 255]
 
 
 def test_a_map_that_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = segmentation_test.explain
+    real = vitseg.judged.explain
 
     def broken(*rest: object, **options: object):
         explanation = real(*rest, **options)
         explanation.maps[1, 0, 0] = torch.inf
         return explanation
 
-    monkeypatch.setattr(segmentation_test, "explain", broken)
+    monkeypatch.setattr(vitseg.judged, "explain", broken)
     pixels = stack([squeeze(image, (SIDE, SIDE)) for image in blobs(3)])
     with pytest.raises(InputError, match="image b: the rollout map is not finite; try --precision float64"):
-        finish(segmentation_test.segment(small_classifier(), pixels, random_truths(3), list("abc"), "rollout"))
+        finish(segment(small_classifier(), pixels, random_truths(3), list("abc"), "rollout"))
 
 
 def test_gallery_shows_the_best_and_the_worst(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "PART", 2)
+    monkeypatch.setattr(trials, "PART", 2)
     for place in range(5):
         mask = np.zeros((20, 20))
         mask[:10] = 1
@@ -154,8 +164,8 @@ def test_gallery_shows_the_best_and_the_worst(tmp_path: Path, monkeypatch: pytes
     for part in range(3):
         samples = dataset.samples[2 * part : 2 * part + 2]
         maps = np.stack([np.full((4, 4), int(sample.id[1]) / 10, np.float16) for sample in samples])
-        trial.write_part(tmp_path / f"part-{part:05d}.npz", samples, {"maps": maps})
-    assert [trial.read_map(tmp_path, place)[0, 0] for place in range(5)] == pytest.approx(
+        trials.write_part(tmp_path / f"part-{part:05d}.npz", samples, {"maps": maps})
+    assert [trials.read_map(tmp_path, place)[0, 0] for place in range(5)] == pytest.approx(
         [0, 0.1, 0.2, 0.3, 0.4], abs=1e-3
     )
     drawn: list[str] = []

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from wsss.console import Config, Several
+from wsss.judging import settings as judging
 
 CHECKPOINT = "classifier.safetensors"
 """Name of a finished classifier in its stage folder."""
@@ -92,18 +93,10 @@ class ExplainConfig(SeedConfig):
     """the min-max scaled map is raised to this power"""
 
 
-class TrialConfig(Config):
-    """What the perturbation test and the segmentation test share."""
+class TrialConfig(judging.TrialConfig):
+    """What the perturbation test and the segmentation test of ViTs share."""
 
-    methods: Annotated[tuple[str, ...] | None, Several] = None
-    """explanation methods, names separated by spaces; all that there are unless given"""
     rules: Literal["robust", "exact"] = "robust"
     """propagation rules of the methods that need them: 'exact' as published, 'robust' well conditioned in float32"""
     first_block: int | None = Field(None, ge=0)
     """the rollout multiplies the blocks from this one on; the method's own usual value if not given"""
-    limit: int | None = Field(None, ge=1)
-    """take that many images, evenly spread over the data set; all if not given"""
-    batch_size: int = Field(16, ge=1)
-    """images that go through the model at once; bounds the memory"""
-    precision: Literal["float32", "float64"] = "float32"
-    """precision of model and images; float64 takes about twice as long on a CPU, the exact rules may need it"""

@@ -1,6 +1,6 @@
 """Figures of the perturbation test and the segmentation test from the results kept for each image.
 
-Results are the arrays of the parts that `vitseg perturbation-test` and `vitseg segmentation-test` write, n images:
+Results are the arrays of the parts that the commands `perturbation-test` and `segmentation-test` write, n images:
 
 - both: ``ids`` (n,) str, ``predicted`` (n,) int;
 - perturbation: ``target`` (n,) int, ``correct`` bool (n, 2, 2, 10): class explained (0 predicted, 1 target), direction

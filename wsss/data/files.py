@@ -57,7 +57,7 @@ def image_size(path: Path) -> tuple[int, int]:
 def _refuse_matlab(path: Path) -> None:
     """Many images lie in one such file: a caller that asks for a path is not made for that layout."""
     if path.suffix == ".mat":
-        raise InputError(f"image {path}: images of ImageNet-segmentation are read by `vitseg segmentation-test` alone")
+        raise InputError(f"image {path}: images of ImageNet-segmentation are read by `segmentation-test` alone")
 
 
 def _reason(path: Path, error: Exception) -> str:

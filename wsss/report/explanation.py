@@ -64,7 +64,7 @@ class TestRow:
 
     run: str
     label: str
-    """What tells it from the other rows in few words: the method, or the run where methods repeat."""
+    """What tells it from the other rows in few words: the method, or the run where methods repeat or models differ."""
     entry: TestEntry
     results: Path
     """Folder of the results per image."""
@@ -132,7 +132,8 @@ test_sections.__test__ = False  # type: ignore[attr-defined]
 
 def _section(key: tuple[str, str, str], rows: Sequence[TestRow]) -> TestSection:
     test, data, split = key
-    if len({row.entry.method for row in rows}) < len(rows):
+    several = len({row.entry.model for row in rows}) > 1
+    if several or len({row.entry.method for row in rows}) < len(rows):
         rows = [replace(row, label=row.run) for row in rows]
     rows = [replace(row, best=best) for row, best in zip(rows, _best(test, rows), strict=True)]
     notes: list[str] = []
@@ -146,7 +147,7 @@ def _section(key: tuple[str, str, str], rows: Sequence[TestRow]) -> TestSection:
             warn(note)
     if len({row.entry.images for row in rows}) > 1:
         notes.append("Rows differ in their number of images and do not compare with each other.")
-    if len({row.entry.model for row in rows}) > 1:
+    if several:
         notes.append("Rows differ in their model: a difference between them is not that of the methods alone.")
     known = [row for row in rows if row.run in results]
     if len(known) < 2:

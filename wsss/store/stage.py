@@ -28,8 +28,8 @@ MADE_BY = {
     "masks": "affinity refine",
     "classifier": "vitseg train-classifier",
     "network": "cnnseg train-unrolled",
-    "perturbation_test": "vitseg perturbation-test",
-    "segmentation_test": "vitseg segmentation-test",
+    "perturbation_test": "vitseg perturbation-test (or cnnseg perturbation-test)",
+    "segmentation_test": "vitseg segmentation-test (or cnnseg segmentation-test)",
 }
 """The command that makes each kind of stage, for messages."""
 _IDENTITY = ("kind", "config", "class_names", "inputs")

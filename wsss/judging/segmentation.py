@@ -5,21 +5,20 @@ Chefer, Gur and Wolf, CVPR 2021, section 4 and table 3 (ImageNet-segmentation).
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
-from vitseg.explain import explain
-from vitseg.models import Classifier
-from vitseg.trial import model_input, squeeze
 from wsss.data import IGNORE, Dataset, Sample, foreground_truth
 from wsss.errors import InputError
 from wsss.explanation_tests import foreground
+from wsss.judging.explainer import Explainer
+from wsss.judging.maps import upsample
+from wsss.judging.subject import Photographs, Subject, squeeze
 from wsss.maps import scale_maps
 from wsss.statistics import average_precision
 
@@ -40,8 +39,7 @@ def enlarge(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
     A constant map becomes 0 throughout, one with NaN or infinity NaN.
     """
-    full = F.interpolate(maps[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]
-    return scale_maps(full)
+    return scale_maps(upsample(maps.float(), size))
 
 
 def score_image(heat: np.ndarray, truth: np.ndarray) -> ImageScore:
@@ -73,49 +71,34 @@ def load_pair(dataset: Dataset, sample: Sample, size: tuple[int, int]) -> tuple[
 
 
 def segment(
-    classifier: Classifier,
-    pixels: Tensor,
-    truths: np.ndarray,
-    ids: Sequence[str],
-    method: str,
-    *,
-    device: str = "cpu",
-    batch_size: int = 16,
-    **options: object,
+    subject: Subject, photographs: Photographs, truths: np.ndarray, explainer: Explainer, *, batch_size: int = 16
 ) -> Generator[None, None, dict[str, np.ndarray]]:
-    """The test of one method on a part of the images. Yields once an image, for the progress; returns the results.
+    """The test of one explainer on a part of the images. Yields once an image, for the progress; returns the results.
 
     Args:
-        pixels: uint8 (n, 3, H, W).
         truths: uint8 (n, H, W), 0 background, 1 foreground, 255 ignored.
-        ids: n names for messages.
-        options: of `explain` (first_block, rules).
 
     Returns:
-        predicted int64 (n,), confusion int64 (n, 2, 2), ap and f1 float64 (n,), maps float16 (n, h, w) on the method's
-        own grid, min-max scaled.
+        predicted int64 (n,), confusion int64 (n, 2, 2), ap and f1 float64 (n,), maps float16 (n, h, w) on the
+        explainer's own grid, min-max scaled.
 
     Raises:
-        InputError: a map is not finite, or as `explain`.
+        InputError: a map is not finite, or as `Explainer.maps`.
     """
-    predicted: list[Tensor] = []
     scores: list[ImageScore] = []
     grids: list[Tensor] = []
-    for start in range(0, len(pixels), batch_size):
+    for start in range(0, len(photographs.pixels), batch_size):
         chunk = slice(start, start + batch_size)
-        inputs = model_input(classifier, pixels[chunk], device)
-        explanation = explain(classifier.model, inputs, None, method, **options)
-        predicted.append(explanation.targets.cpu())
-        grids.append(scale_maps(explanation.maps).half().cpu())
-        for heat, truth, image_id in zip(
-            enlarge(explanation.maps, tuple(inputs.shape[2:])).cpu().numpy(), truths[chunk], ids[chunk], strict=True
-        ):
-            if not np.isfinite(heat).all():
-                raise InputError(f"image {image_id}: the {method} map is not finite; try --precision float64")
+        inputs = subject.inputs(photographs.pixels[chunk])
+        predicted = photographs.predicted[chunk, None].to(inputs.device)
+        maps = explainer.maps(subject.model, inputs, predicted, photographs.ids[chunk])[:, 0]
+        grids.append(scale_maps(maps).half().cpu())
+        heats = enlarge(maps, tuple(inputs.shape[2:])).cpu().numpy()
+        for heat, truth in zip(heats, truths[chunk], strict=True):
             scores.append(score_image(heat, truth))
             yield
     return {
-        "predicted": torch.cat(predicted).numpy(),
+        "predicted": photographs.predicted.numpy(),
         "confusion": np.stack([score.confusion for score in scores]),
         "ap": np.array([score.ap for score in scores]),
         "f1": np.array([score.f1 for score in scores]),

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from vitseg.segmentation_test import enlarge, load_pair
-from vitseg.trial import read_map
 from wsss.data import IGNORE, Dataset
 from wsss.explanation_tests import Figures, foreground, image_ious
+from wsss.judging.segmentation import enlarge, load_pair
+from wsss.judging.trials import read_map
 from wsss.overlay import heat_overlay, mask_overlay
 from wsss.statistics import FRACTIONS
 from wsss.store import atomic

@@ -1,0 +1,130 @@
+"""What the tests of explanations are to know of CNNs: the model, its methods, their rules and layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import cnnseg
+from cnnseg.classifiers import input_size, load_imagenet_cnn
+from cnnseg.models import PlainClassifier, find_network, load_network
+from cnnseg.settings import BACKGROUND_CLASS, BEST, STAGE, TrialConfig
+from cnnseg.unroll import UnrolledNetwork
+from wsss.console import warn
+from wsss.errors import InputError
+from wsss.explanation import Explanation
+from wsss.judging.explainer import Explainer
+from wsss.judging.settings import chosen_names
+from wsss.judging.subject import Subject
+from wsss.store import file_hash
+
+
+def find_subject(
+    classifier: str | None, architecture: str | None, weights: str, runs: Path, size: int | None = None
+) -> Subject:
+    """The model that the options of the command line mean.
+
+    Args:
+        classifier: file or run of `cnnseg train-classifier` (or of an unrolled network, whose classifier it is).
+        architecture: else a CNN of timm or torchvision with its ImageNet head; `weights` "pretrained" or a file.
+        size: side of the square that images are squeezed to; that of the model's own settings unless given.
+
+    Raises:
+        InputError: neither or both are given, or no such model.
+    """
+    if (classifier is None) == (architecture is None):
+        raise InputError("--classifier or --architecture: give one of the two")
+    square = (size, size) if size is not None else None
+    if classifier is None:
+        cnn = load_imagenet_cnn(architecture, weights)
+        known = f"pretrained {architecture}" if weights == "pretrained" else file_hash(Path(weights))
+        where = square or input_size(cnn.model)
+        return Subject(cnn.model, cnn.class_names, cnn.mean, cnn.std, where, architecture, known)
+    path = find_network(classifier, runs, option="--classifier")
+    network = load_network(path)
+    if not isinstance(network.module, PlainClassifier | UnrolledNetwork):
+        raise InputError(
+            f"--classifier {classifier}: is a {network.kind}; `cnnseg train-classifier` makes a classifier"
+        )
+    model = network.module.model
+    return Subject(
+        model,
+        network.class_names,
+        network.mean,
+        network.std,
+        square or input_size(model),
+        _name(path.resolve()),
+        file_hash(path),
+        first_class=BACKGROUND_CLASS + 1,  # of which image-level labels teach nothing
+    )
+
+
+def _name(path: Path) -> str:
+    """What a checkpoint is called in names of runs: the run that trained it (of best: NAME_best), else the file."""
+    if path.parent.name != STAGE:
+        return path.stem
+    return path.parents[1].name + "_best" * (path.name == BEST)
+
+
+def find_explainers(subject: Subject, config: TrialConfig) -> list[Explainer]:
+    """The methods asked for, those that take rules once for each composite. Each is tried on one image first.
+
+    Of all methods (none was named) those that this model does not have are left out with a warning.
+
+    Raises:
+        InputError: an unknown method or composite, a layer that no method looks at, or a method that was named and that
+            this model does not have.
+    """
+    from cnnseg.methods import METHODS
+    from cnnseg.unroll.composites import COMPOSITES
+
+    methods = [METHODS[name] for name in chosen_names(config.methods, METHODS, option="--methods", what="method")]
+    composites = chosen_names(config.rules, COMPOSITES, option="--rules", what="composite")
+    if config.layer is not None and not any(method.takes_layer for method in methods):
+        raise InputError(f"--layer {config.layer}: none of the methods looks at a layer")
+    found = []
+    for method in methods:
+        layer = {"layer": config.layer} if method.takes_layer and config.layer is not None else {}
+        for rules in [{"rules": name} for name in composites] if method.takes_rules else [{}]:
+            found.append(explainer_of(method.name, method.class_specific, **rules, **layer))
+    return _tried(found, subject, every=config.methods is None)
+
+
+def explainer_of(name: str, class_specific: bool, **options: str) -> Explainer:
+    """A method as it is judged; its runs are called METHOD.RULES.LAYER, as far as there are any."""
+    return Explainer(
+        name,
+        partial(_explained, method=name, **options),
+        class_specific=class_specific,
+        many=True,
+        options=options,
+        variants=tuple(options.values()),
+        remedy="try --precision float64",
+    )
+
+
+def _explained(model: nn.Module, images: Tensor, targets: Tensor, *, method: str, **options: str) -> Explanation:
+    return cnnseg.explain(model, images, targets, method, **options)
+
+
+def _tried(explainers: Sequence[Explainer], subject: Subject, *, every: bool) -> list[Explainer]:
+    """Those that explain this model, found out before a run is begun."""
+    image = torch.rand(1, 3, *subject.size, generator=torch.Generator().manual_seed(0))
+    target = torch.tensor([subject.first_class])
+    found = []
+    for explainer in explainers:
+        try:
+            explainer.explain(subject.model, subject.inputs(image), target)
+        except InputError as error:
+            if not every or explainer.options.get("layer") is not None:
+                raise
+            warn(f"{explainer.label} is left out: {error}")
+        else:
+            found.append(explainer)
+    if not found:
+        raise InputError(f"model {subject.name}: none of the methods explains it")
+    return found

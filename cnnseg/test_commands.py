@@ -1,0 +1,102 @@
+"""The commands ``cnnseg perturbation-test`` and ``cnnseg segmentation-test``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from cnnseg.settings import TrialConfig
+from wsss.console import Flat
+from wsss.judging.options import Classes, Classifier, Images, MaskData, Masks, MaskSplit, Split, Weights
+from wsss.options import Data, Device, Root, Runs
+
+if TYPE_CHECKING:
+    from wsss.judging.commands import Order
+
+Architecture = Annotated[
+    str | None,
+    Parameter(
+        help="CNN of timm, or of torchvision (torchvision.NAME), with its ImageNet head, instead of --classifier; "
+        "resnet50_v1 is a ResNet-50 version 1."
+    ),
+]
+Name = Annotated[
+    str | None,
+    Parameter(help="Name of the run, for one method with one composite; MODEL.METHOD[.RULES][.LAYER] unless given."),
+]
+
+
+def perturbation_test(
+    *,
+    data: Data,
+    split: Split,
+    classifier: Classifier = None,
+    architecture: Architecture = None,
+    weights: Weights = "pretrained",
+    name: Name = None,
+    root: Root = None,
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
+    cfg: Annotated[TrialConfig, Flat] = TrialConfig(),
+) -> None:
+    """Remove the most or the least relevant pixels and see how fast the CNN's accuracy falls.
+
+    Both for maps of the predicted class and of the true class. Prints AUC and clean accuracy with 95 % intervals and
+    each method's difference to the first one, image by image; results per image stay in
+    RUNS/MODEL.METHOD/perturbation, where a test that was stopped goes on. Runs of vitseg compare with these: wsss
+    compare.
+    """
+    from wsss.judging.commands import judge_by_perturbation
+
+    judge_by_perturbation(_order(classifier, architecture, weights, name, runs, device, cfg), data, split, root)
+
+
+def segmentation_test(
+    *,
+    data: MaskData = None,
+    split: MaskSplit = None,
+    classes: Classes = None,
+    images: Images = None,
+    masks: Masks = None,
+    classifier: Classifier = None,
+    architecture: Architecture = None,
+    weights: Weights = "pretrained",
+    name: Name = None,
+    root: Root = None,
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
+    cfg: Annotated[TrialConfig, Flat] = TrialConfig(),
+) -> None:
+    """Cut maps of the class that the CNN predicts at their mean and compare them with the masks of the objects.
+
+    On a data set with masks (--data, --split), of which the images that show exactly one class are taken, or on a
+    folder of images and one of masks (--images, --masks). Prints pixel accuracy, mAP, mIoU and mF1 with 95 % intervals
+    and each method's difference to the first one; results per image and a gallery stay in
+    RUNS/MODEL.METHOD/segmentation, where a test that was stopped goes on. Runs of vitseg compare with these: wsss
+    compare.
+    """
+    from wsss.judging.commands import MaskedData, judge_by_segmentation
+
+    source = MaskedData(data, split, classes, root, images, masks)
+    judge_by_segmentation(_order(classifier, architecture, weights, name, runs, device, cfg), source)
+
+
+def _order(
+    classifier: str | None,
+    architecture: str | None,
+    weights: str,
+    name: str | None,
+    runs: Path,
+    device: str,
+    cfg: TrialConfig,
+) -> Order:
+    from cnnseg.judged import find_explainers, find_subject
+    from wsss.judging.commands import Order
+
+    def find():
+        subject = find_subject(classifier, architecture, weights, runs, cfg.size)
+        return subject, find_explainers(subject, cfg)
+
+    return Order("cnnseg", find, cfg, runs, name, device)

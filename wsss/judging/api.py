@@ -1,0 +1,243 @@
+"""The two tests from Python: any model, any callable that explains it, images in memory or in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wsss.console import track
+from wsss.data import IGNORE
+from wsss.errors import InputError
+from wsss.explanation import NEGATIVE
+from wsss.judging.batches import Batches, checked_batches, read_masks, read_targets
+from wsss.judging.explainer import Explain, Explainer
+from wsss.judging.perturbation import perturb
+from wsss.judging.protocols import CUT, REMOVAL
+from wsss.judging.results import TestResult, compare_tests, result_of
+from wsss.judging.segmentation import segment
+from wsss.judging.subject import Photographs, Subject, classify, evaluating
+
+__all__ = ["TestResult", "compare_tests", "perturbation_test", "segmentation_test"]
+
+CHUNK = 64
+"""Images of one tensor that are looked at together, at least: the same as the parts of the command line."""
+
+Judge = Callable[[Subject, Photographs, np.ndarray], Generator[None, None, dict[str, np.ndarray]]]
+
+
+def perturbation_test(
+    model: nn.Module,
+    explainer: Explain | Explainer,
+    images: Batches,
+    targets: Tensor | Sequence[int] | None = None,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    batch_size: int = 16,
+    class_specific: bool = True,
+    many: bool = False,
+    name: str | None = None,
+    ids: Sequence[str] | None = None,
+    progress: bool = False,
+) -> TestResult:
+    """How fast a model's accuracy falls when the pixels that a map calls (un)important are removed.
+
+    Samek et al., IEEE TNNLS 2017, in the form of Chefer, Gur and Wolf, CVPR 2021, section 4: the least (negative test)
+    or most (positive test) relevant 0, 10, ... 90 % of the pixels become 0 before normalisation; the figure is the area
+    under the top-1 accuracy. The map is that of the predicted class, and that of the target.
+
+    Args:
+        model: any module from normalised images to logits (B, C), on any device; put into evaluation mode for the test
+            and left as found. A model with ONE output is taken for a binary classifier: its classes are 0 (the output,
+            predicted where it is positive) and -1 (the other one). One output that is a quantity (regression) has no
+            accuracy that could fall: make it a question with two answers, a module that gives ``output - threshold``.
+        explainer: ``explainer(model, images, targets)`` of normalised images (B, 3, H, W) and int64 targets (B,) gives
+            maps (B, h, w), on any grid, of any scale, signed or not, the larger the more relevant; or an `Explanation`,
+            such as ``lambda model, images, targets: vitseg.explain(model, images, targets, "rollout")``.
+        images: normalised, (N, 3, H, W); or an iterable of such batches; or, without `targets`, of pairs (images,
+            targets), such as a data loader. They are brought to the model's device and precision.
+        targets: true classes, (N,) integers; of a model with one output 0 or -1.
+        mean, std: what the images were normalised with, ``(x - mean) / std`` of RGB in [0, 1], which makes black
+            ``-mean / std``; 0 and 1 for images in [0, 1], as a model takes them that normalises by itself.
+        batch_size: images that go through the model at once; bounds the memory.
+        class_specific: False if the explainer gives one map whatever the target: half the work.
+        many: the explainer takes targets (B, K) too, and gives (B, K, h, w): classes of one image cost it less
+            together. Without it no call has more than one target an image.
+        name: of the explainer, in messages and results; the callable's own unless given.
+        ids: N names of the images, for messages and comparisons; their numbers from 0 unless given.
+        progress: print it.
+
+    Raises:
+        InputError: images, targets or maps of another shape or type than said here, or a map that is not finite.
+
+    Example:
+        >>> import torch
+        >>> from wsss import compare_tests, perturbation_test
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4))
+        >>> images, targets = torch.randn(20, 3, 8, 8), torch.arange(20) % 4
+        >>> def input_times_gradient(model, images, targets):
+        ...     images = images.clone().requires_grad_()
+        ...     scores = model(images).gather(1, targets[:, None]).sum()
+        ...     return (images * torch.autograd.grad(scores, images)[0]).sum(1)
+        >>> normal = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+        >>> result = perturbation_test(model, input_times_gradient, images, targets, **normal)
+        >>> sorted(result.figures)
+        ['clean_accuracy', 'negative_predicted', 'negative_target', 'positive_predicted', 'positive_target']
+        >>> result.results["correct"].shape
+        (20, 2, 2, 10)
+        >>> noise = perturbation_test(model, lambda m, x, t: torch.rand(len(x), 8, 8), images, targets, **normal)
+        >>> difference, low, high = compare_tests(noise, result)["negative_target"]
+        >>> low <= difference <= high
+        True
+    """
+    if len(mean) != len(std) or not all(value > 0 for value in std):
+        raise InputError(f"mean {mean}, std {std}: expected a number for each channel, std above 0")
+    judged = _explainer(explainer, name, class_specific, many)
+    subject = _subject(model, mean, std)
+
+    def judge(
+        subject: Subject, photographs: Photographs, due: np.ndarray
+    ) -> Generator[None, None, dict[str, np.ndarray]]:
+        if photographs.pixels.shape[1] != len(mean):
+            raise InputError(f"images: {photographs.pixels.shape[1]} channels, mean has {len(mean)}")
+        lowest, highest = (NEGATIVE, 0) if photographs.outputs == 1 else (0, photographs.outputs - 1)
+        if due.min() < lowest or due.max() > highest:
+            hint = f"; of one output 0 is that output, {NEGATIVE} the other class" if lowest else ""
+            raise InputError(f"targets: {due.min()} to {due.max()}; the model has classes {lowest} to {highest}{hint}")
+        return perturb(subject, photographs, torch.from_numpy(due), judged, batch_size=batch_size)
+
+    results = _judged("perturbation", subject, judge, images, targets, batch_size, ids, progress)
+    return result_of("perturbation", judged.name, subject.name, results, f"{len(results['ids'])} images; {REMOVAL}")
+
+
+def segmentation_test(
+    model: nn.Module,
+    explainer: Explain | Explainer,
+    images: Batches,
+    masks: Tensor | np.ndarray | None = None,
+    *,
+    batch_size: int = 16,
+    name: str | None = None,
+    ids: Sequence[str] | None = None,
+    progress: bool = False,
+) -> TestResult:
+    """Maps of the predicted class, cut at their mean, against masks of the objects.
+
+    Chefer, Gur and Wolf, CVPR 2021, section 4. Signed maps are scaled from their least to their largest value, too.
+
+    Args:
+        model, explainer, batch_size, name, ids, progress: see `perturbation_test`. The class explained is the predicted
+            one: of a model with one output 0 where it is positive, else -1.
+        images: normalised, (N, 3, H, W); or an iterable of such batches; or, without `masks`, of pairs (images, masks).
+        masks: (N, H, W), 0 background, 1 foreground (bool, too), 255 ignored; as large as the images.
+
+    Raises:
+        InputError: images, masks or maps of another shape or type than said here, or a map that is not finite.
+
+    Example:
+        >>> import torch
+        >>> from wsss import segmentation_test
+        >>> _ = torch.manual_seed(0)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 4))
+        >>> images, masks = torch.randn(20, 3, 8, 8), torch.rand(20, 8, 8) > 0.5
+        >>> result = segmentation_test(model, lambda model, images, targets: images.abs().sum(1), images, masks)
+        >>> print(result)  # doctest: +ELLIPSIS
+        segmentation test of explainer on Sequential, 20 images
+          pixel_accuracy       ...
+          map                  ...
+          miou                 ...
+          mf1                  ...
+    """
+    judged = _explainer(explainer, name)
+    held: set[int] = set()
+
+    def judge(
+        subject: Subject, photographs: Photographs, truths: np.ndarray
+    ) -> Generator[None, None, dict[str, np.ndarray]]:
+        if truths.shape[1:] != tuple(photographs.pixels.shape[2:]):
+            raise InputError(
+                f"masks: {truths.shape[1:]} of images {tuple(photographs.pixels.shape[2:])}; they must be of one size "
+                "(resize masks to the nearest pixel)"
+            )
+        held.update(np.unique(truths).tolist())
+        results = yield from segment(subject, photographs, truths, judged, batch_size=batch_size)
+        del results["maps"]  # a pixel of the map for each of the image would fill the memory
+        return results
+
+    subject = _subject(model, (0.0,) * 3, (1.0,) * 3)
+    results = _judged("segmentation", subject, judge, images, masks, batch_size, ids, progress)
+    if held == {0, IGNORE}:
+        raise InputError("masks: hold 0 and 255 alone; the object is 1, 255 is ignored: give masks > 0")
+    return result_of("segmentation", judged.name, subject.name, results, f"{len(results['ids'])} images; {CUT}")
+
+
+def _explainer(
+    explainer: Explain | Explainer, name: str | None, class_specific: bool = True, many: bool = False
+) -> Explainer:
+    if isinstance(explainer, Explainer):
+        return explainer
+    if not callable(explainer):
+        raise InputError(
+            f"explainer: a {type(explainer).__name__}; expected a callable (model, images, targets) -> maps"
+        )
+    own = getattr(explainer, "__name__", type(explainer).__name__)
+    return Explainer(name or ("explainer" if own == "<lambda>" else own), explainer, class_specific, many)
+
+
+def _subject(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> Subject:
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
+    return Subject(model, (), tuple(mean), tuple(std), (0, 0), type(model).__name__)
+
+
+def _judged(
+    test: str,
+    subject: Subject,
+    judge: Judge,
+    images: Batches,
+    truths: Any,
+    batch_size: int,
+    ids: Sequence[str] | None,
+    progress: bool,
+) -> dict[str, np.ndarray]:
+    """Run a test over all batches; results per image of all of them."""
+    what, read = {"perturbation": ("targets", read_targets), "segmentation": ("masks", read_masks)}[test]
+    if batch_size < 1:
+        raise InputError(f"batch_size {batch_size}: at least 1")
+    due = None if truths is None else read(truths)
+    names = None if ids is None else [str(name) for name in ids]
+    if names is not None and len(set(names)) < len(names):
+        raise InputError(f"ids: a name stands there twice among {len(names)}")
+    parts: list[dict[str, np.ndarray]] = []
+
+    def steps() -> Iterator[None]:
+        start = 0
+        for batch, own in checked_batches(images, due is None, what, max(CHUNK, batch_size)):
+            end = start + len(batch)
+            mine = read(own) if due is None else due[start:end]
+            if len(mine) != len(batch):
+                more = f"{len(mine)} for a batch of {len(batch)}" if due is None else f"{len(due)}, but there are more"
+                raise InputError(f"{what}: {more} images")
+            called = [str(place) for place in range(start, end)] if names is None else names[start:end]
+            if len(called) != len(batch):
+                raise InputError(f"ids: {len(names or ())}, but there are more images")
+            photographs = classify(subject, batch, called, batch_size=batch_size)
+            results = yield from judge(subject, photographs, mine)
+            parts.append({"ids": np.array(called), **results})
+            start = end
+        if not parts:
+            raise InputError("images: none")
+        for name, given in ((what, due), ("ids", names)):
+            if given is not None and len(given) != start:
+                raise InputError(f"{name}: {len(given)} for {start} images; expected one an image")
+
+    with evaluating(subject.model):
+        total = len(images) if isinstance(images, Tensor) else None if due is None else len(due)
+        for _ in track(steps(), f"{test} test", total) if progress else steps():
+            pass
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}

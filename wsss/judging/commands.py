@@ -1,0 +1,195 @@
+"""What the commands ``perturbation-test`` and ``segmentation-test`` of both families do, once they know their model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from wsss.console import note
+from wsss.data import Dataset, Sample, foreground_set, load_dataset, paired_folders
+from wsss.entries import TestEntry, save_tests
+from wsss.errors import InputError
+from wsss.explanation_tests import Figures, perturbation_figures, read_results, segmentation_figures
+from wsss.judging.explainer import Explainer
+from wsss.judging.perturbation import perturb
+from wsss.judging.plots import draw_curves, write_gallery
+from wsss.judging.protocols import PERTURBATION, SEGMENTATION
+from wsss.judging.segmentation import load_pair, segment
+from wsss.judging.settings import TrialConfig
+from wsss.judging.subject import Subject, classify, squeeze, stack
+from wsss.judging.tables import print_section
+from wsss.judging.targets import target_outputs
+from wsss.judging.trials import Done, Judge, Trial, evenly, open_trials, run_trials
+from wsss.options import command_line
+from wsss.report.explanation import test_sections
+from wsss.training import choose_device
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be judged, as the command line of a family says it.
+
+    ``program``: its name. ``find``: the model, and the explainers of it. ``name``: of the run, for one explainer.
+    """
+
+    program: str
+    find: Callable[[], tuple[Subject, Sequence[Explainer]]]
+    config: TrialConfig
+    runs: Path
+    name: str | None = None
+    device: str = "auto"
+
+
+def judge_by_perturbation(order: Order, data: str, split: str, root: Path | None) -> None:
+    """The command ``perturbation-test``: results, figures and curves of every explainer."""
+    place = choose_device(order.device)
+    every = _single_class(load_dataset(data, split, root))
+    dataset = evenly(every, order.config.limit)
+    subject, explainers = order.find()
+    targets = dict(zip((s.id for s in dataset), target_outputs(subject, dataset), strict=True))
+    trials = open_trials(subject, dataset, "perturbation", explainers, order.config, order.runs, order.name)
+    subject.to(place, order.config.precision)
+    batch_size = order.config.batch_size
+
+    def prepare(samples: Sequence[Sample]) -> Judge:
+        pixels = stack([squeeze(dataset.load_image(sample), subject.size) for sample in samples])
+        photographs = classify(subject, pixels, [sample.id for sample in samples], batch_size=batch_size)
+        due = photographs.predicted.new_tensor([targets[sample.id] for sample in samples])
+        return lambda trial: perturb(subject, photographs, due, trial.explainer, batch_size=batch_size)
+
+    made = run_trials(trials, dataset, prepare, "perturbation test")
+    figures = [perturbation_figures(read_results(trial.stage.folder)) for trial in trials]
+    _finish(order, trials, made, figures, subject, dataset, f"{_counted(dataset, every)}; {PERTURBATION}")
+    title = f"{subject.name}, {dataset.name} / {dataset.split}, {_counted(dataset, every)}"
+    names = [trial.method for trial in trials]
+    names = names if len(set(names)) == len(names) else [trial.explainer.label for trial in trials]
+    for trial, name, found in zip(trials, names, figures, strict=True):
+        draw_curves({name: found}, trial.stage.folder / "curves.png", title)
+    picture = trials[0].stage.folder / "curves.png"
+    if len(trials) > 1:
+        picture = order.runs / f"{subject.name}.perturbation.{dataset.name}_{dataset.split}.png"
+        draw_curves(dict(zip(names, figures, strict=True)), picture, title)
+    note(f"curves: {picture}")
+
+
+@dataclass(frozen=True)
+class MaskedData:
+    """The options that say which images and masks: a data set, or two folders."""
+
+    data: str | None = None
+    split: str | None = None
+    classes: Sequence[str] | None = None
+    root: Path | None = None
+    images: Path | None = None
+    masks: Path | None = None
+
+    def load(self) -> Dataset:
+        """The images that show exactly one class, with masks. InputError naming an option that does not go along."""
+        if (self.data is None) == (self.images is None):
+            raise InputError("--data or --images: give a data set with masks, or a folder of images with --masks")
+        if self.data is None:
+            strays = {"--split": self.split, "--classes": self.classes, "--root": self.root}
+            for option, value in strays.items():
+                if value is not None:
+                    raise InputError(f"{option}: goes with --data, not with --images")
+            if self.masks is None:
+                raise InputError(f"--images {self.images}: needs --masks, the folder of their masks")
+            return paired_folders(self.images, self.masks)
+        if self.masks is not None:
+            raise InputError(f"--masks {self.masks}: goes with --images; a data set brings its own masks")
+        if self.split is None:
+            raise InputError(f"--data {self.data}: needs --split")
+        if self.classes is not None and not self.classes:
+            raise InputError("--classes: names none; leave the option out for all classes")
+        return foreground_set(load_dataset(self.data, self.split, self.root), self.classes)
+
+
+def judge_by_segmentation(order: Order, source: MaskedData) -> None:
+    """The command ``segmentation-test``: results, figures and gallery of every explainer."""
+    place = choose_device(order.device)
+    every = source.load()
+    dataset = evenly(every, order.config.limit)
+    subject, explainers = order.find()
+    trials = open_trials(
+        subject, dataset, "segmentation", explainers, order.config, order.runs, order.name, source.classes
+    )
+    subject.to(place, order.config.precision)
+    batch_size = order.config.batch_size
+
+    def prepare(samples: Sequence[Sample]) -> Judge:
+        pairs = [load_pair(dataset, sample, subject.size) for sample in samples]
+        pixels, truths = stack([image for image, _ in pairs]), np.stack([truth for _, truth in pairs])
+        photographs = classify(subject, pixels, [sample.id for sample in samples], batch_size=batch_size)
+        return lambda trial: segment(subject, photographs, truths, trial.explainer, batch_size=batch_size)
+
+    made = run_trials(trials, dataset, prepare, "segmentation test")
+    results = [read_results(trial.stage.folder, ["confusion", "ap", "f1"]) for trial in trials]
+    figures = [segmentation_figures(arrays) for arrays in results]
+    _finish(order, trials, made, figures, subject, dataset, f"{_counted(dataset, every)}; {SEGMENTATION}")
+    of = f"{dataset.name} / {dataset.split}, {_counted(dataset, every)}"
+    for trial, arrays in zip(trials, results, strict=True):
+        title = f"{subject.name}, {trial.method} ({trial.settings}), {of}"
+        note(f"gallery: {write_gallery(arrays, dataset, trial.stage.folder, subject.size, title)}")
+
+
+def _single_class(dataset: Dataset) -> Dataset:
+    """The images that show exactly one class: top-1 accuracy has no meaning for the others."""
+    kept = tuple(sample for sample in dataset if len(sample.classes) == 1)
+    if not kept:
+        raise InputError(
+            f"data set {dataset.name}, split {dataset.split}: no image shows exactly one class, as top-1 accuracy wants"
+        )
+    if len(kept) < len(dataset):
+        note(f"{len(dataset) - len(kept)} of {len(dataset)} images do not show exactly one class and are left out")
+    return replace(dataset, samples=kept)
+
+
+def _counted(dataset: Dataset, every: Dataset) -> str:
+    """How many images, and how they were chosen."""
+    some = f" of {len(every)}, evenly spread" if len(dataset) < len(every) else ""
+    return f"{len(dataset)} images{some}"
+
+
+def _finish(
+    order: Order,
+    trials: Sequence[Trial],
+    made: Mapping[str, Done],
+    figures: Sequence[Figures],
+    subject: Subject,
+    dataset: Dataset,
+    protocol: str,
+) -> None:
+    """Print the figures, and write them into the manifest and metrics.json of each run."""
+    height, width = subject.size
+    text, command = protocol.format(size=f"{width} x {height}"), command_line(order.program)
+    test = trials[0].stage.folder.parent.name
+    for trial, found in zip(trials, figures, strict=True):
+        done = made[trial.explainer.label]
+        listed = {past["split"] for past in trial.stage.manifest["history"]}
+        if done.images or dataset.split not in listed:  # not listed: killed between the last part and this line
+            counts = {"images": done.images}
+            trial.stage.done(command=command, split=dataset.split, counts=counts, seconds=done.seconds)
+        entry = TestEntry(
+            test=test,
+            data=dataset.name,
+            split=dataset.split,
+            images=len(dataset),
+            model=subject.name,
+            method=trial.method,
+            figures=found.values,
+            intervals=found.intervals,
+            curves=found.curves,
+            settings=trial.settings,
+            folder=trial.stage.folder.relative_to(trial.run).as_posix(),
+            command=command,
+            protocol=text,
+            source=trial.stage.fingerprint,
+        )
+        save_tests(trial.run, [entry])
+    for section in test_sections({trial.run.name: trial.run for trial in trials}, (dataset.name, dataset.split), test):
+        print_section(section)
+    note(f"protocol: {text}")
+    note(f"wrote {', '.join(str(trial.run / 'metrics.json') for trial in trials)}")

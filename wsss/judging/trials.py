@@ -1,0 +1,199 @@
+"""What the perturbation test and the segmentation test share: their runs, and results kept in parts."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from wsss.console import note, track
+from wsss.data import Dataset, Sample
+from wsss.errors import InputError
+from wsss.judging.explainer import Explainer
+from wsss.judging.settings import TrialConfig
+from wsss.judging.subject import Subject
+from wsss.store import Stage, atomic
+
+PART = 64
+"""Images in a file of results: what a run that was killed does again at most."""
+
+PROTOCOL = 1
+"""Number of the way results are scored, to be raised whenever it changes: no run goes on with those of another."""
+
+Judge = Callable[["Trial"], Generator[None, None, dict[str, np.ndarray]]]
+"""Tests one explainer on a part: yields once an image, returns arrays with one row an image."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One explainer on trial, and where its results go."""
+
+    explainer: Explainer
+    run: Path
+    stage: Stage
+    precision: str = "float32"
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return self.explainer.name
+
+    @property
+    def settings(self) -> str:
+        """What sets the maps apart from those of the published method."""
+        found = [f"{key.replace('_', ' ')} {value}" for key, value in self.explainer.options.items()]
+        return ", ".join(found + [self.precision] * (self.precision != "float32")) or "as published"
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a call added to a trial: images tested, and the seconds that this method alone takes for them."""
+
+    images: int
+    seconds: float
+
+
+def evenly(dataset: Dataset, limit: int | None) -> Dataset:
+    """`limit` samples spread evenly over the data set, in its order; all of them if that is fewer or None."""
+    count = len(dataset)
+    if limit is None or limit >= count:
+        return dataset
+    return replace(dataset, samples=tuple(dataset.samples[place * count // limit] for place in range(limit)))
+
+
+def open_trials(
+    subject: Subject,
+    dataset: Dataset,
+    test: str,
+    explainers: Sequence[Explainer],
+    config: TrialConfig,
+    runs: Path,
+    name: str | None = None,
+    classes: Sequence[str] | None = None,
+) -> list[Trial]:
+    """Open the stage of every explainer: ``<runs>/<model>.<method>/<test>/<data>_<split>``, to begin or to go on.
+
+    Variants of a method have runs of their own, ``<model>.<method>.<variant>``, in float64 ``....float64``, so that
+    they can be compared.
+
+    Args:
+        test: "perturbation" or "segmentation".
+        config: limit and precision; `explainers` are those of its methods.
+        name: the run, instead of <model>.<method>; for one explainer alone.
+        classes: what the images were chosen by, for the manifest.
+
+    Raises:
+        InputError: a name that is a path or stands for several explainers, or a stage that was made with other settings
+            or images.
+    """
+    if name is not None:
+        _check_name(name, explainers)
+    chosen = {"limit": config.limit} | ({"classes": list(classes)} if classes else {})
+    precise = {"precision": config.precision} if config.precision != "float32" else {}
+    inputs = {"model": subject.fingerprint, "images": _images_hash(dataset, masks=test == "segmentation")}
+    trials = []
+    for explainer in explainers:
+        run = name or ".".join([subject.name, explainer.label, *precise.values()])
+        identity = {"method": explainer.name, **explainer.options, **precise, "size": subject.size, **chosen}
+        try:
+            stage = Stage.open(
+                runs / run / test / f"{dataset.name}_{dataset.split}",
+                kind=f"{test}_test",
+                config={"protocol": PROTOCOL, **identity},
+                class_names=dataset.class_names,
+                suffix=".npz",
+                inputs=inputs,
+            )
+        except InputError as error:
+            count = len(explainers)
+            elsewhere = "--name or --runs" if count == 1 else f"--runs, as these are {count} methods"
+            if "inputs.images" in str(error):
+                elsewhere += "; inputs.images: ids, classes, sizes and times of the files"
+            raise InputError(f"{error} (into another run: {elsewhere})") from None
+        trials.append(Trial(explainer, stage.folder.parents[1], stage, config.precision))
+    return trials
+
+
+def _check_name(name: str, explainers: Sequence[Explainer]) -> None:
+    if name in ("", ".", "..") or os.sep in name:
+        raise InputError(f"--name {name}: is no name of a folder in --runs; a path goes there")
+    if len(explainers) > 1:
+        labels = ", ".join(explainer.label for explainer in explainers)
+        raise InputError(f"--name {name}: a run holds one method, these are {len(explainers)}: {labels}")
+
+
+def _images_hash(dataset: Dataset, masks: bool) -> str:
+    """Tells images from others of the same names: ids, classes, size and time of change of every file."""
+
+    @cache  # a .mat holds all of them
+    def state(path: Path | None) -> tuple[int, int] | None:
+        try:
+            found = path.stat() if path is not None else None
+        except FileNotFoundError:  # is named when it is read
+            return None
+        return (found.st_size, found.st_mtime_ns) if found is not None else None
+
+    rows = [(s.id, s.classes, state(s.image_path), state(s.mask_path) if masks else None) for s in dataset]
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+
+
+def run_trials(
+    trials: Sequence[Trial], dataset: Dataset, prepare: Callable[[Sequence[Sample]], Judge], description: str
+) -> dict[str, Done]:
+    """Make the parts that are missing, each written as soon as it is finished; memory is that of one part.
+
+    Args:
+        prepare: reads the images of a part once for all explainers and returns what tests one of them on these.
+
+    Returns:
+        Label of the explainer -> what was done now.
+    """
+    starts = range(0, len(dataset), PART)
+    parts = {f"part-{place:05d}": dataset.samples[start : start + PART] for place, start in enumerate(starts)}
+    pending = {trial.explainer.label: set(trial.stage.pending(parts)) for trial in trials}
+    images = {label: sum(len(parts[part]) for part in missing) for label, missing in pending.items()}
+    seconds = dict.fromkeys(images, 0.0)
+    there = len(trials) * len(dataset) - sum(images.values())
+    if there:
+        note(f"{there} of {len(trials) * len(dataset)} results ({len(trials)} methods) are there already")
+
+    def work() -> Iterator[None]:
+        for part, samples in parts.items():
+            due = [trial for trial in trials if part in pending[trial.explainer.label]]
+            if not due:
+                continue
+            begin = time.monotonic()
+            judge = prepare(samples)
+            shared = time.monotonic() - begin  # a method on its own would have spent it too
+            for trial in due:
+                begin = time.monotonic()
+                results = yield from judge(trial)
+                write_part(trial.stage.folder / f"{part}.npz", samples, results)
+                seconds[trial.explainer.label] += shared + time.monotonic() - begin
+            del judge, results  # before the next part's images are read
+
+    for _ in track(work(), description, total=sum(images.values())):
+        pass
+    return {label: Done(images[label], seconds[label]) for label in images}
+
+
+def write_part(path: Path, samples: Sequence[Sample], results: dict[str, np.ndarray]) -> None:
+    """Write the results of a part, atomically: ``ids`` and the arrays, one row an image."""
+    buffer = io.BytesIO()  # savez to a full disk leaves a file that looks whole to nobody; bytes raise OSError
+    np.savez_compressed(buffer, ids=np.array([sample.id for sample in samples]), **results)
+    with atomic(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def read_map(folder: Path, place: int) -> np.ndarray:
+    """The map of one image of a segmentation test, float32 (h, w), by the image's place in the data set."""
+    with np.load(folder / f"part-{place // PART:05d}.npz", allow_pickle=False) as arrays:
+        return arrays["maps"][place % PART].astype(np.float32)
