@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from cnnseg.explanation import explain
     from cnnseg.unroll.network import unroll
     from wsss.explanation import Explanation
+    from wsss.overlay import overlay
 
-__all__ = ["Explanation", "explain", "unroll"]
+__all__ = ["Explanation", "explain", "overlay", "unroll"]
 
-_HOMES = {"explain": "cnnseg.explanation", "Explanation": "wsss.explanation"}
+_HOMES = {"explain": "cnnseg.explanation", "Explanation": "wsss.explanation", "overlay": "wsss.overlay"}
 
 
 def __getattr__(name: str) -> Any:

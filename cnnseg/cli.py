@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from cnnseg.explain_commands import explain, list_methods, list_rules
 from cnnseg.seed_commands import evolution, seeds
 from cnnseg.settings import NETWORKS, NetworkConfig, TrainConfig
 from cnnseg.test_commands import perturbation_test, segmentation_test
@@ -23,6 +24,9 @@ app = App(
     help="Unrolled LRP: a convolutional classifier that is a segmentation network, its baselines, and seeds of it.",
     default_parameter=Parameter(negative_iterable=""),
 )
+app.command(explain)
+app.command(list_methods)
+app.command(list_rules)
 app.command(seeds)
 app.command(evolution)
 app.command(perturbation_test)

@@ -159,3 +159,19 @@ class TrialConfig(judging.TrialConfig):
     """layer that methods which look at one look at, by its name in the model; their usual one if not given"""
     size: int | None = Field(None, ge=1)
     """side of the square that images are squeezed to; unless given, what the CNN was made for, mostly 224"""
+
+
+class ExplainConfig(Config):
+    """How a photograph is explained by a CNN."""
+
+    method: str = "lrp"
+    """explanation method, see list-methods"""
+    rules: str | None = None
+    """composite of propagation rules, of lrp, see list-rules; cnnseg.explain's own default if not given"""
+    layer: str | None = None
+    """layer whose maps are weighed, of gradcam and layercam, by its name in the model; the last one if not given"""
+    size: int | None = Field(None, ge=1)
+    """the photograph is explained at about this size (side of the square of equal area); unless given, what the CNN was
+    made for, mostly 224"""
+    precision: Literal["float32", "float64"] = "float32"
+    """precision of model and image"""

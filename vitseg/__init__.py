@@ -2,5 +2,6 @@
 
 from vitseg.explain import explain
 from wsss.explanation import Explanation
+from wsss.overlay import overlay
 
-__all__ = ["Explanation", "explain"]
+__all__ = ["Explanation", "explain", "overlay"]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
+from PIL import Image
 
 from wsss.data.sample import IGNORE as NEUTRAL
+from wsss.errors import InputError
 
 GREY = (150, 150, 150)
 
@@ -19,6 +23,78 @@ def fit_width(image: np.ndarray, width: int, *, nearest: bool = False) -> np.nda
     if image.shape[1] <= width:
         return image
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_NEAREST if nearest else cv2.INTER_AREA)
+
+
+def overlay(
+    image: Any, map: Any, *, limits: tuple[float, float] | None = None, signed: bool | None = None, opacity: float = 0.6
+) -> Image.Image:
+    """One map of an explanation as a picture: its colours over the photograph.
+
+    Args:
+        image: the photograph: a PIL image, uint8 (H, W, 3), or floats in [0, 1], (H, W, 3) or (3, H, W), array or
+            tensor; not normalised.
+        map: (h, w), array or tensor on any device, of any grid and scale; enlarged to the photograph (bilinear).
+        limits: values of the first and the last colour; the map's own least and largest unless given, of a signed map
+            minus and plus its largest absolute value.
+        signed: blue below 0, red above, the stronger the further from 0, else inferno colours; a map that has both
+            signs is signed unless said.
+        opacity: share of the strongest colours in the picture, in [0, 1].
+
+    Returns:
+        RGB picture of the photograph's size.
+
+    Raises:
+        InputError: another shape or type, or a map that is not finite.
+
+    Example:
+        >>> photograph = np.zeros((8, 12, 3), np.uint8)
+        >>> overlay(photograph, np.eye(2)).size
+        (12, 8)
+    """
+    photograph, heat = _photograph(image), _plane(map)
+    signed = bool(heat.min() < 0 < heat.max()) if signed is None else signed
+    if limits is None:
+        largest = float(np.abs(heat).max())
+        limits = (-largest, largest) if signed else (float(heat.min()), float(heat.max()))
+    low, high = limits
+    if not (np.isfinite([low, high]).all() and low <= high):
+        raise InputError(f"limits {limits}: expected two finite values, the lower one first")
+    height, width = photograph.shape[:2]
+    full = cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR) if heat.shape != (height, width) else heat
+    share = (full - low) / (high - low) if high > low else np.full_like(full, 0.5 if signed else 0)
+    if not signed:
+        return Image.fromarray(heat_overlay(photograph, share.clip(0, 1), opacity))
+    strength = 2 * share.clip(0, 1) - 1
+    colours = np.where(strength[..., None] < 0, np.float32([30, 90, 255]), np.float32([255, 40, 20]))
+    return Image.fromarray(
+        _blend(photograph, colours, (opacity * np.sqrt(np.abs(strength)))[..., None].astype(np.float32))
+    )
+
+
+def _photograph(image: Any) -> np.ndarray:
+    """uint8 (H, W, 3)."""
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    array = np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
+    if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
+        array = array.transpose(1, 2, 0)
+    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise InputError(f"image: expected (H, W, 3) or (3, H, W), got {array.shape}")
+    if array.dtype == np.uint8:
+        return array
+    if not np.issubdtype(array.dtype, np.floating) or not (array.min() >= 0 and array.max() <= 1):
+        raise InputError("image: expected uint8, or floats in [0, 1] (not normalised)")
+    return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
+
+
+def _plane(map: Any) -> np.ndarray:
+    """float32 (h, w)."""
+    array = np.asarray(map.detach().float().cpu() if hasattr(map, "detach") else map, np.float32)
+    if array.ndim != 2 or 0 in array.shape:
+        raise InputError(f"map: expected one map (h, w), got {array.shape}; an explanation's are maps[0], maps[1], ...")
+    if not np.isfinite(array).all():
+        raise InputError("map: has values that are not finite")
+    return array
 
 
 def heat_overlay(image: np.ndarray, heat: np.ndarray, opacity: float = 0.6) -> np.ndarray:

@@ -224,7 +224,7 @@ def _sum(node: Written) -> Layer | None:
     if any(key != "out" and key != "inplace" for key, _ in call.kwargs) or len(call.args) != 2:
         return None  # alpha=...
     if len(moving) == 2:
-        return weightless.Add(sign)
+        return weightless.Add(sign, in_place=node.in_place)
     place = next((spot for spot, arg in enumerate(call.args) if arg == Place(moving[0])), None) if moving else None
     return None if place is None else weightless.Shift(call, moving[0], sign if place == 1 else 1)
 

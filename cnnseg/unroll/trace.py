@@ -355,7 +355,7 @@ def _plain_name(node: fx.Node) -> tuple[str, bool]:
             return "", False  # somebody's own function of that name
     marked = name.endswith("_") and not name.startswith("_")
     flagged = node.kwargs.get("inplace") is True or True in node.args[1:2]
-    return (name[:-1] if marked else name), marked or flagged
+    return (name[:-1] if marked else name), marked or flagged or name in IN_PLACE
 
 
 def _label(node: fx.Node) -> str:

@@ -161,8 +161,13 @@ class Add(Mixing):
     kind = "sum"
     owns = False
 
-    def __init__(self, sign: int = 1) -> None:
-        self.sign = sign
+    def __init__(self, sign: int = 1, *, in_place: bool = False) -> None:
+        self.sign, self.in_place = sign, in_place
+
+    def forward(self, inputs: tuple[Tensor, ...], way: Way) -> tuple[Tensor, Record]:
+        if self.in_place and not way.keep:  # as it is written; a record might need what it changes
+            return inputs[0].add_(inputs[1], alpha=self.sign), Record(shapes_of(inputs))
+        return super().forward(inputs, way)
 
     def mix(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, None]:
         return (inputs[0] + inputs[1] if self.sign == 1 else inputs[0] - inputs[1]), None
@@ -281,6 +286,9 @@ class MaxPool(Layer):
 
     def forward(self, inputs: tuple[Tensor, ...], way: Way) -> tuple[Tensor, Record]:
         pool = self.pool
+        if not way.keep:  # the indices cost as much again
+            out = F.adaptive_max_pool2d(inputs[0], self.adaptive) if pool is None else pool(inputs[0])
+            return out, Record(shapes_of(inputs))
         if pool is None:
             out, indices = F.adaptive_max_pool2d(inputs[0], self.adaptive, return_indices=True)
         else:

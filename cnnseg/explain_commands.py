@@ -1,0 +1,68 @@
+"""The commands ``cnnseg explain``, ``list-methods`` and ``list-rules``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cnnseg.settings import ExplainConfig
+from cnnseg.test_commands import Architecture
+from wsss.console import Flat, Several, note
+from wsss.judging.options import Classifier, Weights
+from wsss.options import Device, Runs
+
+
+def explain(
+    images: list[Path],
+    /,
+    *,
+    classifier: Classifier = None,
+    architecture: Architecture = None,
+    weights: Weights = "pretrained",
+    classes: Annotated[list[str] | None, Several] = None,
+    top: int = 1,
+    out: Path = Path("explanations"),
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
+    cfg: Annotated[ExplainConfig, Flat] = ExplainConfig(),
+) -> None:
+    """Explain photographs by a CNN: one overlay for each of the top or the named classes.
+
+    Either with a classifier of train-classifier (--classifier), or with an ImageNet CNN of timm or torchvision
+    (--architecture, --weights). Maps with negative values are drawn blue and red, others in inferno colours.
+
+    Parameters
+    ----------
+    images
+        Photographs.
+    classes
+        Classes to explain, by name (by index, of an ImageNet model).
+    top
+        Number of most probable classes to explain where none is named.
+    out
+        Folder of the overlays, IMAGE_CLASS.png.
+    """
+    from cnnseg.judged import find_subject
+    from cnnseg.photographs import explain_photographs
+    from wsss.training import choose_device
+
+    subject = find_subject(classifier, architecture, weights, runs, cfg.size)
+    explain_photographs(subject, images, out, cfg, classes=classes, top=top, device=choose_device(device))
+
+
+def list_methods() -> None:
+    """List the explanation methods, and where each comes from."""
+    from cnnseg.methods import METHODS
+
+    for name, method in METHODS.items():
+        takes = "takes --rules; " if method.takes_rules else "takes --layer; " if method.takes_layer else ""
+        note(f"{name:24s} {takes}{method.source}")
+
+
+def list_rules() -> None:
+    """List the composites of LRP: which rule each kind of layer gets."""
+    from cnnseg.rules import COMPOSITES
+
+    for name, composite in COMPOSITES.items():
+        rules = ", ".join(f"{key} {rule}" for key, rule in composite.rules.items())
+        note(f"{name:26s} {rules}")

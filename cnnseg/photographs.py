@@ -1,0 +1,56 @@
+"""Overlays of a CNN's explanations on photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+import cnnseg
+from cnnseg.settings import ExplainConfig
+from wsss import photographs
+from wsss.judging.subject import Subject, stack
+from wsss.maps import input_size
+
+
+def explain_photographs(
+    subject: Subject,
+    paths: Sequence[Path],
+    out: Path,
+    config: ExplainConfig,
+    *,
+    classes: Sequence[str] | None = None,
+    top: int = 1,
+    device: str = "cpu",
+) -> list[Path]:
+    """Write an overlay for the named classes or the `top` most probable ones, see `wsss.photographs`."""
+    subject.to(device, config.precision)
+    side = round((subject.size[0] * subject.size[1]) ** 0.5)
+    options = {"rules": config.rules, "layer": config.layer}
+
+    def look(image: Image.Image) -> tuple[Tensor, Callable[[list[int]], np.ndarray]]:
+        height, width = input_size(image, side, (32, 32))
+        inputs = subject.inputs(stack([np.array(image.resize((width, height), Image.Resampling.BICUBIC))]))
+        with torch.inference_mode():
+            logits = subject.logits(inputs)[0].float().cpu()
+
+        def maps(outputs: list[int]) -> np.ndarray:
+            found = cnnseg.explain(subject.model, inputs, [outputs], config.method, **options)
+            return found.maps[0].float().cpu().numpy()
+
+        return logits, maps
+
+    return photographs.explain_photographs(
+        look,
+        paths,
+        out,
+        subject.class_names,
+        classes=classes,
+        top=top,
+        first=subject.first_class,
+        method=config.method,
+    )
