@@ -20,7 +20,7 @@ from torch import Tensor
 from vitseg.checkpoints import checkpoint_name, find_checkpoint
 from vitseg.methods import METHODS, find_method
 from vitseg.models import Classifier, load_classifier, load_imagenet_vit
-from vitseg.relevance.capture import check_supported
+from vitseg.relevance.parts import check_supported
 from vitseg.settings import TrialConfig
 from wsss.console import note, track
 from wsss.data import Dataset, Sample
