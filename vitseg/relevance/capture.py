@@ -112,7 +112,7 @@ def run(model: VisionTransformer, images: Tensor, *, first: int = 0, relevance: 
     """
     copy = private_copy(model)
     _prepare(copy)
-    if model.global_pool == "token":
+    if model.global_pool == "token" and not _hooked(copy.blocks[-1], copy.norm):
         _shorten(copy.blocks[-1], _rows(model))
     records, seen = tuple(BlockRecord(block) for block in copy.blocks), {}
     heads = _record(copy, records, seen, first, relevance)
@@ -146,6 +146,12 @@ def _prepare(model: VisionTransformer) -> None:
     model.grad_checkpointing = False
     for block in model.blocks:
         block.attn.fused_attn = False  # scaled_dot_product_attention never shows the matrix
+
+
+def _hooked(*modules: nn.Module) -> bool:
+    """Whether hooks of the model's owner are in there, which expect all the tokens."""
+    parts = [part for module in modules for part in module.modules()]
+    return any(part._forward_hooks or part._forward_pre_hooks for part in parts)
 
 
 def _shorten(block: Block, rows: slice) -> None:
