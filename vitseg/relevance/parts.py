@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from timm import layers
 from timm.layers import Attention, DropPath, Mlp, PatchDropout, PatchEmbed
 from timm.models.deit import VisionTransformerDistilled
@@ -134,7 +136,7 @@ def check_supported(model: nn.Module) -> None:
 def _convertible(model: nn.Module) -> bool:
     """Whether `vitseg.to_timm` is likely to know the model, by its name and not by an import."""
     library = type(model).__module__.split(".")[0]
-    return library in ("torchvision", "transformers") and "vi" in type(model).__name__.lower()
+    return library in ("torchvision", "transformers") and bool(re.match("Vision|ViT|DeiT|Dinov2", type(model).__name__))
 
 
 def _check_methods(model: VisionTransformer) -> None:
