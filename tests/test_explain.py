@@ -220,6 +220,7 @@ def test_unsupported_parts_are_named() -> None:
         ({"images": torch.zeros(0, 3, 24, 24)}, r"images: shape \(0, 3, 24, 24\); expected .* B >= 1"),
         ({"images": torch.zeros(2, 3, 24, 24)}, "images: torch.float32 on cpu; the model is torch.float64 on cpu"),
         ({"images": torch.zeros(2, 3, 24, 24, dtype=torch.uint8)}, "images: torch.uint8 on cpu; the model is"),
+        ({"images": torch.zeros(2, 3, 24, 24, device="meta")}, "images: torch.float32 on meta; the model is"),
         ({"model": 3}, "model: expected a torch.nn.Module, got a int"),
     ],
 )

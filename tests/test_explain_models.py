@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +19,7 @@ from torch.nn.utils import parametrize
 
 from vitseg import explain
 from vitseg.methods import METHODS
+from vitseg.relevance import capture
 from vitseg.relevance.private import private_copy
 from wsss.errors import InputError
 
@@ -262,6 +265,7 @@ class Doubled(nn.Module):
         return 2 * weight
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # weight_norm of old is meant
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_parametrised_layers(method: str) -> None:
     """Layers whose weight is computed: the same map as with that weight stored, old hooks and new parametrisations."""
@@ -318,6 +322,20 @@ def test_private_copies_share_the_weights_and_keep_ties() -> None:
     assert copy.blocks[1].mlp is copy.blocks[0].mlp is not model.blocks[0].mlp
     for one, other in zip(copy.parameters(), model.parameters(), strict=True):
         assert one.data_ptr() == other.data_ptr() and not one.requires_grad
+
+
+def test_what_was_recorded_goes_with_the_trace() -> None:
+    """At once, not when the garbage collector comes round to it: it is the most of the memory."""
+    gc.collect()
+    gc.disable()
+    try:
+        trace = capture.run(tiny_vit(), IMAGES)
+        held = [weakref.ref(trace.blocks[0]), weakref.ref(trace.blocks[-1]), weakref.ref(trace.normed)]
+        assert trace.blocks[-1].fc1_in.shape == (2, 1, 16)
+        del trace
+        assert [one() for one in held] == [None] * 3
+    finally:
+        gc.enable()
 
 
 # Heads

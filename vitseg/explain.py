@@ -88,7 +88,9 @@ def explain(
 
 
 def _device(images: Any) -> torch.device:
-    return images.device if isinstance(images, Tensor) else torch.device("cpu")
+    """Where autocast is to be off; images that will be refused may be anything."""
+    known = isinstance(images, Tensor) and torch.amp.is_autocast_available(images.device.type)
+    return images.device if known else torch.device("cpu")
 
 
 def _check_head(featureless: bool, method: Method, targets: Targets) -> None:

@@ -122,6 +122,8 @@ def run(model: VisionTransformer, images: Tensor, *, first: int = 0, relevance: 
         except AssertionError as error:
             hint = "" if model.dynamic_img_size else "; make the model with dynamic_img_size=True"
             raise InputError(f"images of {tuple(images.shape[2:])}: {error}{hint}") from None
+        finally:
+            _release(copy)
     grid = model.patch_embed.dynamic_feat_size(tuple(images.shape[2:]))
     return Trace(
         model=model,
@@ -146,6 +148,14 @@ def _prepare(model: VisionTransformer) -> None:
     model.grad_checkpointing = False
     for block in model.blocks:
         block.attn.fused_attn = False  # scaled_dot_product_attention never shows the matrix
+
+
+def _release(model: VisionTransformer) -> None:
+    """Take off what refers from a private copy back to the records, so that these go as soon as nobody holds them."""
+    for module in model.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    model.blocks[-1].__dict__.pop("forward", None)
 
 
 def _hooked(*modules: nn.Module) -> bool:
