@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 import torch
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+MEMBERS = ("transformer_attribution", "attention_perception")  # of the ensemble
 
 
 def safe_divide(a: Tensor, b: Tensor) -> Tensor:
@@ -173,7 +175,15 @@ class PeersForward:
         else:
             self.heads, self.read = (model.head,), (0,)
             self.pooled = [self.normed[:, 0]]
-        self.logits = sum(head(one) for head, one in zip(self.heads, self.pooled, strict=True)) / len(self.heads)
+        self.layers = [[] for _ in self.heads]  # of each head the Linear layers with their inputs
+        scores = []
+        for head, value, kept in zip(self.heads, self.pooled, self.layers, strict=True):
+            for layer in head if isinstance(head, nn.Sequential) else [head]:
+                if isinstance(layer, nn.Linear):
+                    kept.append((layer, value.detach()))
+                value = layer(value)
+            scores.append(value)
+        self.logits = sum(scores) / len(scores)
         torch.testing.assert_close(self.logits, expected)  # the oracle computes the same network
 
     def gradients(self, target: int) -> list[Tensor]:
@@ -182,9 +192,16 @@ class PeersForward:
 
     def relprop(self, target: int, rules: type[Ours]) -> Tensor:
         """Relevance of the first block's input (1, N, D); every block's `cam` is left behind."""
-        weight = torch.cat([head.weight for head in self.heads], -1).detach()
+        last = [layers[-1] for layers in self.layers]
+        weight = torch.cat([layer.weight for layer, _ in last], -1).detach()
         one_hot = F.one_hot(torch.tensor([target]), len(weight)).to(weight)
-        relevance = rules.linear(weight, torch.cat(self.pooled, -1).detach(), one_hot)
+        joint = rules.linear(weight, torch.cat([x for _, x in last], -1), one_hot)
+        parts = []
+        for layers, part in zip(self.layers, joint.chunk(len(self.heads), -1), strict=True):
+            for layer, x in reversed(layers[:-1]):
+                part = rules.linear(layer.weight.detach(), x, part)
+            parts.append(part)
+        relevance = torch.cat(parts, -1)
         cam = torch.zeros_like(self.normed)
         if self.model.global_pool == "avg":
             tokens = self.normed[0, list(self.read)].detach()
@@ -298,6 +315,27 @@ def lrp(model: VisionTransformer, image: Tensor, target: int, rules: type[Ours] 
         total = share.sum((1, 2, 3)) + 1e-9
         found[window] = (share * (relevance / total)[:, None, None, None]).sum(0)
     return found.sum(0)
+
+
+def oracle(method: str, model: VisionTransformer, image: Tensor, target: int, rules: str) -> Tensor:
+    """The method's map of one image, flat."""
+    attribution, baseline = (Ours, Baseline) if rules == "exact" else (Shares, Shares)
+    if method == "ensemble":
+        members = [oracle(name, model, image, target, rules) for name in MEMBERS]
+        scaled = [(member / member.max()).clamp(min=1e-6) for member in members]
+        return torch.stack(scaled).prod(0) ** (1 / len(members))
+    arguments = {
+        "transformer_attribution": (target, 1, attribution),
+        "rollout": (),
+        "raw_attention": (),
+        "gradcam": (target,),
+        "partial_lrp": (target, baseline),
+        "lrp": (target, baseline),
+        "generic_attention": (target,),
+        "attention_perception": (len(model.blocks) * 5 // 12,),
+        "beyond_intuition": (target, len(model.blocks) * 5 // 12),
+    }
+    return globals()[method](model, image, *arguments[method]).flatten()
 
 
 def tiny_vit(seed: int = 0, distilled: bool = False, **options: object) -> VisionTransformer:

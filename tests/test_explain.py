@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -135,7 +136,7 @@ def test_the_model_is_untouched_by_a_failure(used_model: VisionTransformer, monk
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(used_model.blocks[1].mlp.act, "forward", broken)  # midway through the captured pass
+        patch.setattr(nn.GELU, "forward", broken)  # midway through the captured pass
         with untouched(used_model), pytest.raises(MemoryError):
             explain(used_model, noise(1, 3, 24, 24))
     with monkeypatch.context() as patch:
@@ -170,7 +171,11 @@ def test_gradient_mode_of_the_caller(method: str, mode: type) -> None:
         ("swin_tiny_patch4_window7_224", {"embed_dim": 8, "num_heads": (1, 1, 1, 1)}, "model SwinTransformer: not"),
         ("beit_base_patch16_224", {"embed_dim": 12}, "model Beit: not supported"),
         ("resnet10t", {}, "model ResNet: not supported"),
-        ("vit_tiny_patch16_224", {"num_classes": 0}, "head is a Identity; expected a Linear"),
+        (
+            "vit_tiny_patch16_224",
+            {"num_classes": 0},
+            "head holds no Linear classifier; transformer_attribution explains a class",
+        ),
     ],
 )
 def test_unsupported_models_are_named(name: str, options: dict[str, object], line: str) -> None:
@@ -204,9 +209,26 @@ def test_unsupported_parts_are_named() -> None:
         ({"targets": [1, 2, 3]}, r"targets: shape \(3,\) for 2 images"),
         ({"targets": [[], []]}, r"targets: shape \(2, 0\) for 2 images|targets: dtype"),
         ({"targets": [0.5, 1.5]}, "targets: dtype torch.float32"),
-        ({"images": torch.zeros(3, 24, 24)}, r"images: shape \(3, 24, 24\); expected \(B, 3, H, W\)"),
+        ({"targets": [[0, 1, 0, 1, 0], [1, 0, 0, 0, 0]]}, r"look like a mask .* such as \[1, 3\] for the first image"),
+        ({"targets": torch.eye(5, dtype=torch.long)[:2]}, r"look like a mask of the classes"),
+        ({"targets": [[True, False], [False, True]]}, "targets: dtype torch.bool; expected integer class indices"),
+        ({"targets": [[0], [1, 2]]}, r"\(2, K\) with the same K for every image, got \[\[0\], \[1, 2\]\]"),
+        ({"targets": ["cat", "dog"]}, "targets: expected class indices"),
+        ({"images": torch.zeros(3, 24, 24)}, r"\(3, 24, 24\); expected \(B, 3, H, W\).*; one image is images\[None\]"),
+        ({"images": np.zeros((2, 3, 24, 24))}, "images: expected a torch.Tensor .*, got a ndarray; torch.from_numpy"),
+        ({"images": [torch.zeros(3, 24, 24)]}, "images: expected a torch.Tensor .*, got a list"),
+        ({"images": torch.zeros(0, 3, 24, 24)}, r"images: shape \(0, 3, 24, 24\); expected .* B >= 1"),
+        ({"images": torch.zeros(2, 3, 24, 24)}, "images: torch.float32 on cpu; the model is torch.float64 on cpu"),
+        ({"images": torch.zeros(2, 3, 24, 24, dtype=torch.uint8)}, "images: torch.uint8 on cpu; the model is"),
+        ({"images": torch.zeros(2, 3, 24, 24, device="meta")}, "images: torch.float32 on meta; the model is"),
+        ({"model": 3}, "model: expected a torch.nn.Module, got a int"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, object], line: str) -> None:
     with pytest.raises(InputError, match=line):
-        explain(tiny_vit(), **{"images": noise(2, 3, 24, 24), **arguments})
+        explain(**{"model": tiny_vit(), "images": noise(2, 3, 24, 24), **arguments})
+
+
+def test_half_precision_on_a_cpu_is_refused() -> None:
+    with pytest.raises(InputError, match=r"images: float16 on a CPU; expected float32.*: model.float\(\)"):
+        explain(tiny_vit().half(), noise(1, 3, 24, 24).half())

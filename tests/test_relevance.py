@@ -10,14 +10,13 @@ import peers
 import pytest
 import timm
 import torch
-from peers import noise, tiny_vit
+from peers import noise, oracle, tiny_vit
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vitseg import explain
 from vitseg.methods import METHODS
-from vitseg.methods.ensemble import MEMBERS
 from vitseg.methods.rollouts import readout_rollout
 from vitseg.relevance import capture, rules
 
@@ -155,27 +154,6 @@ VARIANTS = {
     "distilled": {"distilled": True},
     "patch_12": {"patch_size": 12},
 }
-
-
-def oracle(method: str, model: VisionTransformer, image: Tensor, target: int, rules: str) -> Tensor:
-    """The method's map of one image, flat, from `peers`."""
-    attribution, baseline = (peers.Ours, peers.Baseline) if rules == "exact" else (peers.Shares, peers.Shares)
-    if method == "ensemble":
-        members = [oracle(name, model, image, target, rules) for name in MEMBERS]
-        scaled = [(member / member.max()).clamp(min=1e-6) for member in members]
-        return torch.stack(scaled).prod(0) ** (1 / len(members))
-    arguments = {
-        "transformer_attribution": (target, 1, attribution),
-        "rollout": (),
-        "raw_attention": (),
-        "gradcam": (target,),
-        "partial_lrp": (target, baseline),
-        "lrp": (target, baseline),
-        "generic_attention": (target,),
-        "attention_perception": (len(model.blocks) * 5 // 12,),
-        "beyond_intuition": (target, len(model.blocks) * 5 // 12),
-    }
-    return getattr(peers, method)(model, image, *arguments[method]).flatten()
 
 
 @pytest.mark.parametrize("rules", ["exact", "robust"])

@@ -1,7 +1,8 @@
 """Relevance through vision transformers: explanations, and seeds made of them."""
 
+from vitseg.convert import to_timm
 from vitseg.explain import explain
 from wsss.explanation import Explanation
 from wsss.overlay import overlay
 
-__all__ = ["Explanation", "explain", "overlay"]
+__all__ = ["Explanation", "explain", "overlay", "to_timm"]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vitseg.methods import find_method, find_rules
+from vitseg.methods import METHODS, Method, find_method, find_rules
 from vitseg.relevance import capture
+from vitseg.relevance.parts import check_supported, headless
+from vitseg.relevance.private import private_copy
 from wsss.errors import InputError
-from wsss.explanation import Explanation, Targets, check_images, class_targets
+from wsss.explanation import Explanation, Targets, Unwrapped, check_images, class_targets, undisturbed, unwrap
 
 
 @torch.inference_mode(False)  # the gradients are needed under a caller's inference_mode or no_grad as well
@@ -26,18 +30,28 @@ def explain(
 
     Args:
         model: timm VisionTransformer whose head reads the class token (and the distillation token) or the mean of the
-            patch tokens, on any device, of any float dtype; left exactly as found.
-        images: (B, 3, H, W), normalised as the model wants them. H and W may differ from each other, and from the
-            size of the training if the model was made with ``dynamic_img_size=True``.
+            patch tokens, on any device, of any float dtype, in any mode; `vitseg.to_timm` makes one of torchvision's
+            and Hugging Face's. It may be wrapped by DataParallel, DistributedDataParallel, torch.compile or a
+            Sequential with what prepares the images in front. A subclass may add to timm's class but not override what
+            the pass consists of. The head is a Linear, or a Sequential with Linear, activation, drop-out and norm
+            layers. A model without classifier (``num_classes=0``) is explained by methods that need no class; its
+            logits are (B, 0), its targets 0. A copy of the model's modules with the same weights is at work, so it is
+            left exactly as found, and other threads may use it meanwhile; explanations of one model by several
+            threads wait for each other.
+        images: (B, 3, H, W), normalised as the model wants them (as the Sequential wants them, if it is in one). H and
+            W may differ from each other, and from the size of the training if the model was made with
+            ``dynamic_img_size=True``. A caller's autocast plays no part: the model computes in its own dtype.
         targets: class indices: None (each image's top class), one for all images, (B,), or (B, K) for K classes an
-            image from one forward pass.
+            image from one forward pass. Of a model with one output 0 is the class of positive outputs, which is what
+            None means too, and -1 the other class, whose score is minus the output.
         method: name of a method (``vitseg.methods.METHODS``).
         first_block: a rollout multiplies the blocks from this one on; as published unless given. Methods that look at
             one block, or at all, pass it over.
         rules: "robust" or "exact", how relevance is divided (`vitseg.relevance.rules`); of methods that propagate it.
 
     Raises:
-        InputError: unknown method or rules, unsupported model, targets of a wrong shape or out of range.
+        InputError: unknown method or rules, an unsupported part of the model, by its name, images that do not fit it,
+            targets of a wrong shape or out of range.
 
     Example:
         >>> model = timm.create_model("vit_tiny_patch16_224", pretrained=True)            # doctest: +SKIP
@@ -45,18 +59,48 @@ def explain(
         torch.Size([8, 14, 14])
     """
     chosen, formulation = find_method(method), find_rules(rules)
-    capture.check_supported(model)
-    check_images(images, model)
-    depth = len(model.blocks)
-    if first_block is not None and not 0 <= first_block < depth:
-        raise InputError(f"first_block {first_block}: the model has blocks 0 to {depth - 1}")
-    first = chosen.first_block(depth, first_block)
-    trace = capture.run(model, images, first=first, relevance=chosen.gradients)
-    wanted, many = class_targets(targets, trace.logits)
-    with torch.no_grad() if not chosen.gradients else torch.enable_grad():
-        found = chosen.compute(trace, wanted, first, formulation).detach()
+    bare = unwrap(model)
+    with undisturbed(bare.model, _device(images)):
+        plain = private_copy(bare.model)
+        check_supported(plain)
+        featureless = headless(plain)
+        _check_head(featureless, chosen, targets)
+        check_images(images, plain)
+        depth = len(plain.blocks)
+        if first_block is not None and not 0 <= first_block < depth:
+            raise InputError(f"first_block {first_block}: the model has blocks 0 to {depth - 1}")
+        first = chosen.first_block(depth, first_block)
+        with torch.no_grad():
+            prepared = Unwrapped(plain, tuple(map(private_copy, bare.front))).prepare(images)
+        check_images(prepared, plain)
+        trace = capture.run(plain, prepared, first=first, relevance=chosen.gradients)
+        logits = trace.logits.detach()
+        if featureless:
+            logits, wanted, many = logits[:, :0], torch.zeros(len(images), 1, dtype=torch.long).to(images.device), False
+        else:
+            wanted, many = class_targets(targets, logits)
+        with torch.no_grad() if not chosen.gradients else torch.enable_grad():
+            found = chosen.compute(trace, wanted, first, formulation).detach()
     maps = rearrange(found, "(k b) h w -> b k h w", b=len(images))
-    logits = trace.logits.detach()
     if many:
         return Explanation(maps, wanted, logits, method)
     return Explanation(maps[:, 0], wanted[:, 0], logits, method)
+
+
+def _device(images: Any) -> torch.device:
+    """Where autocast is to be off; images that will be refused may be anything."""
+    known = isinstance(images, Tensor) and torch.amp.is_autocast_available(images.device.type)
+    return images.device if known else torch.device("cpu")
+
+
+def _check_head(featureless: bool, method: Method, targets: Targets) -> None:
+    """A model without a classifier has no class to explain."""
+    if not featureless:
+        return
+    if targets is not None:
+        raise InputError("targets: the model has no classes, as its head holds no Linear classifier; leave them out")
+    if method.class_specific:
+        others = ", ".join(sorted(name for name, one in METHODS.items() if not one.class_specific))
+        raise InputError(
+            f"model: head holds no Linear classifier; {method.name} explains a class. Without one: {others}"
+        )

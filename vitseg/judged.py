@@ -11,7 +11,7 @@ from vitseg.checkpoints import checkpoint_name, find_checkpoint
 from vitseg.explain import explain
 from vitseg.methods import METHODS, find_method
 from vitseg.models import Classifier, load_classifier, load_imagenet_vit
-from vitseg.relevance.capture import check_supported
+from vitseg.relevance.parts import check_supported
 from vitseg.settings import TrialConfig
 from wsss.errors import InputError
 from wsss.judging.explainer import Explainer

@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_
 from torch import Tensor, nn
 
 from vitseg.hybrid import embedding, load_trunk, split_name, trunk_of
-from vitseg.relevance.capture import check_supported
+from vitseg.relevance.parts import check_supported
 from wsss.errors import InputError, did_you_mean
 from wsss.weights import fitting, read_checkpoint, read_weights, stored_state, write_checkpoint
 

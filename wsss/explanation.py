@@ -67,7 +67,7 @@ def unwrap(model: nn.Module) -> Unwrapped:
     while True:
         if not isinstance(model, nn.Module):
             raise InputError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
-        inner = _inside(model)
+        inner = inside(model)
         if inner is not None:
             model = inner
         elif (parts := _prepared(model)) is not None:
@@ -78,7 +78,8 @@ def unwrap(model: nn.Module) -> Unwrapped:
     return Unwrapped(model, front)
 
 
-def _inside(model: nn.Module) -> nn.Module | None:
+def inside(model: nn.Module) -> nn.Module | None:
+    """What DataParallel, DistributedDataParallel or torch.compile wraps; None of anything else."""
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         return model.module
     return getattr(model, "_orig_mod", None)  # torch.compile

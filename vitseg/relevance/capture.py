@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from einops import rearrange
-from timm.layers import Attention, Mlp, PatchEmbed
-from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from vitseg.relevance.parts import classifiers, linear_layers
+from vitseg.relevance.private import private_copy
 from wsss.errors import InputError
 
 
@@ -21,7 +18,8 @@ from wsss.errors import InputError
 class BlockRecord:
     """What one block saw, detached; all None of a block that was not recorded.
 
-    B images, N tokens (prefix first), D channels, H heads of d channels each.
+    B images, N tokens (prefix first), D channels, H heads of d channels each. Of the last block all behind the
+    attention, from ``proj_in`` on, may hold the first tokens alone (`Trace`).
     """
 
     block: Block
@@ -49,21 +47,32 @@ class BlockRecord:
         return rearrange(self.qkv_out, "b n (three h d) -> three b h n d", three=3, h=heads)[2]
 
 
+@dataclass
+class LayerRecord:
+    """What one Linear layer of a head saw, detached."""
+
+    layer: nn.Linear
+    x: Tensor = None  # (B, I)
+    out: Tensor = None  # (B, O), bias included
+
+
 @dataclass(frozen=True)
 class Trace:
     """A finished forward pass.
 
-    ``logits`` (B, C) still carries the graph down to the attention of the first recorded block.
+    ``logits`` (B, C) still carries the graph down to the attention of the first recorded block. n tokens come out of
+    the last block: those that the heads read if these are the first ones, else all N.
     """
 
     model: VisionTransformer
     images: Tensor = field(repr=False)  # (B, 3, H, W)
     blocks: tuple[BlockRecord, ...]
+    heads: tuple[tuple[LayerRecord, ...], ...]  # whose mean is the class score: one, or two of a distilled model
     logits: Tensor
     grid: tuple[int, int]  # (h, w) patch tokens
     patches: Tensor = field(repr=False)  # (B, N - prefix, D) what the patch embedding made of the image
     embedded: Tensor = field(repr=False)  # (B, N, D) with prefix tokens and position embedding
-    normed: Tensor = field(repr=False)  # (B, N, D) behind the last norm, before the pooling
+    normed: Tensor = field(repr=False)  # (B, n, D) behind the last norm, before the pooling
     pooled: tuple[Tensor, ...] = field(repr=False)  # (B, D) input of each head
 
     @property
@@ -74,176 +83,150 @@ class Trace:
     @property
     def tokens(self) -> int:
         """N."""
-        return self.normed.shape[1]
-
-    @property
-    def heads(self) -> tuple[nn.Linear, ...]:
-        """The classifiers whose mean is the class score: one, or two of a distilled model."""
-        return heads(self.model)
+        return self.embedded.shape[1]
 
     @property
     def rows(self) -> slice:
         """The tokens that the heads read: those alone carry relevance in the last block."""
-        return slice(0, len(self.heads)) if self.model.global_pool == "token" else slice(self.prefix, None)
+        return _rows(self.model)
 
     def readout(self) -> Tensor:
         """Weight of each token in what the heads read, (N,), sums to 1: the class token alone, or a mean."""
-        weights = self.normed.new_zeros(self.tokens)
+        weights = self.embedded.new_zeros(self.tokens)
         weights[self.rows] = 1
         return weights / weights.sum()
-
-
-def heads(model: VisionTransformer) -> tuple[nn.Linear, ...]:
-    """The model's linear classifiers, each of a token or mean of its own."""
-    return (model.head, model.head_dist) if isinstance(model, VisionTransformerDistilled) else (model.head,)
-
-
-def check_supported(model: nn.Module) -> None:
-    """Raise InputError, naming the part and the reason, if the walk has no rule for something in `model`."""
-    if type(model) not in (VisionTransformer, VisionTransformerDistilled):
-        raise InputError(
-            f"model {type(model).__name__}: not supported; the walk knows timm's VisionTransformer (vit_*, deit_*)"
-        )
-    if model.global_pool not in ("token", "avg") or model.attn_pool is not None:
-        raise InputError(
-            f"model: global_pool {model.global_pool!r} is not supported, only 'token' (the class token) and 'avg'"
-        )
-    if model.global_pool == "avg" and model.pool_include_prefix:
-        raise InputError("model: a mean that takes in the class token (pool_include_prefix) is not supported")
-    for index, block in enumerate(model.blocks):
-        where = f"model: blocks.{index}"
-        if type(block) is not Block:
-            raise InputError(f"{where} is a {type(block).__name__}; there are rules for timm's Block only")
-        if type(block.attn) is not Attention or block.attn.gate is not None:
-            raise InputError(
-                f"{where}.attn is a {type(block.attn).__name__} without a rule; expected timm's plain Attention"
-            )
-        if type(block.mlp) is not Mlp:
-            raise InputError(f"{where}.mlp is a {type(block.mlp).__name__}; there are rules for timm's Mlp only")
-    for head in heads(model):
-        if not isinstance(head, nn.Linear):
-            raise InputError(f"model: head is a {type(head).__name__}; expected a Linear classifier")
 
 
 def run(model: VisionTransformer, images: Tensor, *, first: int = 0, relevance: bool = True) -> Trace:
     """Forward `images` and record the blocks from `first` on.
 
     Args:
-        model: a supported timm ViT, in any mode; it runs in evaluation mode and gets its own mode back.
+        model: a supported timm ViT, in any mode. A private copy of it runs, in evaluation mode, so nothing is done to
+            the model itself, nor to what other threads do with it.
         images: (B, 3, H, W), normalised.
         first: lower blocks are not recorded, and no graph reaches them.
         relevance: record all that gradients and relevance need; else the attention alone, without a graph.
 
-    The parameters are swapped for detached ones during the pass, so the graph begins at the attention of block `first`,
-    holds no gradient of a weight, and `requires_grad` and `.grad` of the model stay as they are.
+    The graph begins at the attention of block `first` and holds no gradient of a weight. Where the heads read single
+    tokens, the last block finishes with those alone.
     """
-    records = tuple(BlockRecord(block) for block in model.blocks)
-    seen: dict[str, Tensor] = {}
-    detached = {name: _detached(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
-    with (
-        _evaluation(model),
-        _hooks(model, records, seen, first, relevance),
-        torch.set_grad_enabled(relevance),
-    ):
+    copy = private_copy(model)
+    _prepare(copy)
+    if model.global_pool == "token" and not _hooked(copy.blocks[-1], copy.norm):
+        _shorten(copy.blocks[-1], _rows(model))
+    records, seen = tuple(BlockRecord(block) for block in copy.blocks), {}
+    heads = _record(copy, records, seen, first, relevance)
+    with torch.set_grad_enabled(relevance):
         try:
-            logits = functional_call(model, detached, (images.detach(),))
+            logits = copy(images.detach())
         except AssertionError as error:
             hint = "" if model.dynamic_img_size else "; make the model with dynamic_img_size=True"
             raise InputError(f"images of {tuple(images.shape[2:])}: {error}{hint}") from None
+        finally:
+            _release(copy)
     grid = model.patch_embed.dynamic_feat_size(tuple(images.shape[2:]))
     return Trace(
         model=model,
         images=images.detach(),
         blocks=records,
+        heads=heads,
         logits=logits,
         grid=(int(grid[0]), int(grid[1])),
         patches=seen["patches"].flatten(1, -2),  # (B, h, w, D) of models with dynamic_img_size
         embedded=seen["embedded"],
         normed=seen["normed"],
-        pooled=tuple(seen[f"pooled {index}"] for index in range(len(heads(model)))),
+        pooled=tuple(seen[f"pooled {index}"] for index in range(len(heads))),
     )
 
 
-def pixels_reachable(model: VisionTransformer) -> bool:
-    """Whether relevance can be led on from the tokens to the pixels: a plain patch embedding, not a trunk."""
-    embedding = model.patch_embed
-    return type(embedding) is PatchEmbed and isinstance(embedding.norm, nn.Identity) and embedding.proj.in_channels == 3
+def _rows(model: VisionTransformer) -> slice:
+    return slice(0, len(classifiers(model))) if model.global_pool == "token" else slice(model.num_prefix_tokens, None)
 
 
-def _detached(tensor: Tensor) -> Tensor:
-    """Without its graph; a copy of what was made in inference mode, which no graph may keep."""
-    return tensor.detach().clone() if tensor.is_inference() else tensor.detach()
+def _prepare(model: VisionTransformer) -> None:
+    """Attention that shows its matrix, and blocks that run once, with their hooks; of a private copy."""
+    model.grad_checkpointing = False
+    for block in model.blocks:
+        block.attn.fused_attn = False  # scaled_dot_product_attention never shows the matrix
 
 
-@contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, unfused attention and no checkpointing inside; every module as it was afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    fused = [(block.attn, block.attn.fused_attn) for block in model.blocks]
-    checkpointing = model.grad_checkpointing
-    try:
-        model.eval()
-        model.grad_checkpointing = False  # it would run the blocks again, without the hooks
-        for attention, _ in fused:
-            attention.fused_attn = False  # scaled_dot_product_attention never shows the matrix
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for attention, flag in fused:
-            attention.fused_attn = flag
-        model.grad_checkpointing = checkpointing
+def _release(model: VisionTransformer) -> None:
+    """Take off what refers from a private copy back to the records, so that these go as soon as nobody holds them."""
+    for module in model.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    model.blocks[-1].__dict__.pop("forward", None)
 
 
-@contextmanager
-def _hooks(
+def _hooked(*modules: nn.Module) -> bool:
+    """Whether hooks of the model's owner are in there, which expect all the tokens."""
+    parts = [part for module in modules for part in module.modules()]
+    return any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+
+
+def _shorten(block: Block, rows: slice) -> None:
+    """Let the last block, of a private copy, finish with the tokens `rows` alone, which are all that the heads read."""
+
+    def forward(x: Tensor) -> Tensor:
+        middle = x[:, rows] + block.drop_path1(block.ls1(block.attn(block.norm1(x))))
+        return middle + block.drop_path2(block.ls2(block.mlp(block.norm2(middle))))
+
+    block.attn.proj.register_forward_pre_hook(lambda _layer, args: (args[0][:, rows],))
+    block.forward = lambda x, attn_mask=None, is_causal=False: forward(x)
+
+
+def _record(
     model: VisionTransformer, records: tuple[BlockRecord, ...], seen: dict[str, Tensor], first: int, relevance: bool
-) -> Iterator[None]:
-    with ExitStack() as stack:
+) -> tuple[tuple[LayerRecord, ...], ...]:
+    """Hooks into a private copy that fill the records; returns those of the heads."""
 
-        def watch(module: nn.Module, record: BlockRecord, **names: str) -> None:
-            """Store a module's input and output under the given names of the record."""
+    def watch(module: nn.Module, record: BlockRecord | LayerRecord, **names: str) -> None:
+        """Store a module's input and output under the given names of the record."""
 
-            def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-                if "input" in names:
-                    setattr(record, names["input"], args[0].detach())
-                if "output" in names:
-                    setattr(record, names["output"], output.detach())
+        def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            if "input" in names:
+                setattr(record, names["input"], args[0].detach())
+            if "output" in names:
+                setattr(record, names["output"], output.detach())
 
-            stack.callback(module.register_forward_hook(hook).remove)
+        module.register_forward_hook(hook)
 
-        def see(module: nn.Module, name: str, what: str) -> None:
-            """Store a module's input or output among what is seen outside the blocks."""
+    def see(module: nn.Module, name: str, what: str) -> None:
+        """Store a module's input or output among what is seen outside the blocks."""
 
-            def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-                seen[name] = (args[0] if what == "input" else output).detach()
+        def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            seen[name] = (args[0] if what == "input" else output).detach()
 
-            stack.callback(module.register_forward_hook(hook).remove)
+        module.register_forward_hook(hook)
 
-        def watch_attention(module: nn.Module, record: BlockRecord, leaf: bool) -> None:
-            def hook(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-                record.attention = output.detach().requires_grad_() if leaf else output
-                return record.attention
+    def watch_attention(module: nn.Module, record: BlockRecord, leaf: bool) -> None:
+        def hook(_module: nn.Module, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            record.attention = output.detach().requires_grad_() if leaf else output
+            return record.attention
 
-            stack.callback(module.register_forward_hook(hook).remove)
+        module.register_forward_hook(hook)
 
-        for block, record in list(zip(model.blocks, records, strict=True))[first:]:
-            watch_attention(block.attn.attn_drop, record, leaf=relevance and record is records[first])
-            if not relevance:
-                continue
-            watch(block, record, input="x", output="out")
-            watch(block.attn.qkv, record, input="qkv_in", output="qkv_out")
-            watch(block.attn.q_norm, record, output="q")
-            watch(block.attn.k_norm, record, output="k")
-            watch(block.attn.proj, record, input="proj_in", output="proj_out")
-            watch(block.drop_path1, record, output="attention_branch")
-            watch(block.norm2, record, input="middle")
-            watch(block.mlp.fc1, record, input="fc1_in", output="fc1_out")
-            watch(block.mlp.fc2, record, input="fc2_in", output="fc2_out")
-            watch(block.drop_path2, record, output="mlp_branch")
-        see(model.patch_embed, "patches", "output")
-        see(model.pos_drop, "embedded", "output")
-        see(model.norm, "normed", "output")
-        for index, head in enumerate(heads(model)):
-            see(head, f"pooled {index}", "input")
-        yield
+    for block, record in list(zip(model.blocks, records, strict=True))[first:]:
+        watch_attention(block.attn.attn_drop, record, leaf=relevance and record is records[first])
+        if not relevance:
+            continue
+        watch(block, record, input="x", output="out")
+        watch(block.attn.qkv, record, input="qkv_in", output="qkv_out")
+        watch(block.attn.q_norm, record, output="q")
+        watch(block.attn.k_norm, record, output="k")
+        watch(block.attn.proj, record, input="proj_in", output="proj_out")
+        watch(block.drop_path1, record, output="attention_branch")
+        watch(block.norm2, record, input="middle")
+        watch(block.mlp.fc1, record, input="fc1_in", output="fc1_out")
+        watch(block.mlp.fc2, record, input="fc2_in", output="fc2_out")
+        watch(block.drop_path2, record, output="mlp_branch")
+    see(model.patch_embed, "patches", "output")
+    see(model.pos_drop, "embedded", "output")
+    see(model.norm, "normed", "output")
+    heads = []
+    for index, head in enumerate(classifiers(model)):
+        see(head, f"pooled {index}", "input")
+        heads.append(tuple(LayerRecord(layer) for layer in linear_layers(head)))
+        for record in heads[-1]:
+            watch(record.layer, record, input="x", output="out")
+    return tuple(heads)

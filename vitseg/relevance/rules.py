@@ -59,8 +59,8 @@ class Exact:
         """
         magnitude = weight.abs()
         x_abs = x.abs()
-        s = self.divide(relevance, (z + F.linear(x_abs, magnitude)) / 2)
-        return (x * (s @ weight) + x_abs * (s @ magnitude)) / 2
+        s = self.divide(relevance, F.linear(x_abs, magnitude).add_(z).div_(2)).div_(2)
+        return (s @ weight).mul_(x).addcmul_(x_abs, s @ magnitude)
 
     def linear_unit(self, x: Tensor, weight: Tensor) -> Tensor:
         """z+ rule through one output unit whose relevance is 1: the start of the walk at a class score.
@@ -83,8 +83,8 @@ class Exact:
             b: (..., d, m).
             relevance: of the product (..., n, m).
         """
-        s = self.divide(relevance, a @ b)
-        return a * (s @ b.transpose(-1, -2)) / 2, b * (a.transpose(-1, -2) @ s) / 2
+        s = self.divide(relevance, a @ b).div_(2)
+        return (s @ b.transpose(-1, -2)).mul_(a), (a.transpose(-1, -2) @ s).mul_(b)
 
     def skip(self, a: Tensor, b: Tensor, z: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
         """Relevance through ``z = a + b``, normalised so that both parts together conserve (CVPR 2021, eq. 9 and 10).
@@ -153,11 +153,11 @@ class Robust(Exact):
         Where no product is positive only rounding is left of that sum, and nothing is handed on.
         """
         magnitude, x_abs = weight.abs(), x.abs()
-        size = F.linear(x_abs, magnitude)
-        positive = (z + size) / 2
-        positive = torch.where(positive > 8 * torch.finfo(z.dtype).eps * size, positive, 0.0)
-        s = share(relevance, positive)
-        return (x * (s @ weight) + x_abs * (s @ magnitude)) / 2
+        twice = F.linear(x_abs, magnitude)
+        rounding = (twice * (16 * torch.finfo(z.dtype).eps)).clamp_(min=2 * torch.finfo(z.dtype).tiny)
+        twice += z  # twice the denominator, so that nothing need be halved on the way back
+        s = torch.where(twice > rounding, relevance / twice, 0.0)
+        return (s @ weight).mul_(x).addcmul_(x_abs, s @ magnitude)
 
     def product(self, a: Tensor, b: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
         """Relevance through ``a @ b`` in the shares |a_ik b_kj| / sum_k |a_ik b_kj|, half to each operand."""

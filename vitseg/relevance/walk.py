@@ -8,8 +8,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vitseg.relevance.capture import BlockRecord, Trace, pixels_reachable
+from vitseg.relevance.capture import BlockRecord, Trace
+from vitseg.relevance.parts import pixels_reachable
 from vitseg.relevance.rules import Exact, input_box
+from wsss.explanation import class_vectors
 
 EVERY = slice(None)
 
@@ -25,10 +27,10 @@ def attention_gradients(trace: Trace, targets: Tensor, first: int) -> list[Tenso
         One tensor (K * B, H, N, N) a block, class-major: item ``k * B + b`` explains target k of image b.
     """
     attentions = [record.attention for record in trace.blocks[first:]]
-    one_hot = nn.functional.one_hot(targets.T, trace.logits.shape[1]).to(trace.logits)  # (K, B, C)
-    if len(one_hot) == 1:
-        return list(torch.autograd.grad(trace.logits, attentions, one_hot[0], retain_graph=True))
-    batched = torch.autograd.grad(trace.logits, attentions, one_hot, is_grads_batched=True, retain_graph=True)
+    vectors = class_vectors(targets.T, trace.logits.shape[1], trace.logits.dtype)  # (K, B, C)
+    if len(vectors) == 1:
+        return list(torch.autograd.grad(trace.logits, attentions, vectors[0], retain_graph=True))
+    batched = torch.autograd.grad(trace.logits, attentions, vectors, is_grads_batched=True, retain_graph=True)
     return [gradient.flatten(0, 1) for gradient in batched]
 
 
@@ -100,15 +102,26 @@ class _Pairs:
     def start(self) -> Tensor:
         """Relevance (P, n, D) of the tokens that the heads read, behind the last block: heads and last norm undone."""
         trace, rules = self.trace, self.rules
-        pooled = [self(one) for one in trace.pooled]
-        units = self.targets.T.flatten()
-        weights = [self.weight(head)[units] for head in trace.heads]
-        relevance = rules.linear_unit(torch.cat(pooled, -1), torch.cat(weights, -1))  # two heads: one layer of a sum
+        relevances = self._through_heads()
         if trace.model.global_pool == "avg":
-            return rules.mean(self(trace.normed[:, trace.rows]), relevance)
+            return rules.mean(self(trace.normed[:, trace.rows]), relevances[0])
         # the pooled token is a selection, whose rule is the identity but for the stabiliser
-        tokens = torch.stack(pooled, 1)
-        return rules.through(tokens, relevance.view_as(tokens))
+        return rules.through(torch.stack([self(one) for one in trace.pooled], 1), torch.stack(relevances, 1))
+
+    def _through_heads(self) -> list[Tensor]:
+        """Relevance (P, D) of what each head reads; activations, drop-out and norms in a head pass it on unchanged."""
+        units = self.targets.T.flatten()
+        signs = torch.where(units < 0, -1, 1)[:, None]  # the other class of one output
+        last = [head[-1] for head in self.trace.heads]
+        inputs = [self(record.x) for record in last]
+        weights = [self.weight(record.layer)[units.clamp(min=0)] * signs for record in last]
+        joint = self.rules.linear_unit(torch.cat(inputs, -1), torch.cat(weights, -1))  # two heads: one layer of a sum
+        found = []
+        for head, relevance in zip(self.trace.heads, joint.split([x.shape[-1] for x in inputs], -1), strict=True):
+            for record in reversed(head[:-1]):
+                relevance = self.linear(record.layer, self(record.x), self(record.out), relevance)
+            found.append(relevance)
+        return found
 
     def linear(self, layer: nn.Linear, x: Tensor, out: Tensor, relevance: Tensor) -> Tensor:
         """Rule of a linear layer; `out` is its recorded output, from which the bias is taken off."""
