@@ -44,8 +44,9 @@ def explain(
             weighed; the last one with spatial maps unless given.
 
     Returns:
-        Maps of lrp, input_x_gradient and integrated_gradients have the images' size, are signed and sum to about the
-        class score; those of cam (signed), gradcam and layercam are on the layer's grid.
+        Maps of lrp, input_x_gradient and integrated_gradients have the images' size and are signed; those of lrp sum to
+        the class score but for what the rules leave to biases. Those of cam (signed), gradcam and layercam (not
+        negative) are on the layer's grid.
 
     Raises:
         InputError: unknown method, rules or layer, options that the method does not have, a model that cannot be

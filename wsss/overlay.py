@@ -12,6 +12,7 @@ from wsss.data.sample import IGNORE as NEUTRAL
 from wsss.errors import InputError
 
 GREY = (150, 150, 150)
+PERCENTILE = 99.0
 
 
 def fit_width(image: np.ndarray, width: int, *, nearest: bool = False) -> np.ndarray:
@@ -35,9 +36,9 @@ def overlay(
             tensor; not normalised.
         map: (h, w), array or tensor on any device, of any grid and scale; enlarged to the photograph (bilinear).
         limits: values of the first and the last colour; the map's own least and largest unless given, of a signed map
-            minus and plus its largest absolute value.
-        signed: blue below 0, red above, the stronger the further from 0, else inferno colours; a map that has both
-            signs is signed unless said.
+            minus and plus percentile `PERCENTILE` of its absolute values: a few pixels have many times more.
+        signed: blue below 0, red above, the stronger the further from 0, over the photograph in grey; else inferno
+            colours over it as it is. A map that has both signs is signed unless said.
         opacity: share of the strongest colours in the picture, in [0, 1].
 
     Returns:
@@ -54,7 +55,7 @@ def overlay(
     photograph, heat = _photograph(image), _plane(map)
     signed = bool(heat.min() < 0 < heat.max()) if signed is None else signed
     if limits is None:
-        largest = float(np.abs(heat).max())
+        largest = float(np.percentile(np.abs(heat), PERCENTILE)) or float(np.abs(heat).max())
         limits = (-largest, largest) if signed else (float(heat.min()), float(heat.max()))
     low, high = limits
     if not (np.isfinite([low, high]).all() and low <= high):
@@ -65,7 +66,8 @@ def overlay(
     if not signed:
         return Image.fromarray(heat_overlay(photograph, share.clip(0, 1), opacity))
     strength = 2 * share.clip(0, 1) - 1
-    colours = np.where(strength[..., None] < 0, np.float32([30, 90, 255]), np.float32([255, 40, 20]))
+    colours = np.where(strength[..., None] < 0, np.float32([20, 70, 255]), np.float32([235, 20, 20]))
+    photograph = np.asarray(Image.fromarray(photograph).convert("L").convert("RGB"))
     return Image.fromarray(
         _blend(photograph, colours, (opacity * np.sqrt(np.abs(strength)))[..., None].astype(np.float32))
     )

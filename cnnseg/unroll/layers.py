@@ -1,8 +1,8 @@
 """The layers of an unrolled network: for each kind its way forward in the encoder and its way back in the decoder.
 
 Everywhere the decoder carries p = R / a, relevance divided by activation: the field of LRP's equation 1 (Yu et al.
-2024, section 2.1) before its last multiplication. For LRP-0 through a ReLU network p is the gradient of the class score, so
-that each layer's way back is the transpose of its linear map, and a ReLU's a factor: a / z, the Heaviside function of
+2024, section 2.1) before its last multiplication. For LRP-0 through a ReLU network p is the gradient of the class
+score, so that each layer's way back is the transpose of its linear map, and a ReLU's a factor: a / z, the Heaviside function of
 its input. R itself appears once, at the image: R = x p. Below a rule that gives relevance to inputs of 0 the decoder
 carries R (`Way.whole`), see `cnnseg.unroll.spread`.
 
@@ -60,8 +60,8 @@ class Record:
     """What a layer's way back needs of its way forward, for the images that are decoded; constants to autograd.
 
     ``shapes``: those of the inputs without the batch. ``factor`` (B, ...): p is multiplied by it first; None for 1.
-    ``scale``: of a batch norm, one number a channel, differentiable in its weight. ``folded``: the layer's weights, batch
-    norm included, where they are constants. ``extra``: a layer's own.
+    ``scale``: of a batch norm, one number a channel, differentiable in its weight. ``folded``: the layer's weights,
+    batch norm included, where they are constants. ``extra``: a layer's own.
     """
 
     shapes: tuple[torch.Size, ...]

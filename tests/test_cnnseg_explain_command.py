@@ -1,0 +1,87 @@
+"""``cnnseg explain``: overlays of photographs, and the lists of methods and rules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import cnnseg
+from cnnseg.cli import app
+from cnnseg.methods import METHODS
+from cnnseg.rules import COMPOSITES
+from wsss.console import run
+from wsss.maps import input_size
+from wsss.overlay import overlay
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for name, size in (("a", (70, 50)), ("b", (40, 64))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / f"{name}.png")
+    torch.manual_seed(0)
+    save_file(timm.create_model("resnet10t").state_dict(), folder / "weights.safetensors")
+    return folder
+
+
+def command(place: Path, *words: object) -> list[str]:
+    photographs = [place / "a.png", place / "b.png"]
+    model = ["--architecture", "resnet10t", "--weights", place / "weights.safetensors", "--size", 64]
+    return [str(word) for word in ("explain", *photographs, *model, *words)]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method(place: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = place / method
+    assert run(app, command(place, "--method", method, "--classes", "281", "282", "--out", out)) == 0
+    assert {path.name for path in out.iterdir()} == {f"{image}_{c}.png" for image in "ab" for c in (281, 282)}
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("281 (tabby" in line and ", logit " in line for line in lines) == 2
+    with Image.open(out / "a_281.png") as picture:
+        assert picture.size == (50, 70)
+
+
+def test_the_picture_is_that_of_the_python_calls(place: Path) -> None:
+    out = place / "same"
+    assert run(app, command(place, "--rules", "epsilon_plus_flat", "--classes", "7", "--out", out)) == 0
+    model = timm.create_model("resnet10t").eval()
+    model.load_state_dict(load_file(place / "weights.safetensors"))
+    with Image.open(place / "b.png") as opened:
+        image = opened.convert("RGB")
+    height, width = input_size(image, 64, (32, 32))
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    settings = model.pretrained_cfg
+    mean, std = (torch.tensor(settings[key])[:, None, None] for key in ("mean", "std"))
+    inputs = ((torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255 - mean) / std)[None]
+    found = cnnseg.explain(model, inputs, 7, rules="epsilon_plus_flat").maps[0]
+    with Image.open(out / "b_7.png") as picture:
+        difference = np.asarray(picture, int) - np.asarray(overlay(image, found), int)
+    assert np.abs(difference).max() <= 2
+
+
+def test_mistakes_take_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused(*words: object) -> str:
+        assert run(app, command(place, *words)) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line.removeprefix("error: ")
+
+    assert refused("--method", "gradcan").startswith("method 'gradcan' is unknown: did you mean 'gradcam'?")
+    assert refused("--rules", "epsilon_pluss").startswith("rules 'epsilon_pluss' are unknown: did you mean")
+    assert refused("--method", "cam", "--rules", "zero") == "rules: method cam has none; lrp has"
+    assert refused("--method", "gradcam", "--layer", "layer5").startswith("layer 'layer5' is unknown to the model: did")
+    assert refused("--classes", "1000").startswith("class '1000' is unknown to the classifier")
+
+
+def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(app, ["list-methods"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[0] != " "] == list(METHODS)
+    assert run(app, ["list-rules"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in COMPOSITES) and "ZPlus" in printed
