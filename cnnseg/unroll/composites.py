@@ -72,14 +72,27 @@ COMPOSITES: dict[str, Composite] = {}
 """Composites by name; `register_composite` adds one."""
 
 
-def register_composite(name: str, rules: Mapping[str, Rule] | Rule) -> Composite:
+def register_composite(name: str, rules: Mapping[str, Rule | str] | Rule) -> Composite:
     """Make a composite known by a name, to `explain`, `unroll` and the command line.
 
     Args:
-        rules: see `Composite`; a single rule is that of all convolutions and fully connected layers.
+        rules: see `Composite`, rules also by name (`RULES`); a single rule is that of all convolutions and fully
+            connected layers.
     """
-    COMPOSITES[name] = Composite(_everywhere(rules) if isinstance(rules, Rule) else dict(rules), name)
+    COMPOSITES[name] = Composite(_everywhere(rules) if isinstance(rules, Rule) else _named(rules), name)
     return COMPOSITES[name]
+
+
+def _named(rules: Mapping[str, Rule | str]) -> dict[str, Rule]:
+    """A mapping in which rules may be given by their names."""
+    found: dict[str, Rule] = {}
+    for key, rule in rules.items():
+        if isinstance(rule, str):
+            if rule not in RULES:
+                raise InputError(f"rules[{key!r}]: rule {rule!r} is unknown: {did_you_mean(rule, RULES)}")
+            rule = RULES[rule]()
+        found[key] = rule
+    return found
 
 
 def _everywhere(rule: Rule) -> dict[str, Rule]:
@@ -97,7 +110,7 @@ register_composite("epsilon_alpha2_beta1", _zennit(AlphaBeta(2)))
 register_composite("epsilon_alpha2_beta1_flat", _zennit(AlphaBeta(2), Flat()))
 register_composite("epsilon_gamma_box", _zennit(Gamma(0.25), ZBox()))
 
-Rules = str | Rule | Composite | Mapping[str, Rule]
+Rules = str | Rule | Composite | Mapping[str, Rule | str]
 """What may be given as rules: the name of a composite, one rule, a composite, or a mapping that makes one."""
 
 
@@ -108,7 +121,7 @@ def find_composite(rules: Rules) -> Composite:
     if isinstance(rules, Rule):
         return Composite(_everywhere(rules), repr(rules))
     if isinstance(rules, Mapping):
-        return Composite(dict(rules))
+        return Composite(_named(rules))
     if not isinstance(rules, str):
         raise InputError(f"rules: expected a name, a Rule, a Composite or a mapping, got a {type(rules).__name__}")
     if rules not in COMPOSITES:
