@@ -78,7 +78,9 @@ def test_composites_are_zennits(network: str, name: str) -> None:
     model, x = ready(MODELS[network]), images()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.eps = 0.0  # zennit merges a batch norm and keeps its epsilon: scores times 1 / sqrt(1 + 1e-5) a layer
+            module.eps = (
+                0.0  # zennit merges a batch norm and keeps its epsilon: scores times 1 / sqrt(1 + 1e-5) a layer
+            )
     rules, box = dict(COMPOSITES[name].rules), {}
     if "box" in name:
         rules["first"] = ZBox(*BOX)
@@ -163,9 +165,12 @@ def test_cams_are_pytorch_grad_cams(network: str, layer: str, method: str) -> No
     with getattr(library, CAMS[method])(model, [model.get_submodule(layer)]) as cam:
         chosen = [ClassifierOutputTarget(c) for c in targets]
         cam(x, chosen)
-        activations, gradients = (kept[0].numpy() for kept in (cam.activations_and_grads.activations,
-                                                               cam.activations_and_grads.gradients))
-        expected = torch.from_numpy(cam.get_cam_image(x, model.get_submodule(layer), chosen, activations, gradients, False))
+        activations, gradients = (
+            kept[0].numpy() for kept in (cam.activations_and_grads.activations, cam.activations_and_grads.gradients)
+        )
+        expected = torch.from_numpy(
+            cam.get_cam_image(x, model.get_submodule(layer), chosen, activations, gradients, False)
+        )
     assert worst(found, expected.clamp(min=0)) < 1e-12
 
 
