@@ -193,7 +193,7 @@ class Tape(Plain):
 
 
 def padding_of(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """How a convolution pads its input, if with anything but zeros: the same value then has several places in a window."""
+    """How a convolution pads its input, if with anything but zeros: a value then has several places in a window."""
     if not isinstance(module, nn.Conv2d) or module.padding_mode == "zeros":
         return None
     height, width = module.padding

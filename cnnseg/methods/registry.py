@@ -37,7 +37,7 @@ Compute = Callable[[Question], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Method:
-    """A named explanation. ``signed``: whether its maps have negative values; they then sum to about the class score."""
+    """A named explanation. ``signed``: whether its maps have negative values; they then sum to about the score."""
 
     name: str
     source: str

@@ -70,7 +70,11 @@ class Run:
         found = []
         for number in range(targets.shape[1]):
             more = number + 1 < targets.shape[1]
-            found.append(torch.autograd.grad(scores[:, number].sum(), self.activation, retain_graph=more)[0])
+            found.append(
+                torch.autograd.grad(
+                    scores[:, number].sum(), self.activation, retain_graph=more, materialize_grads=True
+                )[0]
+            )
         return torch.stack(found, 1)
 
 

@@ -3,8 +3,8 @@
 Everywhere the decoder carries p = R / a, relevance divided by activation: the field of LRP's equation 1 (Yu et al.
 2024, section 2.1) before its last multiplication. For LRP-0 through a ReLU network p is the gradient of the class
 score, so that each layer's way back is the transpose of its linear map, and a ReLU's a factor: a / z, the Heaviside
-function of its input. R itself appears once, at the image: R = x p. Below a rule that gives relevance to inputs of 0 the decoder
-carries R (`Way.whole`), see `cnnseg.unroll.spread`.
+function of its input. R itself appears once, at the image: R = x p. Below a rule that gives relevance to inputs of 0
+the decoder carries R (`Way.whole`), see `cnnseg.unroll.spread`.
 
 Shapes: an activation (B, ...) of B images meets p (B * K, ...) of K classes an image, images outermost.
 """

@@ -31,7 +31,8 @@ class UnrolledNetwork(nn.Module):
     decoder and a loss on class scores by their use in the encoder (section 2.4).
 
     It starts in evaluation mode, whatever mode the classifier is in, and leaves that as it is: fixed statistics, no
-    dropout. After ``train()`` each batch norm in training mode uses and keeps the batch's statistics, as in any network.
+    dropout. After ``train()`` each batch norm in training mode uses and keeps the batch's statistics, as in any
+    network.
     """
 
     classifies = segments = True

@@ -29,7 +29,8 @@ class Step:
     """A layer: its name in the classifier, what it computes, and the steps whose outputs it takes (0 is the image).
 
     ``scope``: the module that it belongs to, for functions the one whose code calls them. ``names``: of the modules
-    that it stands for, a convolution's and its batch norm's. ``fault``: why relevance cannot go through it, None if it can.
+    that it stands for, a convolution's and its batch norm's. ``fault``: why relevance cannot go through it, None if it
+    can.
     """
 
     name: str
@@ -74,7 +75,12 @@ class _Tracer(fx.Tracer):
     LEAVES = ("Conv2dSame", "DropPath", "StochasticDepth", "Normalize")
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        if isinstance(module, BatchNormAct2d | nn.LayerNorm | nn.GroupNorm) or type(module).__name__ in self.LEAVES:
+        kind = type(module)
+        if isinstance(module, BatchNormAct2d) or kind.__name__ in self.LEAVES:
+            return True
+        if kind.__name__ in spellings.FEATURE_NORMS and isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            return True
+        if kind.__name__ in spellings.EINOPS and kind.__module__.startswith("einops."):
             return True
         return (
             isinstance(module, nn.Module)
@@ -99,8 +105,8 @@ def trace(model: nn.Module) -> Trace:
     """The layers of a classifier; the same as long as the model consists of the same modules.
 
     A batch norm that alone follows a convolution or a fully connected layer is one step with it. Whatever reads a
-    tensor after a layer changed it in place takes that layer's output. Layers that the class scores do not hang on are left out, and so is a softmax or
-    sigmoid at the end: class scores are what goes into it.
+    tensor after a layer changed it in place takes that layer's output. Layers that the class scores do not hang on are
+    left out, and so is a softmax or sigmoid at the end: class scores are what goes into it.
 
     Raises:
         InputError: the model's code cannot be traced.
@@ -133,7 +139,7 @@ def _trace(model: nn.Module) -> Trace:
     try:
         with _evaluating(model):
             graph = tracer.trace(model)
-    except (fx.proxy.TraceError, TypeError, NotImplementedError, RuntimeError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever the model's own code raises when it is given a stand-in for images
         reason = str(error).split("\n")[0]
         raise InputError(f"{kind} cannot be unrolled: its forward function depends on values ({reason})") from None
     return _Reading(model, graph).read()
