@@ -36,7 +36,7 @@ class Run:
         """
         self._steps, self._images = traced.steps, images
         self._last = {place: index for index, step in enumerate(self._steps) for place in step.inputs}
-        values: dict[int, Any] = {IMAGES: images}
+        values: dict[int, Any] = {IMAGES: images.clone()}  # the first layers may work in place
         spatial: tuple[int, dict[int, Any]] | None = None
         with torch.no_grad():
             for index in range(len(self._steps)):

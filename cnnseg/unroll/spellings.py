@@ -19,9 +19,9 @@ from cnnseg.unroll.weightless import Call, Place
 
 KNOWN = (
     "convolution (Conv2d), fully connected (Linear), batch norm, layer norm, group norm, ReLU, ReLU6, LeakyReLU, "
-    "PReLU, ELU, SiLU, Hardswish, GELU, Mish, Tanh, max and average pooling, dropout, sums and concatenations of branches, "
-    "products with a constant or a sigmoid gate, mean, slices, padding, up-sampling, flatten, view, reshape, squeeze, "
-    "permute"
+    "PReLU, ELU, SiLU, Hardswish, GELU, Mish, Tanh, max and average pooling, dropout, sums and concatenations of "
+    "branches, products with a constant or a sigmoid gate, mean, slices, padding, up-sampling, flatten, view, "
+    "reshape, squeeze, permute"
 )
 """Kinds of layers that there are rules for, for messages."""
 

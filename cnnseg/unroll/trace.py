@@ -121,7 +121,7 @@ def trace(model: nn.Module) -> Trace:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, in which no model gives more than class scores; every module as it was afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -137,7 +137,7 @@ def _trace(model: nn.Module) -> Trace:
     kind = type(model).__name__
     tracer = _Tracer()
     try:
-        with _evaluating(model):
+        with evaluating(model):
             graph = tracer.trace(model)
     except Exception as error:  # whatever the model's own code raises when it is given a stand-in for images
         reason = str(error).split("\n")[0]
