@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from cnnseg.unroll.rules import Pass, Rule, Zero
 from cnnseg.unroll.spread import Shares, shares, spread
+from wsss.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ class Weighted(Layer):
         z = self.module(x)
         scale = shift = None
         if self.norm is not None:
+            if z.ndim != self.spatial + 2:
+                raise InputError(f"a batch norm of {tuple(z.shape)}: expected {self.spatial + 2} dimensions")
             if way.keep:
                 scale, shift = norm_line(self.norm, z, way.training)
             z = run_norm(self.norm, z, way.training)

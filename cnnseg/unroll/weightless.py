@@ -359,6 +359,8 @@ class Drop(Layer):
         active = way.training and self.module.training
         if not active or not (getattr(self.module, "p", 0) or getattr(self.module, "drop_prob", 0)):
             return x, Record(shapes_of(inputs))
+        if isinstance(self.module, nn.AlphaDropout | nn.FeatureAlphaDropout):
+            raise InputError("alpha dropout adds a constant to what it drops: there is no rule for it in training")
         drawn = self.module(torch.ones_like(x))
         return x * drawn, Record(shapes_of(inputs), None if way.whole else drawn[: way.keep])
 
