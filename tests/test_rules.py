@@ -293,6 +293,32 @@ def test_gradients_of_a_loss_on_heat_maps(name: str, classes_at_once: int | None
         assert (found[key] - gradient).abs().max() < 1e-8 * scale, key
 
 
+class InPlace(nn.Module):
+    """What a box's convolution and a sum have read is changed in place afterwards, or is not."""
+
+    def __init__(self, *, in_place: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, 1, 1), nn.Conv2d(4, 4, 1)
+        self.fourth, self.head = nn.Conv2d(4, CLASSES, 3), nn.ReLU(inplace=in_place)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        total = self.second(x) + x
+        return self.fourth(total + self.third(self.head(x))).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    "rules", [{"second": ZBox()}, {"fourth": Flat()}, {"fourth": Flat(), "second": ZBox(-1.0, 1.0)}]
+)
+def test_what_is_changed_in_place_afterwards_is_remembered_as_it_was(rules: dict[str, Rule]) -> None:
+    models = []
+    for in_place in (True, False):
+        torch.manual_seed(0)
+        models.append(InPlace(in_place=in_place).double().eval())
+    found, expected = (unroll(model, rules=rules)(images())[1] for model in models)
+    near(found, expected, 1e-12)
+
+
 # The outputs of part 4 go into a sum with either sign, those of the head are class scores: where no contribution to one
 # of them is positive, z+ has nothing to hand its relevance on to.
 SIGNED_OUTPUTS = {"parts.4": Zero(), "linear": Zero()}

@@ -105,6 +105,9 @@ def shares(
         factors.append(known[0])
     kept = [place for place, term in enumerate(terms) if signed or term.inputs != "negative"]
     shared = len(found) == 1
+    if not rule.proportional:
+        unchanged = x.clone()  # a later layer may change x in place
+        inputs = [unchanged if given is x else given for given in inputs]
     return (found[0][1] if shared else None), Shares(
         tuple(terms[place] for place in kept),
         None if shared else tuple(factors[place] for place in kept),

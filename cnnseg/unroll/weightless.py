@@ -147,7 +147,8 @@ class Mixing(Layer):
         kept, stabiliser, factor, given = z[: way.keep].detach(), way.rule.stabiliser, None, ()
         if way.whole and self.kind is not None:
             factor = quotient(1.0, kept, stabiliser)
-            given = tuple(x[: way.keep].detach() if isinstance(x, Tensor) else None for x in inputs)
+            # a later layer may change them in place
+            given = tuple(x[: way.keep].detach().clone() if isinstance(x, Tensor) else None for x in inputs)
         elif stabiliser:
             factor = quotient(kept, kept, stabiliser)
         return z, Record(shapes_of(inputs), factor, None, (extra, given))
