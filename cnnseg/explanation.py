@@ -44,7 +44,8 @@ def explain(
         rules: of lrp: the name of a composite (``cnnseg.rules.COMPOSITES``), a rule for all layers, or a mapping from
             kinds or names of layers to rules (`cnnseg.unroll.composites.Composite`); epsilon_plus unless given.
         layer: of gradcam and layercam: a layer or module of the model by its name (``layer3``), whose output is
-            weighed; the last one with spatial maps unless given.
+            weighed; the last one with spatial maps unless given. A convolution's output is that of the batch norm that
+            follows it.
 
     Returns:
         Maps of lrp, input_x_gradient and integrated_gradients have the images' size, are signed and sum to about the

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cnnseg import explain
-from cnnseg.rules import COMPOSITES, Epsilon, Gamma, Pass
+from cnnseg.rules import COMPOSITES, Epsilon, Flat, Gamma, Pass
 from cnnseg.unroll import unroll
 from wsss.errors import InputError
 
@@ -312,6 +312,7 @@ GATED: dict[str, Any] = {
     "LayerNorm2d of timm": (through, lambda: timm.layers.LayerNorm2d(8)),
     "LayerNorm2d of torchvision": (through, lambda: torchvision.models.convnext.LayerNorm2d(8)),
     "GroupNorm": (through, lambda: nn.GroupNorm(4, 8)),
+    "GroupNormAct of timm": (between, lambda: timm.layers.GroupNormAct(8, num_groups=4)),
 }
 
 
@@ -320,6 +321,7 @@ def lazy(module: nn.Module) -> nn.Module:
     return module
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
 @pytest.mark.parametrize("name", [*SPELLINGS, *GATED])
 def test_spellings(name: str) -> None:
     model, x = net((SPELLINGS | GATED)[name]), images()
@@ -367,7 +369,6 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "Softplus": ((through, nn.Softplus), r"layer extra \(Softplus\)"),
     "InstanceNorm2d": ((through, lambda: nn.InstanceNorm2d(8)), r"layer extra \(InstanceNorm2d\)"),
     "max pool with indices": (lambda m, x: end(F.max_pool2d(x, 2, return_indices=True)[0]), "layer"),
-    "group norm with an activation": ((through, lambda: timm.layers.GroupNormAct(8, 4)), r"layer group_norm"),
     "layer norm with an activation": ((through, lambda: timm.layers.LayerNormAct2d(8)), "layer (layer_norm|extra)"),
     "batch norm of (B, L, C)": (
         (
@@ -435,7 +436,8 @@ def test_architectures_without_biases_conserve_relevance(name: str) -> None:
     """Through gates, caps, norms and all: what is lost otherwise has gone into biases."""
     torch.manual_seed(0)
     model, x = ready(ARCHITECTURES[name](), biases=False), images(1, 64, 64)
-    for rules in ("zero", {"convolution": Gamma(0.25, stabiliser=0.0), "linear": Epsilon(0.0), "batch_norm": Pass()}):
+    gamma = {"convolution": Gamma(0.25, stabiliser=0.0), "linear": Epsilon(0.0), "batch_norm": Pass()}
+    for rules in ("zero", gamma, gamma | {"first": Flat(stabiliser=0.0)}):
         answer = explain(model, x, 0, rules=rules)
         assert torch.allclose(answer.maps.sum((1, 2)), answer.logits[:, 0], rtol=1e-6, atol=0), rules
 

@@ -25,8 +25,9 @@ KNOWN = (
 )
 """Kinds of layers that there are rules for, for messages."""
 
-FEATURE_NORMS = ("LayerNorm", "LayerNorm2d", "GroupNorm", "GroupNorm1")
-"""Classes of PyTorch, timm and torchvision that standardise features, and do no more."""
+FEATURE_NORMS = ("LayerNorm", "LayerNorm2d", "GroupNorm", "GroupNorm1", "GroupNormAct")
+"""Classes of PyTorch, timm and torchvision that standardise features, and do no more but for the last one's activation,
+which the trace takes off."""
 
 EINOPS = ("Rearrange", "Reduce")
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, GroupNormAct
 from timm.models.vgg import ConvMlp
 from torch import Tensor, fx, nn
 
@@ -89,7 +89,7 @@ class _Tracer(fx.Tracer):
         )
 
     def call_module(self, module: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-        if isinstance(module, BatchNormAct2d):
+        if isinstance(module, BatchNormAct2d | GroupNormAct):
             normed = super().call_module(module, forward, args, kwargs)
             return module.act(module.drop(normed))
         if isinstance(module, ConvMlp):

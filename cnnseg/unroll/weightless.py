@@ -249,13 +249,15 @@ class Standardise(Mixing):
 
     def __init__(self, module: nn.Module, *, channels_first: bool = False) -> None:
         self.module, self.first = module, channels_first
+        self._grouped = isinstance(module, nn.GroupNorm)
 
     def mix(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         x = inputs[0]
         with torch.no_grad():
             rows, _ = self._rows(x)
             deviation = (rows.var(-1, unbiased=False, keepdim=True) + self.module.eps).rsqrt()
-        return self.module(x), deviation
+        # of timm's norms with an activation this is the norm alone
+        return (nn.GroupNorm.forward(self.module, x) if self._grouped else self.module(x)), deviation
 
     def kept(self, extra: Tensor, keep: int) -> Tensor:
         return extra[:keep]
@@ -264,7 +266,7 @@ class Standardise(Mixing):
         gain = self.module.weight
         if gain is not None:
             gain = gain.detach().to(p.dtype)
-            channels = isinstance(self.module, nn.GroupNorm) or self.first
+            channels = self._grouped or self.first
             p = p * (gain.view(-1, *[1] * (p.ndim - 2)) if channels else gain)
         rows, restore = self._rows(p)
         count = len(extra)
@@ -273,7 +275,7 @@ class Standardise(Mixing):
 
     def _rows(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """x with what is normalised together in its last dimension, and the way back."""
-        if isinstance(self.module, nn.GroupNorm):
+        if self._grouped:
             return x.reshape(len(x), self.module.num_groups, -1), lambda rows: rows.reshape(x.shape)
         if self.first:
             return x.movedim(1, -1), lambda rows: rows.movedim(-1, 1)
