@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
 from cnnseg.methods import Question, find_method
 from cnnseg.unroll.composites import Rules, find_composite
+from cnnseg.unroll.trace import evaluating
 from wsss.errors import InputError
 from wsss.explanation import Explanation, Targets, check_images, class_targets, undisturbed, unwrap
 
@@ -41,7 +44,8 @@ def explain(
         rules: of lrp: the name of a composite (``cnnseg.rules.COMPOSITES``), a rule for all layers, or a mapping from
             kinds or names of layers to rules (`cnnseg.unroll.composites.Composite`); epsilon_plus unless given.
         layer: of gradcam and layercam: a layer or module of the model by its name (``layer3``), whose output is
-            weighed; the last one with spatial maps unless given.
+            weighed; the last one with spatial maps unless given. A convolution's output is that of the batch norm that
+            follows it.
 
     Returns:
         Maps of lrp, input_x_gradient and integrated_gradients have the images' size and are signed; those of lrp sum to
@@ -65,13 +69,19 @@ def explain(
     composite = find_composite(RULES if rules is None else rules)
     unwrapped = unwrap(model)
     check_images(images, unwrapped.model)
-    with undisturbed(unwrapped.model, images.device):
+    with undisturbed(unwrapped.model, images.device), evaluating(unwrapped.model):
         with torch.no_grad():
-            given = unwrapped.prepare(images.detach())
-        given = given.clone() if given.is_inference() else given
-        maps, logits = chosen.compute(Question(unwrapped.model, given, targets, composite, layer))
+            given = unwrapped.prepare(images.detach().clone())  # what prepares them may work in place
+        explained = _with_gradients(unwrapped.model)
+        maps, logits = chosen.compute(Question(explained, given, targets, composite, layer))
     maps, logits = maps.detach(), logits.detach()
     wanted, many = class_targets(targets, logits)
     if many:
         return Explanation(maps, wanted, logits, method)
     return Explanation(maps[:, 0], wanted[:, 0], logits, method)
+
+
+def _with_gradients(model: nn.Module) -> nn.Module:
+    """The model, or a copy of one that was made in inference mode, whose tensors no gradient goes through."""
+    tensors = (*model.parameters(), *model.buffers())
+    return copy.deepcopy(model) if any(tensor.is_inference() for tensor in tensors) else model

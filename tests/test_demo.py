@@ -271,7 +271,7 @@ def _calls(tmp_path: Path) -> list[str]:
 
 def test_make_installs_once(environment: dict[str, str], tmp_path: Path) -> None:
     assert _make(environment, "env").returncode == 0
-    assert _calls(tmp_path) == ["python -m pip install --disable-pip-version-check -q -e .[dev] OMP="]
+    assert _calls(tmp_path) == ["python -m pip install --disable-pip-version-check -q -e .[dev,oracles] OMP="]
     assert _make(environment, "demo").returncode == 0
     assert _calls(tmp_path)[1:] == ["python demo/demo.py OMP="]
 

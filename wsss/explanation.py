@@ -90,9 +90,13 @@ def _prepared(model: nn.Module) -> tuple[tuple[nn.Module, ...], nn.Module] | Non
     if type(model) is not nn.Sequential or len(model) < 2:
         return None
     *front, last = model
-    if any(module.__module__.startswith("torch.nn") or any(True for _ in module.parameters()) for module in front):
-        return None
-    return tuple(front), last
+    return (tuple(front), last) if all(_prepares(module) for module in front) else None
+
+
+def _prepares(module: nn.Module) -> bool:
+    if type(module) is nn.Sequential:
+        return all(_prepares(part) for part in module)
+    return not module.__module__.startswith("torch.nn") and not any(True for _ in module.parameters())
 
 
 def _refuse_adapters(model: nn.Module) -> None:

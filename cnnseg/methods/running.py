@@ -38,7 +38,7 @@ class Run:
         self._steps, self._images = traced.steps, images
         self._way: Way = Way(Options(), folded={}) if like is None else like._way
         self._last = {place: index for index, step in enumerate(self._steps) for place in step.inputs}
-        values: dict[int, Any] = {IMAGES: images}
+        values: dict[int, Any] = {IMAGES: images.clone()}  # the first layers may work in place
         spatial: tuple[int, dict[int, Any]] | None = None
         with torch.no_grad():
             for index in range(len(self._steps)):
@@ -72,7 +72,11 @@ class Run:
         found = []
         for number in range(targets.shape[1]):
             more = number + 1 < targets.shape[1]
-            found.append(torch.autograd.grad(scores[:, number].sum(), self.activation, retain_graph=more)[0])
+            found.append(
+                torch.autograd.grad(
+                    scores[:, number].sum(), self.activation, retain_graph=more, materialize_grads=True
+                )[0]
+            )
         return torch.stack(found, 1)
 
 

@@ -2,9 +2,9 @@
 
 Everywhere the decoder carries p = R / a, relevance divided by activation: the field of LRP's equation 1 (Yu et al.
 2024, section 2.1) before its last multiplication. For LRP-0 through a ReLU network p is the gradient of the class
-score, so that each layer's way back is the transpose of its linear map, and a ReLU's a factor: a / z, the Heaviside function of
-its input. R itself appears once, at the image: R = x p. Below a rule that gives relevance to inputs of 0 the decoder
-carries R (`Way.whole`), see `cnnseg.unroll.spread`.
+score, so that each layer's way back is the transpose of its linear map, and a ReLU's a factor: a / z, the Heaviside
+function of its input. R itself appears once, at the image: R = x p. Below a rule that gives relevance to inputs of 0
+the decoder carries R (`Way.whole`), see `cnnseg.unroll.spread`.
 
 Shapes: an activation (B, ...) of B images meets p (B * K, ...) of K classes an image, images outermost.
 """
@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cnnseg.unroll.rules import Pass, Rule, Zero
-from cnnseg.unroll.spread import Shares, quotient, shares, spread
+from cnnseg.unroll.spread import Shares, shares, spread
+from wsss.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,10 @@ class Weighted(Layer):
             z = self.apply(x, weight, bias)
         else:
             z = self.module(x)
-            if self.norm is not None:
+        if self.norm is not None:
+            if z.ndim != self.spatial + 2:
+                raise InputError(f"a batch norm of {tuple(z.shape)}: expected {self.spatial + 2} dimensions")
+            if weight is None:
                 if way.keep:
                     scale, bias = norm_line(self.norm, z, way.training)
                 z = run_norm(self.norm, z, way.training)
@@ -273,10 +277,12 @@ class Norm(Weighted):
         record = Record(shapes_of(inputs), None, scale)
         if not way.keep or (type(way.rule) is Zero and not way.whole):
             return z, record
-        x, kept = x[: way.keep], z[: way.keep].detach()
+        kept = z[: way.keep].detach()
         if isinstance(way.rule, Pass):
-            return z, record if way.whole else Record(record.shapes, quotient(kept, x.detach(), 0.0), scale)
-        factor, extra = shares(way.rule, self, x, kept, scale, shift, whole=way.whole, keep=not torch.is_grad_enabled())
+            # the next layer may change z in place
+            return z, record if way.whole else Record(record.shapes, kept.clone(), scale)
+        keep = not torch.is_grad_enabled()
+        factor, extra = shares(way.rule, self, x[: way.keep], kept, scale, shift, whole=way.whole, keep=keep)
         return z, Record(record.shapes, factor, scale, None, extra)
 
     def weight(self, record: Record) -> Tensor:
@@ -286,7 +292,8 @@ class Norm(Weighted):
         return (p,) if isinstance(way.rule, Pass) else super().backward(p, record, weight, way)
 
     def gives_whole(self, way: Way) -> bool:
-        return way.whole if isinstance(way.rule, Pass) else super().gives_whole(way)
+        # what is passed reaches inputs of 0 too
+        return isinstance(way.rule, Pass) or super().gives_whole(way)
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return x * self.along_channels(weight, x.ndim)

@@ -19,6 +19,7 @@ from cnnseg.unroll.weightless import Relu
 from wsss.errors import InputError
 from wsss.explanation import unwrap
 
+_OTHER_CHANNELS = "channels, but got"
 _TOO_SMALL = ("Output size is too small", "Kernel size can't be greater")  # pooling's words, and convolution's
 
 
@@ -31,7 +32,8 @@ class UnrolledNetwork(nn.Module):
     decoder and a loss on class scores by their use in the encoder (section 2.4).
 
     It starts in evaluation mode, whatever mode the classifier is in, and leaves that as it is: fixed statistics, no
-    dropout. After ``train()`` each batch norm in training mode uses and keeps the batch's statistics, as in any network.
+    dropout. After ``train()`` each batch norm in training mode uses and keeps the batch's statistics, as in any
+    network.
     """
 
     classifies = segments = True
@@ -102,7 +104,7 @@ class UnrolledNetwork(nn.Module):
         constant = not (self.training or torch.is_grad_enabled() or torch.is_autocast_enabled(images.device.type))
         ways = self.plan.at(keep=keep, training=self.training, constant=constant)
         last = {place: index for index, step in enumerate(self.steps) for place in step.inputs}
-        values: dict[int, Any] = {0: images}
+        values: dict[int, Any] = {0: images.clone()}  # the first layers may work in place
         records: list[Record] = []
         kept: dict[int, Tensor] = {}
         activation = None
@@ -194,6 +196,8 @@ def run_step(step: Step, inputs: tuple[Any, ...], way: Way, images: Tensor) -> t
     except InputError as error:
         raise InputError(f"layer {step.name}: {error}") from None
     except RuntimeError as error:
+        if _OTHER_CHANNELS in str(error):
+            raise InputError(f"layer {step.name}: {str(error).splitlines()[0]}") from None
         if not any(words in str(error) for words in _TOO_SMALL):
             raise
         height, width = images.shape[2:]

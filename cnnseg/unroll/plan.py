@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
-from cnnseg.unroll.composites import Composite
+from cnnseg.unroll.composites import WEIGHTLESS, Composite
 from cnnseg.unroll.layers import Norm, Options, Way, Weighted
-from cnnseg.unroll.rules import Pass
+from cnnseg.unroll.rules import Pass, Zero
 from cnnseg.unroll.trace import Step, Trace
 from wsss.errors import InputError, did_you_mean
 
@@ -41,11 +42,7 @@ def plan(traced: Trace, composite: Composite, options: Options) -> Plan:
     for step, rule in zip(steps, rules, strict=True):
         if isinstance(rule, Pass) and not isinstance(step.layer, Norm):
             raise InputError(f"rules: layer {step.name} mixes its inputs, so that Pass does not go with it")
-    known = [name for step in steps if step.layer.kind is not None for name in step.names]
-    for key in composite.names:
-        alone = Composite({key: Pass()})
-        if not any(isinstance(alone.rule("", step.names), Pass) for step in steps):
-            raise InputError(f"rules[{key!r}]: no layer has that name: {did_you_mean(key, known[:60])}")
+    _check_names(steps, composite)
     ways: list[Way] = [Way(options)] * len(steps)
     whole: dict[int, list[bool]] = {}
     for index in range(len(steps) - 1, -1, -1):
@@ -60,6 +57,20 @@ def plan(traced: Trace, composite: Composite, options: Options) -> Plan:
             whole.setdefault(place, []).append(step.layer.gives_whole(way))
     mixed = frozenset(place for place, given in whole.items() if any(given) and not all(given) and place)
     return Plan(tuple(ways), frozenset(place for place, given in whole.items() if any(given)), mixed)
+
+
+def _check_names(steps: Sequence[Step], composite: Composite) -> None:
+    """InputError if a name in the composite is no layer's, or only those of layers that its rule does not go with."""
+    ruled = [step for step in steps if step.layer.kind is not None]
+    for key in composite.names:
+        fitting = [step for step in ruled if any(fnmatchcase(name, key) for name in step.names)]
+        if not fitting:
+            known = [name for step in ruled for name in step.names]
+            raise InputError(f"rules[{key!r}]: no layer has that name: {did_you_mean(key, known[:60])}")
+        rule = composite.rules[key]
+        if not isinstance(rule, Zero) and all(step.layer.kind in WEIGHTLESS for step in fitting):
+            kind = fitting[0].layer.kind.replace("_", " ")
+            raise InputError(f"rules[{key!r}]: of a {kind}; expected Zero() or Epsilon(), got {type(rule).__name__}()")
 
 
 def _first(steps: Sequence[Step]) -> set[int]:

@@ -221,7 +221,7 @@ class WSquare(Rule):
 
 @dataclass(frozen=True)
 class ZBox(Rule):
-    """z^B rule of a first layer whose inputs lie in a box: contributions x w - low w+ - high w- (Montavon et al. 2017).
+    """z^B rule of a first layer whose inputs lie in a box: shares of x w - low w+ - high w- (Montavon et al. 2017).
 
     ``low``, ``high``: a value, or one for each channel, as the layer sees them (normalised); None: the least and the
     largest value of each image in each channel.
@@ -244,7 +244,8 @@ class ZBox(Rule):
         """The low or high end of the box of x (B, C, H, W), broadcast along it."""
         given = self.low if which == "low" else self.high
         if given is None:
-            return x.amin((2, 3), keepdim=True) if which == "low" else x.amax((2, 3), keepdim=True)
+            dims = tuple(range(2, x.ndim)) or 1  # of a fully connected layer's inputs all are one channel
+            return x.amin(dims, keepdim=True) if which == "low" else x.amax(dims, keepdim=True)
         ends = x.new_tensor(given)
         if ends.ndim and len(ends) not in (1, x.shape[1]):
             raise InputError(

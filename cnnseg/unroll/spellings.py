@@ -18,12 +18,18 @@ from cnnseg.unroll.layers import Layer
 from cnnseg.unroll.weightless import Call, Place
 
 KNOWN = (
-    "convolution (Conv2d), fully connected (Linear), batch norm, layer norm, group norm, ReLU, ReLU6, LeakyReLU, PReLU, "
-    "ELU, SiLU, Hardswish, GELU, Mish, Tanh, max and average pooling, dropout, sums and concatenations of branches, "
-    "products with a constant or a sigmoid gate, mean, slices, padding, up-sampling, flatten, view, reshape, squeeze, "
-    "permute"
+    "convolution (Conv2d), fully connected (Linear), batch norm, layer norm, group norm, ReLU, ReLU6, LeakyReLU, "
+    "PReLU, ELU, SiLU, Hardswish, GELU, Mish, Tanh, max and average pooling, dropout, sums and concatenations of "
+    "branches, products with a constant or a sigmoid gate, mean, slices, padding, up-sampling, flatten, view, "
+    "reshape, squeeze, permute"
 )
 """Kinds of layers that there are rules for, for messages."""
+
+FEATURE_NORMS = ("LayerNorm", "LayerNorm2d", "GroupNorm", "GroupNorm1", "GroupNormAct")
+"""Classes of PyTorch, timm and torchvision that standardise features, and do no more but for the last one's activation,
+which the trace takes off."""
+
+EINOPS = ("Rearrange", "Reduce")
 
 GATES = ("sigmoid", "hardsigmoid", "expit")
 ENDS = ("softmax", "log_softmax", "logsigmoid", *GATES)
@@ -56,7 +62,6 @@ _ACTIVATIONS: dict[Any, Callable[[Tensor], Tensor]] = {
     nn.Hardswish: F.hardsigmoid,
     nn.Mish: lambda z: torch.tanh(F.softplus(z)),
     nn.Tanh: _smooth(torch.tanh),
-    nn.ELU: _smooth(F.elu),
 }
 """Activations whose a / z needs nothing of the module's settings: module to a / z."""
 
@@ -118,20 +123,19 @@ def _of_module(module: nn.Module, node: Written) -> Layer | None:
         return layers.Linear(module)
     if is_batch_norm(module):
         return layers.Norm(module)
-    if isinstance(module, nn.LayerNorm):
+    if kind.__name__ in FEATURE_NORMS:
         return weightless.Standardise(module, channels_first=kind.__name__.endswith("2d"))
-    if isinstance(module, nn.GroupNorm):
-        return weightless.Standardise(module)
     if kind in (nn.ReLU, nn.ReLU6):
         return weightless.Relu(module)
     if kind in _ACTIVATIONS:
         return weightless.Activation(module, _ACTIVATIONS[kind])
-    if kind in (nn.LeakyReLU, nn.PReLU, nn.SELU, nn.CELU, nn.Hardtanh, nn.GELU):
+    if kind in (nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.Hardtanh, nn.GELU):
         return weightless.Activation(module, _divided_out(module, kind))
     if kind is nn.MaxPool2d:
-        return None if module.return_indices else weightless.MaxPool(module)
+        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+        return None if module.return_indices else _max_pool(F.max_pool2d, module, names)
     if kind is nn.AdaptiveMaxPool2d:
-        return None if module.return_indices else weightless.MaxPool(adaptive=module.output_size)
+        return None if module.return_indices else _max_pool(F.adaptive_max_pool2d, module, ("output_size",))
     if kind is nn.AvgPool2d:
         return weightless.AveragePool(window=module)
     if kind is nn.AdaptiveAvgPool2d:
@@ -146,13 +150,28 @@ def _of_module(module: nn.Module, node: Written) -> Layer | None:
         return weightless.Linearly(node.call, mixes=False)
     if kind.__name__ == "Normalize" and kind.__module__.startswith("torchvision.transforms"):
         return weightless.Scale(node.call) if not any(module.mean) else Normalise(node.call)
+    if kind.__name__ in EINOPS and getattr(module, "reduction", "mean") in ("mean", "sum"):
+        return weightless.Linearly(node.call, mixes=kind.__name__ == "Reduce")
     return None
+
+
+def _max_pool(function: Callable[..., Any], module: nn.Module, names: tuple[str, ...]) -> Layer:
+    settings = tuple((name, getattr(module, name)) for name in names)
+    return weightless.MaxPool(Call(function, (Place(0),), settings))
 
 
 def _divided_out(module: nn.Module, kind: type[nn.Module]) -> Callable[[Tensor], Tensor]:
     if kind is nn.GELU and module.approximate == "none":
         return weightless.gelu_ratio
-    slopes = {nn.GELU: 0.5, nn.LeakyReLU: 1.0, nn.PReLU: 1.0, nn.SELU: 1.0507, nn.CELU: 1.0, nn.Hardtanh: 1.0}
+    slopes = {
+        nn.GELU: 0.5,
+        nn.ELU: 1.0,
+        nn.LeakyReLU: 1.0,
+        nn.PReLU: 1.0,
+        nn.SELU: 1.0507,
+        nn.CELU: 1.0,
+        nn.Hardtanh: 1.0,
+    }
     return weightless.divided(module, slopes[kind])
 
 
@@ -191,7 +210,8 @@ def _of_function(node: Written) -> Layer | None:
             return weightless.Scale(call, signal, gate=gates[-1])
         return weightless.Scale(call, moving[0]) if moving else None
     if target in _DIVIDE:
-        return weightless.Scale(call) if moving == (0,) else None
+        is_divided = moving == (0,) and call.args[:1] == (Place(0),) and len(call.args) == 2 and not call.kwargs
+        return weightless.Scale(call) if is_divided else None
     if len(moving) != 1 or moving[0] != 0 or _index(call.args, 0) is None:
         return None
     if target in ("neg", "negative"):
@@ -206,7 +226,7 @@ def _of_function(node: Written) -> Layer | None:
     if target in _PERMUTES:
         return weightless.Permute(call)
     if target in _MIXES:
-        return weightless.Linearly(call)
+        return None if _over_images(call) else weightless.Linearly(call)
     if target in SPLITS:
         return weightless.Linearly(call, mixes=False)
     if target == "getitem":
@@ -253,20 +273,25 @@ def _dropout(call: Call) -> Layer:
 def _pooling(target: str, call: Call) -> Layer | None:
     given = dict(call.kwargs)
     if target == "adaptive_avg_pool2d":
-        return weightless.AveragePool(adaptive=_setting(call, 1, "output_size"))
-    if target == "adaptive_max_pool2d" and not given.get("return_indices"):
-        return weightless.MaxPool(adaptive=_setting(call, 1, "output_size"))
-    if target == "max_pool2d" and not given.get("return_indices"):
-        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-        settings = dict(zip(names, call.args[1:], strict=False)) | {k: v for k, v in given.items() if k in names}
-        if settings.get("stride") in (None, []):
-            settings.pop("stride", None)
-        return weightless.MaxPool(nn.MaxPool2d(**settings))
+        size = call.args[1] if len(call.args) > 1 else given["output_size"]
+        fixed = all(side is None or isinstance(side, int) for side in _listed(size))
+        return weightless.AveragePool(adaptive=size) if fixed else weightless.Linearly(call)
+    most = {"max_pool2d": 6, "adaptive_max_pool2d": 2}  # arguments, before the one that asks for indices
+    if target in most and len(call.args) <= most[target] and not given.get("return_indices"):
+        kwargs = tuple((key, value) for key, value in call.kwargs if key != "return_indices")
+        return weightless.MaxPool(Call(getattr(F, target), call.args, kwargs))
     return None
 
 
-def _setting(call: Call, place: int, name: str) -> Any:
-    return call.args[place] if len(call.args) > place else dict(call.kwargs)[name]
+def _listed(size: Any) -> list[Any]:
+    return list(size) if isinstance(size, list | tuple) else [size]
+
+
+def _over_images(call: Call) -> bool:
+    """Whether a mean or sum runs over the first dimension, that of the images."""
+    given = dict(call.kwargs)
+    dims = call.args[1] if len(call.args) > 1 else given.get("dim", given.get("axis"))
+    return 0 in _listed(dims)
 
 
 def _index(args: tuple[Any, ...], number: int) -> int | None:

@@ -37,7 +37,8 @@ class Shares:
 
     ``terms``: those that are at work. ``factors`` (B, ...): what p or R of the outputs is multiplied by for each term;
     None where all terms share the record's factor. ``weights``: of each term, if nothing is to be trained. ``below``:
-    where inputs are negative (B, ...), None if nowhere. ``inputs``: of each term, for rules that are not proportional; None for 1.
+    where inputs are negative (B, ...), None if nowhere. ``inputs``: of each term, for rules that are not proportional;
+    None for 1.
     """
 
     terms: tuple[Term, ...]
@@ -75,6 +76,7 @@ def shares(
         whole: R of the outputs will come, not p.
         keep: keep the terms' weights.
     """
+    x = x.detach()  # the record holds it
     terms = rule.terms()
     split = any(term.inputs in ("positive", "negative") for term in terms)
     signed = split and bool(x.amin() < 0)
@@ -103,6 +105,9 @@ def shares(
         factors.append(known[0])
     kept = [place for place, term in enumerate(terms) if signed or term.inputs != "negative"]
     shared = len(found) == 1
+    if not rule.proportional:
+        unchanged = x.clone()  # a later layer may change x in place
+        inputs = [unchanged if given is x else given for given in inputs]
     return (found[0][1] if shared else None), Shares(
         tuple(terms[place] for place in kept),
         None if shared else tuple(factors[place] for place in kept),

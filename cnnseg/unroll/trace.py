@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from timm.layers import BatchNormAct2d
+from timm.layers import BatchNormAct2d, GroupNormAct
 from timm.models.vgg import ConvMlp
 from torch import Tensor, fx, nn
 
@@ -29,7 +29,8 @@ class Step:
     """A layer: its name in the classifier, what it computes, and the steps whose outputs it takes (0 is the image).
 
     ``scope``: the module that it belongs to, for functions the one whose code calls them. ``names``: of the modules
-    that it stands for, a convolution's and its batch norm's. ``fault``: why relevance cannot go through it, None if it can.
+    that it stands for, a convolution's and its batch norm's. ``fault``: why relevance cannot go through it, None if it
+    can.
     """
 
     name: str
@@ -74,7 +75,12 @@ class _Tracer(fx.Tracer):
     LEAVES = ("Conv2dSame", "DropPath", "StochasticDepth", "Normalize")
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        if isinstance(module, BatchNormAct2d | nn.LayerNorm | nn.GroupNorm) or type(module).__name__ in self.LEAVES:
+        kind = type(module)
+        if isinstance(module, BatchNormAct2d) or kind.__name__ in self.LEAVES:
+            return True
+        if kind.__name__ in spellings.FEATURE_NORMS and isinstance(module, nn.LayerNorm | nn.GroupNorm):
+            return True
+        if kind.__name__ in spellings.EINOPS and kind.__module__.startswith("einops."):
             return True
         return (
             isinstance(module, nn.Module)
@@ -83,7 +89,7 @@ class _Tracer(fx.Tracer):
         )
 
     def call_module(self, module: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-        if isinstance(module, BatchNormAct2d):
+        if isinstance(module, BatchNormAct2d | GroupNormAct):
             normed = super().call_module(module, forward, args, kwargs)
             return module.act(module.drop(normed))
         if isinstance(module, ConvMlp):
@@ -100,8 +106,8 @@ def trace(model: nn.Module) -> Trace:
     """The layers of a classifier; the same as long as the model consists of the same modules.
 
     A batch norm that alone follows a convolution or a fully connected layer is one step with it. Whatever reads a
-    tensor after a layer changed it in place takes that layer's output. Layers that the class scores do not hang on are left out, and so is a softmax or
-    sigmoid at the end: class scores are what goes into it.
+    tensor after a layer changed it in place takes that layer's output. Layers that the class scores do not hang on are
+    left out, and so is a softmax or sigmoid at the end: class scores are what goes into it.
 
     Raises:
         InputError: the model's code cannot be traced.
@@ -116,7 +122,7 @@ def trace(model: nn.Module) -> Trace:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, in which no model gives more than class scores; every module as it was afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -132,9 +138,9 @@ def _trace(model: nn.Module) -> Trace:
     kind = type(model).__name__
     tracer = _Tracer()
     try:
-        with _evaluating(model):
+        with evaluating(model):
             graph = tracer.trace(model)
-    except (fx.proxy.TraceError, TypeError, NotImplementedError, RuntimeError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever the model's own code raises when it is given a stand-in for images
         reason = str(error).split("\n")[0]
         raise InputError(f"{kind} cannot be unrolled: its forward function depends on values ({reason})") from None
     return _Reading(model, graph).read()

@@ -34,8 +34,13 @@ class Call(Layer):
 
     def run(self, inputs: tuple[Any, ...]) -> Any:
         """Call it with the inputs in their places."""
+        args, kwargs = self.filled(inputs)
+        return self.function(*args, **kwargs)
+
+    def filled(self, inputs: tuple[Any, ...]) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments with the inputs in their places."""
         args = [_filled(arg, inputs) for arg in self.args]
-        return self.function(*args, **{key: _filled(value, inputs) for key, value in self.kwargs})
+        return args, {key: _filled(value, inputs) for key, value in self.kwargs}
 
     def forward(self, inputs: tuple[Any, ...], way: Way) -> tuple[Any, Record]:
         return self.run(inputs), Record(shapes_of(inputs))
@@ -142,7 +147,8 @@ class Mixing(Layer):
         kept, stabiliser, factor, given = z[: way.keep].detach(), way.rule.stabiliser, None, ()
         if way.whole and self.kind is not None:
             factor = quotient(1.0, kept, stabiliser)
-            given = tuple(x[: way.keep].detach() if isinstance(x, Tensor) else None for x in inputs)
+            # a later layer may change them in place
+            given = tuple(x[: way.keep].detach().clone() if isinstance(x, Tensor) else None for x in inputs)
         elif stabiliser:
             factor = quotient(kept, kept, stabiliser)
         return z, Record(shapes_of(inputs), factor, extra=(extra, given))
@@ -220,6 +226,8 @@ class AveragePool(Mixing):
 class Linearly(Mixing):
     """Any other linear function of its first input: means, sums, padding, slices, up-sampling; back by autograd."""
 
+    owns = False  # a mean's way back is expanded
+
     def __init__(self, call: Call, *, mixes: bool = True) -> None:
         self.call = call
         self.kind = "average_pool" if mixes else None  # what only copies or drops values has nothing to share out
@@ -246,13 +254,15 @@ class Standardise(Mixing):
 
     def __init__(self, module: nn.Module, *, channels_first: bool = False) -> None:
         self.module, self.first = module, channels_first
+        self._grouped = isinstance(module, nn.GroupNorm)
 
     def mix(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         x = inputs[0]
         with torch.no_grad():
             rows, _ = self._rows(x)
             deviation = (rows.var(-1, unbiased=False, keepdim=True) + self.module.eps).rsqrt()
-        return self.module(x), deviation
+        # of timm's norms with an activation this is the norm alone
+        return (nn.GroupNorm.forward(self.module, x) if self._grouped else self.module(x)), deviation
 
     def kept(self, extra: Tensor, keep: int) -> Tensor:
         return extra[:keep]
@@ -261,7 +271,7 @@ class Standardise(Mixing):
         gain = self.module.weight
         if gain is not None:
             gain = gain.detach().to(p.dtype)
-            channels = isinstance(self.module, nn.GroupNorm) or self.first
+            channels = self._grouped or self.first
             p = p * (gain.view(-1, *[1] * (p.ndim - 2)) if channels else gain)
         rows, restore = self._rows(p)
         count = len(extra)
@@ -270,7 +280,7 @@ class Standardise(Mixing):
 
     def _rows(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """x with what is normalised together in its last dimension, and the way back."""
-        if isinstance(self.module, nn.GroupNorm):
+        if self._grouped:
             return x.reshape(len(x), self.module.num_groups, -1), lambda rows: rows.reshape(x.shape)
         if self.first:
             return x.movedim(1, -1), lambda rows: rows.movedim(-1, 1)
@@ -279,33 +289,34 @@ class Standardise(Mixing):
 
 
 class MaxPool(Layer):
-    """Max pooling, with a window or to a size; back by its indices, summed where windows overlap."""
+    """Max pooling, with a window or to a size; back by its indices, summed where windows overlap.
 
-    def __init__(self, pool: nn.MaxPool2d | None = None, *, adaptive: Any = None) -> None:
-        self.pool, self.adaptive = pool, adaptive
+    ``call``: of the function of torch.nn.functional that it is, whose settings may be made of sizes.
+    """
 
-    def forward(self, inputs: tuple[Tensor, ...], way: Way) -> tuple[Tensor, Record]:
-        pool = self.pool
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+    def forward(self, inputs: tuple[Any, ...], way: Way) -> tuple[Tensor, Record]:
+        args, settings = self.call.filled(inputs)
         if not way.keep:  # the indices cost as much again
-            out = F.adaptive_max_pool2d(inputs[0], self.adaptive) if pool is None else pool(inputs[0])
-            return out, Record(shapes_of(inputs))
-        if pool is None:
-            out, indices = F.adaptive_max_pool2d(inputs[0], self.adaptive, return_indices=True)
-        else:
-            settings = (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode)
-            out, indices = F.max_pool2d_with_indices(inputs[0], *settings)
+            return self.call.function(*args, **settings), Record(shapes_of(inputs))
+        out, indices = self.call.function(*args, **settings, return_indices=True)
         return out, Record(shapes_of(inputs), extra=indices[: way.keep])
 
-    def backward(self, p: Tensor, record: Record, weight: Tensor | None, way: Way) -> tuple[Tensor, ...]:
+    def backward(self, p: Tensor, record: Record, weight: Tensor | None, way: Way) -> tuple[Tensor | None, ...]:
+        return self._to_maps(p, record, way), *[None] * (len(record.shapes) - 1)
+
+    def _to_maps(self, p: Tensor, record: Record, way: Way) -> Tensor:
         size = record.shapes[0][1:]
         if not way.options.tied_upsampling:
             shrink = (size[0] * size[1]) / (p.shape[2] * p.shape[3])
-            return (F.interpolate(p, size, mode="nearest") / shrink,)
+            return F.interpolate(p, size, mode="nearest") / shrink
         indices = record.extra
         images = len(indices)
         indices = indices[:, None].expand(-1, len(p) // max(images, 1), -1, -1, -1).reshape(p.shape)
         flat = p.new_zeros(*p.shape[:2], size.numel()).scatter_add(2, indices.flatten(2), p.flatten(2))
-        return (flat.unflatten(2, size),)
+        return flat.unflatten(2, size)
 
 
 class Reshape(Layer):
@@ -337,6 +348,8 @@ class Permute(Layer):
         x = inputs[0]
         marked = torch.empty(*range(2, 2 + x.ndim), device="meta")  # a side tells which dimension it was
         order = [side - 2 for side in self.call.run((marked, *inputs[1:])).shape]
+        if order[0] != 0:
+            raise InputError("a change of the order moves the first dimension, that of the images")
         return self.call.run(inputs), Record(shapes_of(inputs), extra=[order.index(dim) for dim in range(x.ndim)])
 
     def backward(self, p: Tensor, record: Record, weight: Tensor | None, way: Way) -> tuple[Tensor | None, ...]:
@@ -356,6 +369,8 @@ class Drop(Layer):
         active = way.training and self.module.training
         if not active or not (getattr(self.module, "p", 0) or getattr(self.module, "drop_prob", 0)):
             return x, Record(shapes_of(inputs))
+        if isinstance(self.module, nn.AlphaDropout | nn.FeatureAlphaDropout):
+            raise InputError("alpha dropout adds a constant to what it drops: there is no rule for it in training")
         drawn = self.module(torch.ones_like(x))
         return x * drawn, Record(shapes_of(inputs), None if way.whole else drawn[: way.keep])
 
