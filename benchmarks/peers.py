@@ -2,9 +2,9 @@
 
     python benchmarks/peers.py [--model resnet50] [--batch 1 32] [--repeats 7] [--only lrp gradcam]
 
-Other packages: zennit, captum, pytorch-grad-cam (`pip install -e '.[oracles]'`); those that are absent are left out. The
-unit is one plain forward pass of the same model and batch (evaluation mode, no graph). Passes and explanations run in
-turn in one process, all warm; medians of the ratios. Weights are random: the time does not depend on them.
+Other packages: zennit, captum, pytorch-grad-cam (`pip install -e ".[oracles]"`); those that are absent are left out.
+The unit is one plain forward pass of the same model and batch (evaluation mode, no graph). Passes and explanations run
+in turn in one process, all warm; medians of the ratios. Weights are random: the time does not depend on them.
 """
 
 from __future__ import annotations
