@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from cnnseg.methods import Question, find_method
 from cnnseg.unroll.composites import Rules, find_composite
-from cnnseg.unroll.trace import evaluating
 from wsss.errors import InputError
-from wsss.explanation import Explanation, Targets, check_images, class_targets, undisturbed, unwrap
+from wsss.explanation import Explanation, Targets, check_images, class_targets, evaluating, undisturbed, unwrap
 
 RULES = "epsilon_plus"
 """The composite of LRP unless another one is given."""

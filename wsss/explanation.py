@@ -212,3 +212,16 @@ def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
         lock = _LOCKS.setdefault(model, threading.RLock())
     with lock, torch.autocast(device.type, enabled=False):
         yield
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, and each of its modules as it was afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False  # not by eval(), which a class may have changed
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from cnnseg.methods.registry import Question, register
 from cnnseg.methods.running import Run, find_layer
-from cnnseg.unroll.layers import Linear
+from cnnseg.unroll.mixing import AveragePool, Linearly
 from cnnseg.unroll.trace import Trace, trace
-from cnnseg.unroll.weightless import AveragePool, Drop, Linearly, Reshape
+from cnnseg.unroll.weighted import Linear
+from cnnseg.unroll.weightless import Drop, Reshape
 from wsss.errors import InputError
 from wsss.explanation import class_vectors
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cnnseg.unroll.branches import times
 from cnnseg.unroll.layers import Record, Way
-from cnnseg.unroll.trace import Step
+from cnnseg.unroll.steps import Step
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnnseg.unroll.activations import Relu
 from cnnseg.unroll.composites import Composite, Rules, find_composite
 from cnnseg.unroll.decoding import Chunks, Decoding
-from cnnseg.unroll.layers import Convolution, Options, Record, Way, scale_of
+from cnnseg.unroll.layers import Options, Record, Way
 from cnnseg.unroll.plan import plan
 from cnnseg.unroll.rules import AlphaBeta, Epsilon
-from cnnseg.unroll.trace import Step, trace
-from cnnseg.unroll.weightless import Relu
+from cnnseg.unroll.steps import Step
+from cnnseg.unroll.trace import trace
+from cnnseg.unroll.weighted import Convolution, scale_of
 from wsss.errors import InputError
 from wsss.explanation import unwrap
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from cnnseg.unroll.composites import WEIGHTLESS, Composite
-from cnnseg.unroll.layers import Norm, Options, Way, Weighted
+from cnnseg.unroll.layers import Options, Way
 from cnnseg.unroll.rules import Pass, Zero
-from cnnseg.unroll.trace import Step, Trace
+from cnnseg.unroll.steps import Step, Trace
+from cnnseg.unroll.weighted import Norm, Weighted
 from wsss.errors import InputError, did_you_mean
 
 

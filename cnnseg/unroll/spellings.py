@@ -13,9 +13,9 @@ from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from cnnseg.unroll import layers, weightless
+from cnnseg.unroll import activations, mixing, weighted, weightless
+from cnnseg.unroll.call import Call, Place
 from cnnseg.unroll.layers import Layer
-from cnnseg.unroll.weightless import Call, Place
 
 KNOWN = (
     "convolution (Conv2d), fully connected (Linear), batch norm, layer norm, group norm, ReLU, ReLU6, LeakyReLU, "
@@ -54,7 +54,7 @@ _PICKING = (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPa
 
 
 def _smooth(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    return weightless.divided(function, 1.0)
+    return activations.divided(function, 1.0)
 
 
 _ACTIVATIONS: dict[Any, Callable[[Tensor], Tensor]] = {
@@ -118,40 +118,40 @@ def layer_of(node: Written) -> Layer | None:
 def _of_module(module: nn.Module, node: Written) -> Layer | None:
     kind = kind_of(module)
     if kind is nn.Conv2d or kind.__name__ == "Conv2dSame":
-        return layers.Convolution(module)
+        return weighted.Convolution(module)
     if kind is nn.Linear:
-        return layers.Linear(module)
+        return weighted.Linear(module)
     if is_batch_norm(module):
-        return layers.Norm(module)
+        return weighted.Norm(module)
     if kind.__name__ in FEATURE_NORMS:
-        return weightless.Standardise(module, channels_first=kind.__name__.endswith("2d"))
+        return mixing.Standardise(module, channels_first=kind.__name__.endswith("2d"))
     if kind in (nn.ReLU, nn.ReLU6):
-        return weightless.Relu(module)
+        return activations.Relu(module)
     if kind in _ACTIVATIONS:
-        return weightless.Activation(module, _ACTIVATIONS[kind])
+        return activations.Activation(module, _ACTIVATIONS[kind])
     if kind in (nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.Hardtanh, nn.GELU):
-        return weightless.Activation(module, _divided_out(module, kind))
+        return activations.Activation(module, _divided_out(module, kind))
     if kind is nn.MaxPool2d:
         names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
         return None if module.return_indices else _max_pool(F.max_pool2d, module, names)
     if kind is nn.AdaptiveMaxPool2d:
         return None if module.return_indices else _max_pool(F.adaptive_max_pool2d, module, ("output_size",))
     if kind is nn.AvgPool2d:
-        return weightless.AveragePool(window=module)
+        return mixing.AveragePool(window=module)
     if kind is nn.AdaptiveAvgPool2d:
-        return weightless.AveragePool(adaptive=module.output_size)
+        return mixing.AveragePool(adaptive=module.output_size)
     if kind in _DROPS or kind.__name__ in ("DropPath", "StochasticDepth"):
         return weightless.Drop(module)
     if kind in _RESHAPING:
         return weightless.Reshape(node.call)
     if kind in _MIXING:
-        return weightless.Linearly(node.call)
+        return mixing.Linearly(node.call)
     if kind in _PICKING:
-        return weightless.Linearly(node.call, mixes=False)
+        return mixing.Linearly(node.call, mixes=False)
     if kind.__name__ == "Normalize" and kind.__module__.startswith("torchvision.transforms"):
-        return weightless.Scale(node.call) if not any(module.mean) else Normalise(node.call)
+        return weightless.Scale(node.call) if not any(module.mean) else weightless.Normalise(node.call)
     if kind.__name__ in EINOPS and getattr(module, "reduction", "mean") in ("mean", "sum"):
-        return weightless.Linearly(node.call, mixes=kind.__name__ == "Reduce")
+        return mixing.Linearly(node.call, mixes=kind.__name__ == "Reduce")
     return None
 
 
@@ -162,7 +162,7 @@ def _max_pool(function: Callable[..., Any], module: nn.Module, names: tuple[str,
 
 def _divided_out(module: nn.Module, kind: type[nn.Module]) -> Callable[[Tensor], Tensor]:
     if kind is nn.GELU and module.approximate == "none":
-        return weightless.gelu_ratio
+        return activations.gelu_ratio
     slopes = {
         nn.GELU: 0.5,
         nn.ELU: 1.0,
@@ -172,27 +172,7 @@ def _divided_out(module: nn.Module, kind: type[nn.Module]) -> Callable[[Tensor],
         nn.CELU: 1.0,
         nn.Hardtanh: 1.0,
     }
-    return weightless.divided(module, slopes[kind])
-
-
-class Normalise(weightless.Layer):
-    """torchvision's Normalize: (x - mean) / std, the mean a constant that has no relevance."""
-
-    owns = None
-
-    def __init__(self, call: Call) -> None:
-        self.call = call
-
-    def forward(self, inputs: tuple[Any, ...], way: layers.Way) -> tuple[Tensor, layers.Record]:
-        x, module = inputs[0], self.call.function
-        factor = None
-        if way.keep and not way.whole:
-            std = x.new_tensor(module.std).view(-1, 1, 1)
-            factor = (1 / std).expand(way.keep, *x.shape[1:])
-        return self.call.run(inputs), layers.Record(layers.shapes_of(inputs), factor)
-
-    def backward(self, p: Tensor, record: layers.Record, weight: Tensor | None, way: layers.Way) -> tuple[Tensor, ...]:
-        return (p,)
+    return activations.divided(module, slopes[kind])
 
 
 def _of_function(node: Written) -> Layer | None:
@@ -226,13 +206,13 @@ def _of_function(node: Written) -> Layer | None:
     if target in _PERMUTES:
         return weightless.Permute(call)
     if target in _MIXES:
-        return None if _over_images(call) else weightless.Linearly(call)
+        return None if _over_images(call) else mixing.Linearly(call)
     if target in SPLITS:
-        return weightless.Linearly(call, mixes=False)
+        return mixing.Linearly(call, mixes=False)
     if target == "getitem":
-        return weightless.Linearly(call, mixes=False) if _keeps_batch(call.args[1]) else None
+        return mixing.Linearly(call, mixes=False) if _keeps_batch(call.args[1]) else None
     if target in _PICKS:
-        return weightless.Linearly(call, mixes=False)
+        return mixing.Linearly(call, mixes=False)
     if target in _DROPOUTS:
         return _dropout(call)
     return _pooling(target, call)
@@ -244,7 +224,7 @@ def _sum(node: Written) -> Layer | None:
     if any(key != "out" and key != "inplace" for key, _ in call.kwargs) or len(call.args) != 2:
         return None  # alpha=...
     if len(moving) == 2:
-        return weightless.Add(sign, in_place=node.in_place)
+        return mixing.Add(sign, in_place=node.in_place)
     place = next((spot for spot, arg in enumerate(call.args) if arg == Place(moving[0])), None) if moving else None
     return None if place is None else weightless.Shift(call, moving[0], sign if place == 1 else 1)
 
@@ -256,8 +236,8 @@ def _clamped(call: Call) -> Layer | None:
         return None
     slope = float(call.run((torch.full((1,), 1e-4, dtype=torch.float64),))) / 1e-4
     # a call may work in place
-    return weightless.Activation(
-        lambda z: call.run((z,)), weightless.divided(lambda z: call.run((z.clone(),)), round(slope, 3))
+    return activations.Activation(
+        lambda z: call.run((z,)), activations.divided(lambda z: call.run((z.clone(),)), round(slope, 3))
     )
 
 
@@ -275,7 +255,7 @@ def _pooling(target: str, call: Call) -> Layer | None:
     if target == "adaptive_avg_pool2d":
         size = call.args[1] if len(call.args) > 1 else given["output_size"]
         fixed = all(side is None or isinstance(side, int) for side in _listed(size))
-        return weightless.AveragePool(adaptive=size) if fixed else weightless.Linearly(call)
+        return mixing.AveragePool(adaptive=size) if fixed else mixing.Linearly(call)
     most = {"max_pool2d": 6, "adaptive_max_pool2d": 2}  # arguments, before the one that asks for indices
     if target in most and len(call.args) <= most[target] and not given.get("return_indices"):
         kwargs = tuple((key, value) for key, value in call.kwargs if key != "return_indices")

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from wsss.console import track
 from wsss.data import IGNORE
 from wsss.errors import InputError
-from wsss.explanation import NEGATIVE
+from wsss.explanation import NEGATIVE, evaluating
 from wsss.judging.batches import Batches, checked_batches, read_masks, read_targets
 from wsss.judging.explainer import Explain, Explainer
 from wsss.judging.perturbation import perturb
 from wsss.judging.protocols import CUT, REMOVAL
 from wsss.judging.results import TestResult, compare_tests, result_of
 from wsss.judging.segmentation import segment
-from wsss.judging.subject import Photographs, Subject, classify, evaluating
+from wsss.judging.subject import Photographs, Subject, classify
 
 __all__ = ["TestResult", "compare_tests", "perturbation_test", "segmentation_test"]
 

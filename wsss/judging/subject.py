@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,18 +101,6 @@ def classify(subject: Subject, pixels: Tensor, ids: Sequence[str], *, batch_size
         logits = torch.cat([subject.logits(subject.inputs(chunk)).cpu() for chunk in pixels.split(batch_size)])
         predicted = subject.named(logits)
     return Photographs(tuple(ids), pixels, predicted.clone(), logits.shape[1])
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, and each of its modules as it was afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def squeeze(image: Image.Image, size: tuple[int, int]) -> np.ndarray:

@@ -1,0 +1,48 @@
+"""What a traced classifier is: its layers in the order of their computation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cnnseg.unroll.call import Call
+from cnnseg.unroll.layers import Layer
+from wsss.errors import InputError
+
+
+@dataclass(frozen=True)
+class Step:
+    """A layer: its name in the classifier, what it computes, and the steps whose outputs it takes (0 is the image).
+
+    ``scope``: the module that it belongs to, for functions the one whose code calls them. ``names``: of the modules
+    that it stands for, a convolution's and its batch norm's. ``fault``: why relevance cannot go through it, None if it
+    can.
+    """
+
+    name: str
+    layer: Layer
+    inputs: tuple[int, ...]
+    scope: str = ""
+    names: tuple[str, ...] = ()
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A traced classifier. ``steps`` in the order of their computation; the last yields the class scores.
+
+    ``carries``: for each step whether relevance goes through it; the others make gates, constants and shapes.
+    """
+
+    steps: tuple[Step, ...]
+    carries: tuple[bool, ...]
+
+    @property
+    def calls(self) -> tuple[Step, ...]:
+        """The steps that are run as they stand."""
+        return tuple(step for step in self.steps if isinstance(step.layer, Call))
+
+    def check(self) -> None:
+        """InputError, naming the layer, if relevance would have to go through one that has no rule."""
+        for step, carries in zip(self.steps, self.carries, strict=True):
+            if carries and step.fault is not None:
+                raise InputError(step.fault)
