@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from cnnseg.explain_commands import explain, list_methods, list_rules
+from cnnseg.judge_commands import perturbation_test, segmentation_test
 from cnnseg.seed_commands import evolution, seeds
 from cnnseg.settings import NETWORKS, NetworkConfig, TrainConfig
-from cnnseg.test_commands import perturbation_test, segmentation_test
 from wsss.console import Flat, Several, note, run
 from wsss.errors import InputError
 from wsss.options import Data, Device, Root, Runs, Workers, check_positive, worker_count

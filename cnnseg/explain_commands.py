@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from cnnseg.judge_commands import Architecture
 from cnnseg.settings import ExplainConfig
-from cnnseg.test_commands import Architecture
 from wsss.console import Flat, Several, note
 from wsss.judging.options import Classifier, Weights
 from wsss.options import Device, Runs

@@ -200,7 +200,7 @@ def test_a_failing_command_ends_the_demo_with_its_status(
     assert "report.html" not in capfd.readouterr().out
 
 
-def test_commands_run_with_their_own_messages_and_status(capfd: pytest.CaptureFixture[str]) -> None:
+def judge_commands_run_with_their_own_messages_and_status(capfd: pytest.CaptureFixture[str]) -> None:
     assert demo.call("wsss data-check --data 'no such set'") == 2
     message = capfd.readouterr().err
     assert message.startswith("error: configuration no such set: no such file") and message.count("\n") == 1

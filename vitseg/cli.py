@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from vitseg.checkpoints import find_checkpoint
+from vitseg.judge_commands import perturbation_test, segmentation_test
 from vitseg.settings import CHECKPOINT, ClassifierConfig, ExplainConfig, SeedConfig
-from vitseg.test_commands import perturbation_test, segmentation_test
 from wsss.console import Flat, note, run
 from wsss.errors import InputError
 from wsss.options import Data, Device, Root, Runs, check_positive, command_line, shard_of
