@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cnnseg.methods import Question, find_method
-from cnnseg.unroll.composites import Rules, find_composite
+from cnnseg.methods import Method, Question, find_method
+from cnnseg.methods.running import find_layer
+from cnnseg.unroll.composites import Composite, Rules, find_composite
+from cnnseg.unroll.network import unroll
+from cnnseg.unroll.trace import trace
 from wsss.errors import InputError
 from wsss.explanation import Explanation, Targets, check_images, class_targets, undisturbed, unwrap
 
@@ -56,12 +59,7 @@ def explain(
         >>> explain(model, images, targets=281).maps.shape                                # doctest: +SKIP
         torch.Size([8, 224, 224])
     """
-    chosen = find_method(method)
-    if rules is not None and not chosen.takes_rules:
-        raise InputError(f"rules: method {method} has none; lrp has")
-    if layer is not None and not chosen.takes_layer:
-        raise InputError(f"layer {layer!r}: method {method} looks at none of its own; gradcam and layercam do")
-    composite = find_composite(RULES if rules is None else rules)
+    chosen, composite = _choose(method, rules, layer)
     unwrapped = unwrap(model)
     check_images(images, unwrapped.model)
     with undisturbed(unwrapped.model, images.device):
@@ -74,3 +72,31 @@ def explain(
     if many:
         return Explanation(maps, wanted, logits, method)
     return Explanation(maps[:, 0], wanted[:, 0], logits, method)
+
+
+def check_explanation(
+    model: nn.Module, method: str = "lrp", *, rules: Rules | None = None, layer: str | None = None
+) -> None:
+    """Raise what `explain` would raise with these options, before there are images.
+
+    Raises:
+        InputError: see `explain`.
+    """
+    chosen, composite = _choose(method, rules, layer)
+    if chosen.takes_rules:
+        unroll(model, rules=composite)
+    traced = trace(unwrap(model).model)
+    if chosen.needs is not None:
+        chosen.needs(traced)
+    if layer is not None:
+        find_layer(traced, layer)
+
+
+def _choose(method: str, rules: Rules | None, layer: str | None) -> tuple[Method, Composite]:
+    """The method and its composite; InputError for options that it does not have."""
+    chosen = find_method(method)
+    if rules is not None and not chosen.takes_rules:
+        raise InputError(f"rules: method {method} has none; lrp has")
+    if layer is not None and not chosen.takes_layer:
+        raise InputError(f"layer {layer!r}: method {method} looks at none of its own; gradcam and layercam do")
+    return chosen, find_composite(RULES if rules is None else rules)

@@ -36,6 +36,14 @@ NETWORKS: dict[str, str] = {
 }
 """Every network that the training loop takes (seed paper, tables 1 and 3), with a line for the list."""
 
+RULES = "epsilon_plus"
+"""The composite that makes the seeds of a classifier's lrp, unless another one is given."""
+
+POWERS = {"zero": 0.75, "cam": 1.0}
+"""Usual power of the scaled map: of lrp by its composite, of others by their name; 0.75 if it is not here."""
+
+_AS_BEFORE = (("rules", None), ("rules", "zero"), ("layer", None))
+
 Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1), Several]
 
 
@@ -121,8 +129,12 @@ class TrainConfig(Config):
 class SeedConfig(Config):
     """How class maps become seeds."""
 
-    method: Literal["lrp", "cam"] = "lrp"
-    """lrp: heat-maps of the unrolled network; cam: class activation map of the classifier"""
+    method: str = "lrp"
+    """explanation: lrp, cam, gradcam, layercam, input_x_gradient, integrated_gradients"""
+    rules: str | None = None
+    """composite of lrp's rules, of a classifier (a network of train-unrolled keeps the rule that it was trained with)"""
+    layer: str | None = None
+    """layer that gradcam and layercam weigh, such as layer3; the last one with spatial maps unless given"""
     scores: Literal["relevance", "softmax"] = "relevance"
     """relevance: positive relevance, averaged over cells and scaled; softmax: probabilities among background and the
     image's classes, averaged over cells, of a network trained with masks"""
@@ -133,7 +145,7 @@ class SeedConfig(Config):
     cell: int = Field(16, ge=1)
     """side in pixels of the cells over which heat-maps are averaged"""
     power: float | None = Field(None, gt=0)
-    """the scaled map is raised to this power; unless given, 0.75 of relevance, 1 of cam, 2.4 of softmax"""
+    """the scaled map is raised to this power; unless given, the usual one of the method and its rules"""
     percentile: float = Field(100, gt=0, le=100)
     """the scale's upper end; what lies above it is clipped at 1"""
 
@@ -146,4 +158,15 @@ class SeedConfig(Config):
         """
         if self.power is not None:
             return self.power
-        return 1.0 if self.method == "cam" else 2.4 if self.scores == "softmax" else 0.75
+        if self.scores == "softmax":
+            return 2.4
+        return POWERS.get(self.rules or "zero" if self.method == "lrp" else self.method, 0.75)
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What a manifest says of the settings: all that changes the maps.
+
+        Options that came later are left out where they say what was done before there were any.
+        """
+        found = {**self.model_dump(mode="json"), "power": self.exponent}
+        return {key: value for key, value in found.items() if (key, value) not in _AS_BEFORE}

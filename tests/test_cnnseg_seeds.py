@@ -17,9 +17,10 @@ from small_run import OWN, VAL, make_data
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cnnseg import explain
 from cnnseg.models import Network, PlainClassifier, load_network, save_network
 from cnnseg.seed_commands import seeds
-from cnnseg.seeds import activation_maps, class_maps, explanation, make_seeds, outputs_for
+from cnnseg.seeds import class_maps, explanation, make_seeds, outputs_for, settle
 from cnnseg.settings import LAST, SeedConfig
 from cnnseg.unroll import unroll
 from cnnseg.unroll.decoding import Decoding
@@ -217,7 +218,7 @@ def test_activation_maps_add_up_to_the_score(name: str) -> None:
     network = make_network("classifier", model)
     (pool,) = (m for m in model.modules() if isinstance(m, nn.AdaptiveAvgPool2d))
     with torch.no_grad():
-        maps = activation_maps(model, pool, model.fc, images, [3, 1])
+        maps = explain(model, images, [[3, 1]] * 2, "cam").maps
         logits = model(images)[:, [3, 1]]
         np.testing.assert_allclose(maps.mean((2, 3)) + model.fc.bias[[3, 1]], logits, atol=1e-9)
         assert maps.shape == (2, 2, 2, 3) and not pool._forward_pre_hooks
@@ -266,7 +267,7 @@ def test_what_does_not_go_together_is_refused() -> None:
     with torch.device("meta"):
         model = torchvision.models.vgg11(num_classes=4)
     vgg = Network(PlainClassifier(model), "classifier", "vgg11", CLASSES, MEAN, STD)
-    with pytest.raises(InputError, match=r"--method cam: .*; vgg11 has 0 such poolings and 3 such layers; lrp works"):
+    with pytest.raises(InputError, match=r"method cam: needs a CNN that ends in a global av.*gradcam and lrp work on others"):
         explanation(vgg, SeedConfig(method="cam"))
     explanation(vgg, SeedConfig())
     other = Network(nn.Conv2d(3, 4, 1), "unet", "resnet18", CLASSES, MEAN, STD)

@@ -14,20 +14,6 @@ from wsss.errors import InputError
 from wsss.explanation import class_vectors
 
 
-@register("cam", "Zhou, Khosla, Lapedriza, Oliva and Torralba, CVPR 2016", signed=True)
-def cam(question: Question) -> tuple[Tensor, Tensor]:
-    """Activations in front of the global average pooling, weighed by the class's row of the fully connected layer.
-
-    Signed; the mean over the grid, plus the bias, is the class score.
-    """
-    traced = trace(question.model)
-    place, linear = pooled_head(traced)
-    run = Run(traced, question.images, place)
-    vectors = class_vectors(question.chosen(run.logits), run.logits.shape[1], run.activation.dtype)
-    weights = vectors @ linear.module.weight.detach()
-    return torch.einsum("bdhw, bkd -> bkhw", run.activation.detach(), weights), run.logits
-
-
 def pooled_head(traced: Trace) -> tuple[int, Linear]:
     """(place of the maps that are averaged, the fully connected layer that reads the averages) of a classifier.
 
@@ -60,6 +46,20 @@ def _averages(layer: Linearly) -> bool:
     rest = dict(layer.call.kwargs)
     dims = layer.call.args[1] if len(layer.call.args) > 1 else rest.get("dim", rest.get("axis"))
     return name == "mean" and isinstance(dims, list | tuple) and sorted(dim % 4 for dim in dims) == [2, 3]
+
+
+@register("cam", "Zhou, Khosla, Lapedriza, Oliva and Torralba, CVPR 2016", signed=True, needs=pooled_head)
+def cam(question: Question) -> tuple[Tensor, Tensor]:
+    """Activations in front of the global average pooling, weighed by the class's row of the fully connected layer.
+
+    Signed; the mean over the grid, plus the bias, is the class score.
+    """
+    traced = trace(question.model)
+    place, linear = pooled_head(traced)
+    run = Run(traced, question.images, place)
+    vectors = class_vectors(question.chosen(run.logits), run.logits.shape[1], run.activation.dtype)
+    weights = vectors @ linear.module.weight.detach()
+    return torch.einsum("bdhw, bkd -> bkhw", run.activation.detach(), weights), run.logits
 
 
 @register("gradcam", "Selvaraju, Cogswell, Das, Vedantam, Parikh and Batra, ICCV 2017", takes_layer=True)
