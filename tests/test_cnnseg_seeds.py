@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnseg import explain
+from cnnseg.methods import METHODS
 from cnnseg.models import Network, PlainClassifier, load_network, save_network
 from cnnseg.seed_commands import seeds
 from cnnseg.seeds import class_maps, explanation, make_seeds, outputs_for, settle
-from cnnseg.settings import LAST, SeedConfig
+from cnnseg.settings import LAST, RULES, SeedConfig
 from cnnseg.unroll import unroll
 from cnnseg.unroll.decoding import Decoding
 from wsss.console import run
@@ -228,11 +229,13 @@ def test_activation_maps_add_up_to_the_score(name: str) -> None:
 
 def test_a_classifier_is_unrolled_for_its_heat_maps(images: list[Image.Image]) -> None:
     plain, unrolled = make_network("classifier"), make_network()
-    one, other = (
-        class_maps(network, explanation(network, SMALL), images[:1], [[1, 2]], SMALL)[0]
-        for network in (plain, unrolled)
+    config = SMALL.model_copy(update={"rules": "zero"})
+    one, other, usual = (
+        class_maps(network, explanation(network, config), images[:1], [[1, 2]], config)[0]
+        for network, config in ((plain, config), (unrolled, SMALL), (plain, SMALL))
     )
     np.testing.assert_array_equal(one, other)
+    assert not np.allclose(one, usual, atol=0.05)  # of a classifier not LRP-0, but `RULES`
     with pytest.raises(InputError, match="--scores softmax: this classifier has not learnt what background is"):
         explanation(plain, SeedConfig(scores="softmax"))
     with pytest.raises(InputError, match="softmax: this unrolled was trained without masks and has not learnt what b"):
@@ -267,13 +270,98 @@ def test_what_does_not_go_together_is_refused() -> None:
     with torch.device("meta"):
         model = torchvision.models.vgg11(num_classes=4)
     vgg = Network(PlainClassifier(model), "classifier", "vgg11", CLASSES, MEAN, STD)
-    with pytest.raises(InputError, match=r"method cam: needs a CNN that ends in a global av.*gradcam and lrp work on others"):
+    with pytest.raises(
+        InputError, match=r"method cam: needs a CNN that ends in a global av.*gradcam and lrp work on others"
+    ):
         explanation(vgg, SeedConfig(method="cam"))
     explanation(vgg, SeedConfig())
+    small, trained = make_network("classifier"), make_network()
+    for network, config, line in (
+        (
+            small,
+            SeedConfig(method="gradcam", scores="softmax"),
+            "--scores softmax: of --method lrp alone; gradcam has no",
+        ),
+        (small, SeedConfig(method="camm"), r"method 'camm' is unknown: did you mean 'cam'"),
+        (small, SeedConfig(rules="epsilon_pluss"), r"rules 'epsilon_pluss' are unknown: did you mean 'epsilon_plus'"),
+        (small, SeedConfig(method="cam", rules="zero"), "rules: method cam has none; lrp has"),
+        (small, SeedConfig(method="cam", layer="conv1"), "layer 'conv1': method cam looks at none"),
+        (small, SeedConfig(layer="conv1"), "layer 'conv1': method lrp looks at none"),
+        (
+            small,
+            SeedConfig(method="layercam", layer="conv3"),
+            r"layer 'conv3' is unknown to the model: did you mean 'conv",
+        ),
+        (trained, SeedConfig(rules="zero"), "--rules zero: this unrolled was trained with LRP-0 and keeps it"),
+        (trained, SeedConfig(method="cam", rules="zero"), "rules"),
+    ):
+        with pytest.raises(InputError, match=line) as caught:
+            explanation(network, config)
+        assert "\n" not in str(caught.value)
     other = Network(nn.Conv2d(3, 4, 1), "unet", "resnet18", CLASSES, MEAN, STD)
     for method in ("lrp", "cam"):
         with pytest.raises(InputError, match="--network: a unet is no classifier that could be explained"):
             explanation(other, SeedConfig(method=method))
+
+
+def by_hand(
+    network: Network, image: Image.Image, wanted: Sequence[int], config: SeedConfig, **options: str
+) -> np.ndarray:
+    """Maps of one image at 64 x 96, one class and one direction at a time, by the public way to an explanation."""
+    averages = []
+    for output in wanted:
+        found = []
+        for x in (network.prepare(image, (64, 96)), network.prepare(image, (64, 96)).flip(2)):
+            maps = explain(network.module.model, x[None], output, config.method, **options).maps
+            if maps.shape[-2:] == x.shape[-2:]:
+                maps = maps.clamp(min=0).unflatten(2, (-1, config.cell)).unflatten(1, (-1, config.cell)).mean((2, 4))
+            found.append(maps[0].clamp(min=0))
+        total = found[0] + found[1].flip(1)
+        averages.append(((total - total.min()) / (total.max() - total.min())) ** config.exponent)
+    return torch.stack(averages).numpy()
+
+
+SEEN = {"conv1": (32, 48), None: (16, 24)}
+"""Grids at which a 64 x 96 image is seen, by layer; the last one with maps is conv2."""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "lrp", "rules": "zero"},
+        {"method": "lrp", "rules": "epsilon_plus_flat"},
+        {"method": "lrp", "rules": "epsilon_gamma_box"},
+        *({"method": method} for method in METHODS if method != "lrp"),
+        {"method": "gradcam", "layer": "conv1"},
+        {"method": "layercam", "layer": "conv1"},
+    ],
+    ids=lambda options: "-".join(options.values()),
+)
+def test_seeds_of_any_explanation(images: list[Image.Image], options: dict[str, str]) -> None:
+    network = make_network("classifier")
+    config = SMALL.model_copy(update={"sizes": (72,), **options})
+    found = class_maps(network, explanation(network, config), images[:1], [[3, 1]], config)[0]
+    own_grid = options["method"] in ("cam", "gradcam", "layercam")
+    assert found.shape == (2, *(SEEN[options.get("layer")] if own_grid else (8, 12)))
+    expected = by_hand(network, images[0], [3, 1], config, **{k: v for k, v in options.items() if k != "method"})
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    assert not np.allclose(found[0], found[1], atol=0.02)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "unrolled"])
+def test_rules_unless_given(images: list[Image.Image], kind: str) -> None:
+    """Of a classifier the best ones, of a network that was trained unrolled its own; cam has none."""
+    network = make_network(kind)
+    settled = settle(network, SMALL)
+    assert settled.rules == (RULES if kind == "classifier" else None) and settle(network, settled) == settled
+    maps = [
+        class_maps(network, explanation(network, config), images[:1], [[1, 2]], config)[0]
+        for config in (SMALL, settled)
+    ]
+    np.testing.assert_array_equal(*maps)
+    cam = SMALL.model_copy(update={"method": "cam"})
+    assert settle(network, cam) == cam
+    assert settle(make_network("classifier"), SeedConfig(rules="zplus")).rules == "zplus"
 
 
 def test_usual_powers() -> None:
@@ -396,3 +484,48 @@ def test_the_command(place: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[
     save_file({"w": torch.zeros(1)}, place / "plain.safetensors")
     assert cnnseg("--network", place / "plain.safetensors") == 2
     assert "holds no network of cnnseg" in capsys.readouterr().err
+
+
+def test_seeds_of_before_there_were_rules(place: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their manifests do not say which rules: LRP-0. It is that which goes on there, and cam and unrolled networks."""
+    before = {"scores", "method", "sizes", "flip", "cell", "power", "percentile"}
+    network = load_network(place / "runs/trained/network" / LAST)
+    plain = Network(PlainClassifier(network.module.model), "classifier", "test_resnet", network.class_names, MEAN, STD)
+    save_network(plain, place / "runs/plain/network" / LAST)
+    for options, run_name in (
+        (("--network", "trained"), "one"),
+        (("--network", "plain", "--method", "cam"), "two"),
+        (("--network", "plain", "--rules", "zero"), "three"),
+    ):
+        assert cnnseg(*options, "--name", run_name) == 0
+        assert set(read_json(place / "runs" / run_name / "seeds/manifest.json")["config"]) == before
+    capsys.readouterr()
+    assert cnnseg("--network", "plain", "--name", "three") == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "made with other settings: config." in error and "write into another run or delete the folder" in error
+
+    assert cnnseg("--network", "plain") == 0
+    assert read_json(place / "runs/lrp_cnn/seeds/manifest.json")["config"]["rules"] == RULES
+    assert cnnseg("--network", "plain", "--rules", RULES) == 0  # the same said aloud
+    assert cnnseg("--network", "plain", "--method", "layercam", "--layer", "layer2", "--name", "four") == 0
+    config = read_json(place / "runs/four/seeds/manifest.json")["config"]
+    assert config["layer"] == "layer2" and "rules" not in config
+    capsys.readouterr()
+    for options, line in (
+        (("--method", "layercam", "--name", "four"), "config.layer was 'layer2', is None now"),
+        (("--method", "cam", "--rules", "zero", "--name", "new"), "error: rules: method cam has none; lrp has"),
+        (("--layer", "layer2", "--name", "new"), "error: layer 'layer2': method lrp looks at none"),
+        (("--method", "x", "--name", "new"), "error: method 'x' is unknown"),
+        (("--rules", "x", "--name", "new"), "error: rules 'x' are unknown"),
+        (
+            ("--network", "trained", "--rules", "zplus", "--name", "new"),
+            "error: --rules zplus: this unrolled was trained",
+        ),
+    ):
+        assert cnnseg("--network", "plain", *options) == 2 if "--network" not in options else cnnseg(*options) == 2
+        (error,) = capsys.readouterr().err.splitlines()
+        assert line in error
+    assert not (place / "runs/new").exists()
+    for method in ("gradcam", "input_x_gradient"):
+        assert cnnseg("--network", "plain", "--method", method) == 0
+        assert (place / f"runs/{method}_cnn/seeds/a.npz").is_file()
