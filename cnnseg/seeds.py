@@ -91,10 +91,10 @@ def explanation(network: Network, config: SeedConfig) -> Explain:
     """The function that makes the maps of a method, before they are scaled and averaged over sizes.
 
     lrp, relevance: positive relevance, averaged over cells of ``config.cell`` pixels; of a classifier by the rules of
-    `settle` and that of the difference to the mean colour, of an unrolled network as it was trained (its baseline). lrp,
-    softmax: probabilities among background and the outputs asked for, of heat-maps as strong as in training
-    (`Network.strength`), averaged over cells. Others: the positive part, averaged over cells where maps have the images'
-    size, else at the layer's own grid.
+    `settle` and that of the difference to the mean colour, of an unrolled network as it was trained (its baseline).
+    lrp, softmax: probabilities among background and the outputs asked for, of heat-maps as strong as in training
+    (`Network.strength`), averaged over cells. Others: the positive part, averaged over cells where there is a value for
+    each pixel, else on the layer's own grid.
 
     Raises:
         InputError: an unknown method or rules, a network without the layers that the method needs, or options that the

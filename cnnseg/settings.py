@@ -132,7 +132,7 @@ class SeedConfig(Config):
     method: str = "lrp"
     """explanation: lrp, cam, gradcam, layercam, input_x_gradient, integrated_gradients"""
     rules: str | None = None
-    """composite of lrp's rules, of a classifier (a network of train-unrolled keeps the rule that it was trained with)"""
+    """composite of lrp's rules, of a classifier; a network of train-unrolled keeps the rule that it was trained with"""
     layer: str | None = None
     """layer that gradcam and layercam weigh, such as layer3; the last one with spatial maps unless given"""
     scores: Literal["relevance", "softmax"] = "relevance"
