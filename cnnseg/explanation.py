@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from cnnseg.methods import Method, Question, find_method
-from cnnseg.methods.running import find_layer
 from cnnseg.unroll.composites import Composite, Rules, find_composite
 from cnnseg.unroll.network import unroll
+from cnnseg.unroll.places import find_layer
 from cnnseg.unroll.trace import trace
 from wsss.errors import InputError
 from wsss.explanation import Explanation, Targets, check_images, class_targets, undisturbed, unwrap
@@ -43,12 +43,13 @@ def explain(
         method: name of a method (``cnnseg.methods.METHODS``).
         rules: of lrp: the name of a composite (``cnnseg.rules.COMPOSITES``), a rule for all layers, or a mapping from
             kinds or names of layers to rules (`cnnseg.unroll.composites.Composite`); epsilon_plus unless given.
-        layer: of gradcam and layercam: a layer or module of the model by its name (``layer3``), whose output is
-            weighed; the last one with spatial maps unless given.
+        layer: a layer or module of the model by its name (``layer3``). Of gradcam and layercam: whose output is
+            weighed; the last one with spatial maps unless given. Of lrp: whose output's relevance is mapped; the
+            pixels' unless given.
 
     Returns:
         Maps of lrp, input_x_gradient and integrated_gradients have the images' size, are signed and sum to about the
-        class score; those of cam (signed), gradcam and layercam are on the layer's grid.
+        class score; those of a layer, and of cam (signed), gradcam and layercam are on the layer's grid.
 
     Raises:
         InputError: unknown method, rules or layer, options that the method does not have, a model that cannot be
@@ -98,5 +99,5 @@ def _choose(method: str, rules: Rules | None, layer: str | None) -> tuple[Method
     if rules is not None and not chosen.takes_rules:
         raise InputError(f"rules: method {method} has none; lrp has")
     if layer is not None and not chosen.takes_layer:
-        raise InputError(f"layer {layer!r}: method {method} looks at none of its own; gradcam and layercam do")
+        raise InputError(f"layer {layer!r}: method {method} looks at none of its own; lrp, gradcam, layercam do")
     return chosen, find_composite(RULES if rules is None else rules)

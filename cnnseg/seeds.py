@@ -113,6 +113,8 @@ def explanation(network: Network, config: SeedConfig) -> Explain:
         )
     if config.layer is not None:
         check_explanation(model, layer=config.layer)
+        if config.scores != "relevance":
+            raise InputError(f"--layer {config.layer}: --scores {config.scores} is of pixels")
     if isinstance(network.module, PlainClassifier):
         unrolled = unroll(model, rules=config.rules, classes_at_once=network.module.classes_at_once)
     else:
@@ -122,7 +124,7 @@ def explanation(network: Network, config: SeedConfig) -> Explain:
         raise InputError(f"--scores softmax: this {what} has not learnt what background is; relevance works on it")
 
     def relevance(images: Tensor, outputs: Sequence[int]) -> Tensor:
-        return _cells(unrolled.heatmaps(images, outputs)[1], images, config)
+        return _cells(unrolled.heatmaps(images, outputs, config.layer)[1], images, config)
 
     def probability(images: Tensor, outputs: Sequence[int]) -> Tensor:
         maps = unrolled.heatmaps(images, [BACKGROUND_CLASS, *outputs])[1] * network.strength(images.shape[-2:])

@@ -134,7 +134,8 @@ class SeedConfig(Config):
     rules: str | None = None
     """composite of lrp's rules, of a classifier; a network of train-unrolled keeps the rule that it was trained with"""
     layer: str | None = None
-    """layer that gradcam and layercam weigh, such as layer3; the last one with spatial maps unless given"""
+    """layer such as layer3: whose relevance lrp maps, the pixels' unless given; which gradcam and layercam weigh, the
+    last one with spatial maps unless given"""
     scores: Literal["relevance", "softmax"] = "relevance"
     """relevance: positive relevance, averaged over cells and scaled; softmax: probabilities among background and the
     image's classes, averaged over cells, of a network trained with masks"""

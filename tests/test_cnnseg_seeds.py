@@ -286,7 +286,12 @@ def test_what_does_not_go_together_is_refused() -> None:
         (small, SeedConfig(rules="epsilon_pluss"), r"rules 'epsilon_pluss' are unknown: did you mean 'epsilon_plus'"),
         (small, SeedConfig(method="cam", rules="zero"), "rules: method cam has none; lrp has"),
         (small, SeedConfig(method="cam", layer="conv1"), "layer 'conv1': method cam looks at none"),
-        (small, SeedConfig(layer="conv1"), "layer 'conv1': method lrp looks at none"),
+        (small, SeedConfig(layer="conv3"), r"layer 'conv3' is unknown to the model: did you mean 'conv"),
+        (
+            make_network(masks=5),
+            SeedConfig(layer="conv1", scores="softmax"),
+            "--layer conv1: --scores softmax is of pixels",
+        ),
         (
             small,
             SeedConfig(method="layercam", layer="conv3"),
@@ -332,6 +337,7 @@ SEEN = {"conv1": (32, 48), None: (16, 24)}
         {"method": "lrp", "rules": "epsilon_plus_flat"},
         {"method": "lrp", "rules": "epsilon_gamma_box"},
         *({"method": method} for method in METHODS if method != "lrp"),
+        {"method": "lrp", "rules": "epsilon_alpha2_beta1", "layer": "conv1"},
         {"method": "gradcam", "layer": "conv1"},
         {"method": "layercam", "layer": "conv1"},
     ],
@@ -341,7 +347,7 @@ def test_seeds_of_any_explanation(images: list[Image.Image], options: dict[str, 
     network = make_network("classifier")
     config = SMALL.model_copy(update={"sizes": (72,), **options})
     found = class_maps(network, explanation(network, config), images[:1], [[3, 1]], config)[0]
-    own_grid = options["method"] in ("cam", "gradcam", "layercam")
+    own_grid = "layer" in options or options["method"] in ("cam", "gradcam", "layercam")
     assert found.shape == (2, *(SEEN[options.get("layer")] if own_grid else (8, 12)))
     expected = by_hand(network, images[0], [3, 1], config, **{k: v for k, v in options.items() if k != "method"})
     np.testing.assert_allclose(found, expected, atol=2e-6)
@@ -514,7 +520,7 @@ def test_seeds_of_before_there_were_rules(place: Path, cnnseg: Cnnseg, capsys: p
     for options, line in (
         (("--method", "layercam", "--name", "four"), "config.layer was 'layer2', is None now"),
         (("--method", "cam", "--rules", "zero", "--name", "new"), "error: rules: method cam has none; lrp has"),
-        (("--layer", "layer2", "--name", "new"), "error: layer 'layer2': method lrp looks at none"),
+        (("--layer", "layer9", "--name", "new"), "error: layer 'layer9' is unknown to the model: did you mean 'layer"),
         (("--method", "x", "--name", "new"), "error: method 'x' is unknown"),
         (("--rules", "x", "--name", "new"), "error: rules 'x' are unknown"),
         (

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from cnnseg.methods.registry import Question, register
-from cnnseg.methods.running import Run, find_layer
+from cnnseg.methods.running import Run
 from cnnseg.unroll.layers import Linear
+from cnnseg.unroll.network import check_maps
+from cnnseg.unroll.places import find_layer
 from cnnseg.unroll.trace import Trace, trace
 from cnnseg.unroll.weightless import AveragePool, Drop, Linearly, Reshape
 from wsss.errors import InputError
@@ -84,7 +86,5 @@ def _run(question: Question) -> Run:
     """A pass with a graph from the layer on. InputError if its output has no height and width."""
     traced = trace(question.model)
     run = Run(traced, question.images, None if question.layer is None else find_layer(traced, question.layer))
-    if run.activation.ndim != 4:
-        shape = tuple(run.activation.shape[1:])
-        raise InputError(f"layer {question.layer!r}: its output is {shape}; expected maps (channels, height, width)")
+    check_maps(run.activation, question.layer)
     return run

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cnnseg.unroll.composites import Composite, Rules, find_composite
 from cnnseg.unroll.decoding import Chunks, Decoding
 from cnnseg.unroll.layers import Convolution, Options, Record, Way, scale_of
+from cnnseg.unroll.places import find_layer
 from cnnseg.unroll.plan import plan
 from cnnseg.unroll.rules import AlphaBeta, Epsilon
 from cnnseg.unroll.trace import Step, trace
@@ -92,14 +93,26 @@ class UnrolledNetwork(nn.Module):
             return encoded.logits, None
         return encoded.logits, encoded.heatmaps(range(encoded.logits.shape[1]))
 
-    def heatmaps(self, images: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Class scores (B, C), and heat-maps (B, K, H, W) of the K named outputs alone."""
-        encoded = self.encode(images, len(images))
+    def heatmaps(self, images: Tensor, classes: Sequence[int], layer: str | None = None) -> tuple[Tensor, Tensor]:
+        """Class scores (B, C), and heat-maps (B, K, H, W) of the K named outputs alone.
+
+        Args:
+            layer: relevance is that of this layer's output, its channels summed, on its grid; the pixels' unless given.
+        """
+        encoded = self.encode(images, len(images), layer)
         return encoded.logits, encoded.heatmaps(classes)
 
-    def encode(self, images: Tensor, keep: int) -> Encoded:
-        """The classifier's own pass, and what the decoder needs of it for the first `keep` images."""
-        ways = self.plan.at(keep=keep, training=self.training)
+    def encode(self, images: Tensor, keep: int, layer: str | None = None) -> Encoded:
+        """The classifier's own pass, and what the decoder needs of it for the first `keep` images.
+
+        Args:
+            layer: where the decoder ends, see `heatmaps`.
+
+        Raises:
+            InputError: no such layer, or one without maps.
+        """
+        end = 0 if layer is None else find_layer(trace(self.model), layer)
+        ways = self.plan.at(keep=keep, training=self.training, end=end)
         last = {place: index for index, step in enumerate(self.steps) for place in step.inputs}
         values: dict[int, Any] = {0: images}
         records: list[Record] = []
@@ -113,13 +126,15 @@ class UnrolledNetwork(nn.Module):
                     activation = out[:keep]
             records.append(record)
             values[index + 1] = out
-            if index + 1 in self.plan.kept:
+            if index + 1 in self.plan.kept or index + 1 == end:
                 kept[index + 1] = out[:keep].detach().clone()
             for place in step.inputs:
                 if last[place] == index:
                     values.pop(place, None)
         logits = check_scores(values[len(self.steps)], self.steps[-1].name if self.steps else "the input")
-        return Encoded(self, images[:keep], logits, records, ways, kept, activation)
+        if end:
+            check_maps(kept[end], layer)
+        return Encoded(self, images[:keep], logits, records, ways, kept, activation, end)
 
     def weights(self, records: list[Record], dtype: torch.dtype) -> list[Tensor | None]:
         """The tensors that the decoder is linear in, by step; batch norm folded into the convolution before it."""
@@ -145,9 +160,11 @@ class Encoded:
         ways: list[Way],
         kept: dict[int, Tensor],
         activation: Tensor | None,
+        end: int = 0,
     ) -> None:
         self.network, self.images, self.logits = network, images, logits
         self.records, self.ways, self.kept, self.activation = records, ways, kept, activation
+        self.end = end
 
     def heatmaps(self, classes: Sequence[int] | Tensor) -> Tensor:
         """Heat-maps (B, K, H, W) of K outputs, or of class vectors (B, K, C), other ones for each image."""
@@ -179,6 +196,7 @@ class Encoded:
                 network.plan.whole,
                 {place: value.to(dtype) for place, value in self.kept.items()},
                 network._bottleneck,
+                self.end,
             )
             step = network.classes_at_once or vectors.shape[-2]
             if step >= vectors.shape[-2]:
@@ -205,6 +223,13 @@ def check_scores(logits: Any, name: str) -> Tensor:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise InputError(f"class scores are due, (B, C); {name} gives {found}")
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
+def check_maps(activation: Tensor, layer: str | None) -> None:
+    """InputError, naming the layer, if its output (B, ...) has no height and width."""
+    if activation.ndim != 4:
+        shape = tuple(activation.shape[1:])
+        raise InputError(f"layer {layer!r}: its output is {shape}; expected maps (channels, height, width)")
 
 
 def unroll(

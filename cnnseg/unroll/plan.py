@@ -20,9 +20,11 @@ class Plan:
     whole: frozenset[int]
     kept: frozenset[int]
 
-    def at(self, *, keep: int, training: bool) -> list[Way]:
-        """The ways of one pass."""
-        return [replace(way, keep=keep, training=training) for way in self.ways]
+    def at(self, *, keep: int, training: bool, end: int = 0) -> list[Way]:
+        """The ways of one pass, whose decoder ends at the place `end`: nothing is recorded of the steps before it."""
+        return [
+            replace(way, keep=keep if index >= end else 0, training=training) for index, way in enumerate(self.ways)
+        ]
 
 
 def plan(traced: Trace, composite: Composite, options: Options) -> Plan:
