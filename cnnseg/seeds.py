@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from cnnseg.explanation import check_explanation, explain
 from cnnseg.methods import find_method
+from cnnseg.methods.running import layer_at_stride
 from cnnseg.models import Network, PlainClassifier
-from cnnseg.settings import BACKGROUND_CLASS, RULES, SeedConfig
+from cnnseg.settings import BACKGROUND_CLASS, LRP_STRIDE, PIXELS, RULES, SeedConfig
 from cnnseg.unroll import UnrolledNetwork, unroll
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
@@ -59,6 +60,7 @@ def make_seeds(
     Raises:
         InputError: the method does not go with this network.
     """
+    config = settle(network, config)
     explain = explanation(network, config)
     network.module.to(device).eval()
 
@@ -72,71 +74,78 @@ def make_seeds(
 
 
 def settle(network: Network, config: SeedConfig) -> SeedConfig:
-    """The settings with the rules filled in: those given, or `RULES` for lrp of a classifier; others have none.
+    """The settings with what lrp of a classifier has unless given filled in: `RULES`, and the layer at `LRP_STRIDE`.
 
     Raises:
         InputError: rules for a network that has its own.
     """
+    if isinstance(network.module, UnrolledNetwork) and config.rules is not None:
+        raise InputError(
+            f"--rules {config.rules}: this {network.kind} was trained with LRP-0 and keeps it; rules are of --method "
+            "lrp on a classifier of `cnnseg train-classifier`"
+        )
     if config.method != "lrp" or not isinstance(network.module, PlainClassifier):
-        if config.rules is not None and isinstance(network.module, UnrolledNetwork):
-            raise InputError(
-                f"--rules {config.rules}: this {network.kind} was trained with LRP-0 and keeps it; rules are of "
-                "--method lrp on a classifier of `cnnseg train-classifier`"
-            )
         return config
-    return config if config.rules is not None else config.model_copy(update={"rules": RULES})
+    layer = config.layer or layer_at_stride(network.module.model, LRP_STRIDE) or PIXELS
+    return config.model_copy(update={"rules": config.rules or RULES, "layer": layer})
 
 
 def explanation(network: Network, config: SeedConfig) -> Explain:
     """The function that makes the maps of a method, before they are scaled and averaged over sizes.
 
-    lrp, relevance: positive relevance, averaged over cells of ``config.cell`` pixels; of a classifier by the rules of
-    `settle` and that of the difference to the mean colour, of an unrolled network as it was trained (its baseline).
+    lrp, relevance: the positive part of the relevance of pixels, or of each channel of a layer, the channels then summed;
+    of a classifier with the rules and at the layer of `settle`, of an unrolled network as it was trained (its baseline).
     lrp, softmax: probabilities among background and the outputs asked for, of heat-maps as strong as in training
-    (`Network.strength`), averaged over cells. Others: the positive part, averaged over cells where there is a value for
-    each pixel, else on the layer's own grid.
+    (`Network.strength`). Others: the positive part. All are averaged over cells of ``config.cell`` pixels, but for cam.
 
     Raises:
         InputError: an unknown method or rules, a network without the layers that the method needs, or options that the
             method does not have.
     """
     model, config = _classifier(network), settle(network, config)
-    method = find_method(config.method)
+    method, cell = find_method(config.method), config.cell
     if config.scores != "relevance" and method.name != "lrp":
         raise InputError(
             f"--scores {config.scores}: of --method lrp alone; {method.name} has no background to compare with"
         )
+    layer = None if config.layer == PIXELS and method.name == "lrp" else config.layer
+    check_explanation(model, method.name, rules=config.rules, layer=layer)
     if method.name != "lrp":
-        check_explanation(model, method.name, rules=config.rules, layer=config.layer)
-        return lambda images, outputs: _cells(
-            explain(model, images, [list(outputs)] * len(images), method.name, layer=config.layer).maps, images, config
+        return lambda images, outputs: averaged(
+            explain(model, images, [list(outputs)] * len(images), method.name, layer=layer).maps.clamp(min=0),
+            images,
+            1 if method.name == "cam" else cell,
         )
-    if config.layer is not None:
-        check_explanation(model, layer=config.layer)
-        if config.scores != "relevance":
-            raise InputError(f"--layer {config.layer}: --scores {config.scores} is of pixels")
-    if isinstance(network.module, PlainClassifier):
+    plain = isinstance(network.module, PlainClassifier)
+    if config.scores == "softmax":
+        if plain or network.masks == 0:
+            what = f"{network.kind} was trained without masks and" if network.masks == 0 else "classifier"
+            raise InputError(f"--scores softmax: this {what} has not learnt what background is; relevance works on it")
+        if layer is not None:
+            raise InputError(f"--layer {layer}: --scores softmax is of pixels")
+    if plain:
         unrolled = unroll(model, rules=config.rules, classes_at_once=network.module.classes_at_once)
     else:
         unrolled = network.module
-    if config.scores == "softmax" and (unrolled is not network.module or network.masks == 0):
-        what = f"{network.kind} was trained without masks and" if network.masks == 0 else "classifier"
-        raise InputError(f"--scores softmax: this {what} has not learnt what background is; relevance works on it")
 
     def relevance(images: Tensor, outputs: Sequence[int]) -> Tensor:
-        return _cells(unrolled.heatmaps(images, outputs, config.layer)[1], images, config)
+        maps = unrolled.heatmaps(images, outputs, layer, positive=layer is not None)[1]
+        return averaged(maps.clamp(min=0), images, cell)
 
     def probability(images: Tensor, outputs: Sequence[int]) -> Tensor:
         maps = unrolled.heatmaps(images, [BACKGROUND_CLASS, *outputs])[1] * network.strength(images.shape[-2:])
-        return F.avg_pool2d(maps.softmax(1)[:, 1:], config.cell)
+        return averaged(maps.softmax(1)[:, 1:], images, cell)
 
     return relevance if config.scores == "relevance" else probability
 
 
-def _cells(maps: Tensor, images: Tensor, config: SeedConfig) -> Tensor:
-    """The positive part of maps (B, K, h, w), averaged over cells if there is a value for each pixel."""
-    maps = maps.clamp(min=0)
-    return F.avg_pool2d(maps, config.cell) if maps.shape[2:] == images.shape[2:] else maps
+def averaged(maps: Tensor, images: Tensor, cell: int) -> Tensor:
+    """Maps (B, K, h, w) averaged over cells of `cell` pixels of the images (B, 3, H, W); coarser maps as they are.
+
+    A layer's relevance lies on every other place only, where the next convolution has a kernel of 1 and a stride of 2.
+    """
+    sides = [max(1, round(cell * of / pixels)) for of, pixels in zip(maps.shape[2:], images.shape[2:], strict=True)]
+    return F.avg_pool2d(maps, sides, ceil_mode=True, count_include_pad=False)
 
 
 @torch.inference_mode()

@@ -36,13 +36,16 @@ NETWORKS: dict[str, str] = {
 }
 """Every network that the training loop takes (seed paper, tables 1 and 3), with a line for the list."""
 
-RULES = "epsilon_plus"
+PIXELS = "pixels"
+"""The layer of a network that the image itself is."""
+
+RULES = "zero"
 """The composite that makes the seeds of a classifier's lrp, unless another one is given."""
 
-POWERS = {"zero": 0.75, "cam": 1.0}
-"""Usual power of the scaled map: of lrp by its composite, of others by their name; 0.75 if it is not here."""
+LRP_STRIDE = 8
+"""Seeds of a classifier's lrp are of the last layer with a value for so many pixels, unless another one is given."""
 
-_AS_BEFORE = (("rules", None), ("rules", "zero"), ("layer", None))
+_AS_BEFORE = (("rules", None), ("rules", "zero"), ("layer", None), ("layer", PIXELS))
 
 Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1), Several]
 
@@ -134,8 +137,9 @@ class SeedConfig(Config):
     rules: str | None = None
     """composite of lrp's rules, of a classifier; a network of train-unrolled keeps the rule that it was trained with"""
     layer: str | None = None
-    """layer such as layer3: whose relevance lrp maps, the pixels' unless given; which gradcam and layercam weigh, the
-    last one with spatial maps unless given"""
+    """lrp: layer such as layer3 whose relevance is mapped, or pixels; unless given, of a classifier the last layer of
+    stride 8, of a network of train-unrolled the pixels; gradcam and layercam: layer that is weighed, the last one with
+    spatial maps unless given"""
     scores: Literal["relevance", "softmax"] = "relevance"
     """relevance: positive relevance, averaged over cells and scaled; softmax: probabilities among background and the
     image's classes, averaged over cells, of a network trained with masks"""
@@ -144,7 +148,7 @@ class SeedConfig(Config):
     flip: bool = True
     """average with the map of the mirrored image"""
     cell: int = Field(16, ge=1)
-    """side in pixels of the cells over which heat-maps are averaged"""
+    """side in pixels of the cells over which maps are averaged, if they are finer"""
     power: float | None = Field(None, gt=0)
     """the scaled map is raised to this power; unless given, the usual one of the method and its rules"""
     percentile: float = Field(100, gt=0, le=100)
@@ -161,7 +165,7 @@ class SeedConfig(Config):
             return self.power
         if self.scores == "softmax":
             return 2.4
-        return POWERS.get(self.rules or "zero" if self.method == "lrp" else self.method, 0.75)
+        return 1.0 if self.method == "cam" else 0.75
 
     @property
     def identity(self) -> dict[str, object]:

@@ -21,7 +21,7 @@ from cnnseg import explain
 from cnnseg.methods import METHODS
 from cnnseg.models import Network, PlainClassifier, load_network, save_network
 from cnnseg.seed_commands import seeds
-from cnnseg.seeds import class_maps, explanation, make_seeds, outputs_for, settle
+from cnnseg.seeds import averaged, class_maps, explanation, make_seeds, outputs_for, settle
 from cnnseg.settings import LAST, RULES, SeedConfig
 from cnnseg.unroll import unroll
 from cnnseg.unroll.decoding import Decoding
@@ -229,13 +229,13 @@ def test_activation_maps_add_up_to_the_score(name: str) -> None:
 
 def test_a_classifier_is_unrolled_for_its_heat_maps(images: list[Image.Image]) -> None:
     plain, unrolled = make_network("classifier"), make_network()
-    config = SMALL.model_copy(update={"rules": "zero"})
+    config = SMALL.model_copy(update={"rules": "zero", "layer": "pixels"})
     one, other, usual = (
         class_maps(network, explanation(network, config), images[:1], [[1, 2]], config)[0]
         for network, config in ((plain, config), (unrolled, SMALL), (plain, SMALL))
     )
     np.testing.assert_array_equal(one, other)
-    assert not np.allclose(one, usual, atol=0.05)  # of a classifier not LRP-0, but `RULES`
+    assert not np.allclose(one, usual, atol=0.05)  # of a classifier not of the pixels
     with pytest.raises(InputError, match="--scores softmax: this classifier has not learnt what background is"):
         explanation(plain, SeedConfig(scores="softmax"))
     with pytest.raises(InputError, match="softmax: this unrolled was trained without masks and has not learnt what b"):
@@ -309,35 +309,34 @@ def test_what_does_not_go_together_is_refused() -> None:
             explanation(other, SeedConfig(method=method))
 
 
-def by_hand(
-    network: Network, image: Image.Image, wanted: Sequence[int], config: SeedConfig, **options: str
-) -> np.ndarray:
-    """Maps of one image at 64 x 96, one class and one direction at a time, by the public way to an explanation."""
+def by_hand(network: Network, image: Image.Image, wanted: Sequence[int], config: SeedConfig) -> np.ndarray:
+    """Maps of one image at 64 x 96, one class and one direction at a time, over cells of 8 pixels but for cam."""
+    model = network.module.model
     averages = []
     for output in wanted:
         found = []
         for x in (network.prepare(image, (64, 96)), network.prepare(image, (64, 96)).flip(2)):
-            maps = explain(network.module.model, x[None], output, config.method, **options).maps
-            if maps.shape[-2:] == x.shape[-2:]:
-                maps = maps.clamp(min=0).unflatten(2, (-1, config.cell)).unflatten(1, (-1, config.cell)).mean((2, 4))
-            found.append(maps[0].clamp(min=0))
+            if config.method == "lrp" and config.layer != "pixels":
+                maps = unroll(model, rules=config.rules).heatmaps(x[None], [output], config.layer, positive=True)[1][0]
+            else:
+                layer = None if config.layer == "pixels" else config.layer
+                maps = explain(model, x[None], output, config.method, rules=config.rules, layer=layer).maps
+            side = 1 if config.method == "cam" else 8 * maps.shape[1] // 64
+            found.append(maps.clamp(min=0).unflatten(2, (-1, side)).unflatten(1, (-1, side)).mean((2, 4))[0])
         total = found[0] + found[1].flip(1)
         averages.append(((total - total.min()) / (total.max() - total.min())) ** config.exponent)
-    return torch.stack(averages).numpy()
-
-
-SEEN = {"conv1": (32, 48), None: (16, 24)}
-"""Grids at which a 64 x 96 image is seen, by layer; the last one with maps is conv2."""
+    return torch.stack(averages).detach().numpy()
 
 
 @pytest.mark.parametrize(
     "options",
     [
-        {"method": "lrp", "rules": "zero"},
-        {"method": "lrp", "rules": "epsilon_plus_flat"},
-        {"method": "lrp", "rules": "epsilon_gamma_box"},
-        *({"method": method} for method in METHODS if method != "lrp"),
+        {"method": "lrp", "rules": "zero", "layer": "pixels"},
+        {"method": "lrp", "rules": "epsilon_plus_flat", "layer": "pixels"},
+        {"method": "lrp", "rules": "epsilon_gamma_box", "layer": "pixels"},
+        {"method": "lrp", "rules": "zero", "layer": "conv1"},
         {"method": "lrp", "rules": "epsilon_alpha2_beta1", "layer": "conv1"},
+        *({"method": method} for method in METHODS if method != "lrp"),
         {"method": "gradcam", "layer": "conv1"},
         {"method": "layercam", "layer": "conv1"},
     ],
@@ -347,19 +346,28 @@ def test_seeds_of_any_explanation(images: list[Image.Image], options: dict[str, 
     network = make_network("classifier")
     config = SMALL.model_copy(update={"sizes": (72,), **options})
     found = class_maps(network, explanation(network, config), images[:1], [[3, 1]], config)[0]
-    own_grid = "layer" in options or options["method"] in ("cam", "gradcam", "layercam")
-    assert found.shape == (2, *(SEEN[options.get("layer")] if own_grid else (8, 12)))
-    expected = by_hand(network, images[0], [3, 1], config, **{k: v for k, v in options.items() if k != "method"})
-    np.testing.assert_allclose(found, expected, atol=2e-6)
+    assert found.shape == (2, *((16, 24) if config.method == "cam" else (8, 12)))
+    np.testing.assert_allclose(found, by_hand(network, images[0], [3, 1], config), atol=2e-6)
     assert not np.allclose(found[0], found[1], atol=0.02)
+
+
+def test_averaged_over_cells_of_any_grid() -> None:
+    images, fine = torch.zeros(1, 3, 60, 80), torch.rand(1, 2, 15, 20)
+    found = averaged(fine, images, 16)  # a value for 4 pixels; the last row of cells is 12 pixels high
+    assert found.shape == (1, 2, 4, 5)
+    torch.testing.assert_close(found[0, :, 3, 0], fine[0, :, 12:, :4].mean((1, 2)))
+    torch.testing.assert_close(found[0, :, 0, 4], fine[0, :, :4, 16:].mean((1, 2)))
+    for cell in (1, 3, 4):
+        assert averaged(fine, images, cell) is fine or torch.equal(averaged(fine, images, cell), fine)
 
 
 @pytest.mark.parametrize("kind", ["classifier", "unrolled"])
 def test_rules_unless_given(images: list[Image.Image], kind: str) -> None:
-    """Of a classifier the best ones, of a network that was trained unrolled its own; cam has none."""
+    """Of a classifier the best ones at a layer, of a network that was trained unrolled its own; cam has none."""
     network = make_network(kind)
     settled = settle(network, SMALL)
-    assert settled.rules == (RULES if kind == "classifier" else None) and settle(network, settled) == settled
+    assert (settled.rules, settled.layer) == ((RULES, "relu_1") if kind == "classifier" else (None, None))
+    assert settle(network, settled) == settled
     maps = [
         class_maps(network, explanation(network, config), images[:1], [[1, 2]], config)[0]
         for config in (SMALL, settled)
@@ -367,7 +375,8 @@ def test_rules_unless_given(images: list[Image.Image], kind: str) -> None:
     np.testing.assert_array_equal(*maps)
     cam = SMALL.model_copy(update={"method": "cam"})
     assert settle(network, cam) == cam
-    assert settle(make_network("classifier"), SeedConfig(rules="zplus")).rules == "zplus"
+    given = SeedConfig(rules="zplus", layer="pixels")
+    assert settle(make_network("classifier"), given) == given
 
 
 def test_usual_powers() -> None:
@@ -501,7 +510,7 @@ def test_seeds_of_before_there_were_rules(place: Path, cnnseg: Cnnseg, capsys: p
     for options, run_name in (
         (("--network", "trained"), "one"),
         (("--network", "plain", "--method", "cam"), "two"),
-        (("--network", "plain", "--rules", "zero"), "three"),
+        (("--network", "plain", "--rules", "zero", "--layer", "pixels"), "three"),
     ):
         assert cnnseg(*options, "--name", run_name) == 0
         assert set(read_json(place / "runs" / run_name / "seeds/manifest.json")["config"]) == before
@@ -511,8 +520,10 @@ def test_seeds_of_before_there_were_rules(place: Path, cnnseg: Cnnseg, capsys: p
     assert "made with other settings: config." in error and "write into another run or delete the folder" in error
 
     assert cnnseg("--network", "plain") == 0
-    assert read_json(place / "runs/lrp_cnn/seeds/manifest.json")["config"]["rules"] == RULES
-    assert cnnseg("--network", "plain", "--rules", RULES) == 0  # the same said aloud
+    assert read_json(place / "runs/lrp_cnn/seeds/manifest.json")["config"]["layer"] == "layer2"
+    assert cnnseg("--network", "plain", "--rules", RULES, "--layer", "layer2") == 0  # the same said aloud
+    assert cnnseg("--network", "plain", "--rules", "epsilon_plus", "--name", "five") == 0
+    assert read_json(place / "runs/five/seeds/manifest.json")["config"]["rules"] == "epsilon_plus"
     assert cnnseg("--network", "plain", "--method", "layercam", "--layer", "layer2", "--name", "four") == 0
     config = read_json(place / "runs/four/seeds/manifest.json")["config"]
     assert config["layer"] == "layer2" and "rules" not in config

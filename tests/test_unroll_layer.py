@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cnnseg import explain, unroll
+from cnnseg.methods.running import layer_at_stride
 from cnnseg.rules import Flat
 from cnnseg.unroll.layers import Convolution
 from wsss.errors import InputError
@@ -57,6 +58,29 @@ def test_relevance_is_the_same_at_every_layer(model: nn.Module, images: Tensor, 
             torch.testing.assert_close(maps.sum((2, 3)), scores, rtol=1e-3, atol=0)
         one_by_one = unroll(model, rules=rules, classes_at_once=1).heatmaps(images, [3, 1], layer)[1]
         torch.testing.assert_close(one_by_one, maps, rtol=0, atol=1e-12)
+
+
+def test_positive_relevance_of_channels_is_layercam(model: nn.Module, images: Tensor) -> None:
+    """By LRP-0, where activations are not negative; by any rule it is at least the positive part of the sum."""
+    for layer in ("layer1", "layer3"):
+        found = unroll(model).heatmaps(images, [3, 1], layer, positive=True)[1]
+        expected = explain(model, images, [[3, 1]] * 2, "layercam", layer=layer).maps
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    for rules in ("epsilon_alpha2_beta1", {"layer4.*": Flat()}):
+        network = unroll(model, rules=rules)
+        signed, found = (network.heatmaps(images, [3, 1], "layer2", positive=p)[1] for p in (False, True))
+        assert (found > signed.clamp(min=0) + 1e-9).any() and (found >= signed.clamp(min=0) - 1e-12).all()
+
+
+def test_the_last_layer_of_a_stride() -> None:
+    """That all relevance passes through: of ResNet-50 layer3.0.act1 is finer than layer3, but there is a branch beside."""
+    for name, layers in (
+        ("resnet50", [None, "act1", "layer1", "layer2", "layer3", "layer4"]),
+        ("vgg11_bn", ["features.2", "features.6", "features.13", "features.20", "features.27"]),
+        ("densenet121", [None, "features.norm0", "features.transition1.conv", "features.transition2.conv"]),
+    ):
+        made = timm.create_model(name, num_classes=2)
+        assert [layer_at_stride(made, 2**power) for power in range(len(layers))] == layers
 
 
 def test_layers_below_are_not_gone_back_through(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cnnseg.unroll.layers import Options, Way
 from cnnseg.unroll.network import check_scores, run_step
-from cnnseg.unroll.trace import Trace
+from cnnseg.unroll.places import name_of, narrow_places
+from cnnseg.unroll.trace import Trace, trace
 from wsss.errors import InputError
 from wsss.explanation import class_scores
 
@@ -74,6 +75,25 @@ class Run:
 
 
 _AS_IT_IS = Way(Options())
+
+
+@torch.no_grad()
+def layer_at_stride(model: nn.Module, stride: int) -> str | None:
+    """Name of the last layer that all relevance passes through whose maps have a value for `stride` pixels or fewer.
+
+    None if there is no such layer.
+    """
+    traced = trace(model)
+    weight = next(model.parameters())
+    side = 32 * stride  # enough for the deepest of networks to have maps at all
+    images = weight.new_zeros(1, 3, side, side)
+    narrow, found, values = set(narrow_places(traced)), None, {IMAGES: images}
+    for index, step in enumerate(traced.steps):
+        inputs = tuple(values[place] for place in step.inputs)
+        values[index + 1] = out = run_step(step, inputs, _AS_IT_IS, images)[0]
+        if index + 1 in narrow and _is_spatial(out) and out.shape[2] * stride >= side:
+            found = index + 1
+    return None if found is None else name_of(traced, found)
 
 
 def _is_spatial(value: Any) -> bool:

@@ -34,6 +34,8 @@ class Decoding:
     """step whose activation takes the place of its gate, where activations are not tied"""
     end: int = 0
     """the place whose relevance is asked for: the images, or one of `kept`"""
+    positive: bool = False
+    """the positive part of each value's relevance, before channels are summed"""
 
     def decode(self, vectors: Tensor, given: Sequence[Tensor]) -> Tensor:
         """Heat-maps (B, K, h, w) of class vectors (K, C) or (B, K, C), in the images' type, channels summed.
@@ -71,8 +73,10 @@ class Decoding:
                 else:
                     waiting[place] = (part, owned)
             del p, inputs
-        p = waiting[self.end][0].unflatten(0, (count, -1)).to(images.dtype)
-        return p.sum(2) if self.end in self.whole else (p * self._values(self.end)[:, None]).sum(2)
+        relevance = waiting[self.end][0].unflatten(0, (count, -1)).to(images.dtype)
+        if self.end not in self.whole:
+            relevance = relevance * self._values(self.end)[:, None]
+        return (relevance.clamp(min=0) if self.positive else relevance).sum(2)
 
     def _values(self, place: int) -> Tensor:
         """What p is multiplied by to be R."""

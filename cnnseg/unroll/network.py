@@ -93,14 +93,17 @@ class UnrolledNetwork(nn.Module):
             return encoded.logits, None
         return encoded.logits, encoded.heatmaps(range(encoded.logits.shape[1]))
 
-    def heatmaps(self, images: Tensor, classes: Sequence[int], layer: str | None = None) -> tuple[Tensor, Tensor]:
+    def heatmaps(
+        self, images: Tensor, classes: Sequence[int], layer: str | None = None, *, positive: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """Class scores (B, C), and heat-maps (B, K, H, W) of the K named outputs alone.
 
         Args:
             layer: relevance is that of this layer's output, its channels summed, on its grid; the pixels' unless given.
+            positive: sum the positive part of each channel's relevance.
         """
         encoded = self.encode(images, len(images), layer)
-        return encoded.logits, encoded.heatmaps(classes)
+        return encoded.logits, encoded.heatmaps(classes, positive=positive)
 
     def encode(self, images: Tensor, keep: int, layer: str | None = None) -> Encoded:
         """The classifier's own pass, and what the decoder needs of it for the first `keep` images.
@@ -166,7 +169,7 @@ class Encoded:
         self.records, self.ways, self.kept, self.activation = records, ways, kept, activation
         self.end = end
 
-    def heatmaps(self, classes: Sequence[int] | Tensor) -> Tensor:
+    def heatmaps(self, classes: Sequence[int] | Tensor, *, positive: bool = False) -> Tensor:
         """Heat-maps (B, K, H, W) of K outputs, or of class vectors (B, K, C), other ones for each image."""
         network, images, device = self.network, self.images, self.images.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else images.dtype
@@ -197,6 +200,7 @@ class Encoded:
                 {place: value.to(dtype) for place, value in self.kept.items()},
                 network._bottleneck,
                 self.end,
+                positive,
             )
             step = network.classes_at_once or vectors.shape[-2]
             if step >= vectors.shape[-2]:

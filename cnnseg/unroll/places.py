@@ -35,3 +35,25 @@ def layer_names(traced: Trace) -> list[str]:
 
 def _belongs(names: Sequence[str], name: str) -> bool:
     return any(own == name or own.startswith(f"{name}.") for own in names)
+
+
+def narrow_places(traced: Trace) -> list[int]:
+    """The places that all relevance passes through, in order: no later layer takes anything from before."""
+    found: list[int] = []
+    least = len(traced.steps)
+    for index in range(len(traced.steps) - 1, -1, -1):
+        if traced.carries[index]:
+            if least >= index + 1:
+                found.append(index + 1)
+            carrying = [place for place in traced.steps[index].inputs if place == 0 or traced.carries[place - 1]]
+            least = min(least, *carrying)
+    return found[::-1]
+
+
+def name_of(traced: Trace, place: int) -> str:
+    """The shortest name by which `find_layer` finds a place."""
+    step = traced.steps[place - 1]
+    parts = step.name.split(".")
+    names = [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+    known = [name for name in names if any(_belongs((s.name, s.scope, *s.names), name) for s in traced.steps)]
+    return next((name for name in known if find_layer(traced, name) == place), step.name)
