@@ -93,10 +93,11 @@ def settle(network: Network, config: SeedConfig) -> SeedConfig:
 def explanation(network: Network, config: SeedConfig) -> Explain:
     """The function that makes the maps of a method, before they are scaled and averaged over sizes.
 
-    lrp, relevance: the positive part of the relevance of pixels, or of each channel of a layer, the channels then summed;
-    of a classifier with the rules and at the layer of `settle`, of an unrolled network as it was trained (its baseline).
-    lrp, softmax: probabilities among background and the outputs asked for, of heat-maps as strong as in training
-    (`Network.strength`). Others: the positive part. All are averaged over cells of ``config.cell`` pixels, but for cam.
+    lrp, relevance: the positive part of the relevance of pixels, or of each channel of a layer, the channels then
+    summed; of a classifier with the rules and at the layer of `settle`, of an unrolled network as it was trained (its
+    baseline). lrp, softmax: probabilities among background and the outputs asked for, of heat-maps as strong as in
+    training (`Network.strength`). Others: the positive part. All are averaged over cells of ``config.cell`` pixels, but
+    for cam.
 
     Raises:
         InputError: an unknown method or rules, a network without the layers that the method needs, or options that the

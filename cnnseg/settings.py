@@ -159,13 +159,17 @@ class SeedConfig(Config):
         """The power, given or usual.
 
         Chosen so that the alpha rule at 8, where a score of 0.19 beats the background, cuts near the best threshold:
-        measured on training images for relevance and cam; a probability of 1/2 to the power of 2.4 is 0.19.
+        measured on training images for relevance, cam and layercam; a probability of 1/2 to the power of 2.4 is 0.19.
         """
         if self.power is not None:
             return self.power
         if self.scores == "softmax":
             return 2.4
-        return 1.0 if self.method == "cam" else 0.75
+        if self.method == "lrp" and self.rules not in (None, "zero"):
+            return 0.5
+        if self.method in ("cam", "gradcam"):
+            return 1.0
+        return 0.75 if self.layer in (None, PIXELS) and self.method != "layercam" else 0.85
 
     @property
     def identity(self) -> dict[str, object]:

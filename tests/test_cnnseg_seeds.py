@@ -387,6 +387,15 @@ def test_usual_powers() -> None:
     }
     assert powers == {("lrp", "relevance"): 0.75, ("cam", "relevance"): 1, ("lrp", "softmax"): 2.4}
     assert SeedConfig(method="cam", power=0.3).exponent == 0.3
+    for options, power in (
+        ({"rules": "zero", "layer": "pixels"}, 0.75),
+        ({"rules": "zero", "layer": "layer2"}, 0.85),
+        ({"method": "layercam", "layer": "layer2"}, 0.85),  # the same maps
+        ({"rules": "epsilon_plus", "layer": "layer2"}, 0.5),
+        ({"method": "gradcam"}, 1),
+        ({"method": "input_x_gradient"}, 0.75),
+    ):
+        assert SeedConfig(**options).exponent == power
     maps = np.array([[[0.48, 0.52]]], np.float32) ** SeedConfig(scores="softmax").exponent
     assert seed_to_mask(maps, np.array([5], np.uint8), alpha=8).tolist() == [[0, 5]]
 

@@ -73,7 +73,7 @@ def test_positive_relevance_of_channels_is_layercam(model: nn.Module, images: Te
 
 
 def test_the_last_layer_of_a_stride() -> None:
-    """That all relevance passes through: of ResNet-50 layer3.0.act1 is finer than layer3, but there is a branch beside."""
+    """That all relevance passes through: layer3.0.act1 of a ResNet-50 is as fine as layer2, but has a branch beside."""
     for name, layers in (
         ("resnet50", [None, "act1", "layer1", "layer2", "layer3", "layer4"]),
         ("vgg11_bn", ["features.2", "features.6", "features.13", "features.20", "features.27"]),
