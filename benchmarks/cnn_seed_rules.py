@@ -1,10 +1,12 @@
-"""Which explanation of a CNN makes the best seeds: mIoU by composite or method, power, input sizes and alpha.
+"""Which explanation of a CNN makes the best seeds: mIoU by composite or method, layer, power, input sizes and alpha.
 
-    python benchmarks/cnn_seed_rules.py --network cnn --data voc12_animals --split train --every 8 \\
-        --maps zero epsilon_plus epsilon_gamma_box cam layercam:layer3 --sizes 320
+    python benchmarks/cnn_seed_rules.py --network cnn --data voc12_animals --split train --every 16 \\
+        --maps zero:pixels zero:layer2 zero:layer2:contrastive epsilon_plus:pixels layercam:layer3 cam 'zero:layer2*cam'
 
 Reads masks: run it on a training split, and choose there. Image-level labels are given. The last column is the oracle:
-the best fixed threshold on these very masks. Maps are those of ``cnnseg seeds``, with the mirror image's.
+the best fixed threshold on these very masks. Maps are those of ``cnnseg seeds``, with the mirror image's: NAME is a
+composite or a method, NAME:LAYER at a layer, NAME:LAYER:contrastive of a class minus the mean of all others; A*B is the
+geometric mean of two.
 """
 
 from __future__ import annotations
@@ -21,19 +23,33 @@ from torch.nn import functional as F
 
 from cnnseg.models import Network, find_network, load_network
 from cnnseg.rules import COMPOSITES
-from cnnseg.seeds import STRIDE, Explain, explanation, outputs_for
-from cnnseg.settings import SeedConfig
+from cnnseg.seeds import STRIDE, Explain, averaged, explanation, outputs_for, settle
+from cnnseg.settings import PIXELS, SeedConfig
+from cnnseg.unroll import unroll
 from wsss.console import note, track
 from wsss.data import Sample, load_dataset, read_image
 from wsss.maps import input_size, scale_maps
 
+POWERS = (1, 0.85, 0.75, 0.5, 0.33)
 
-def config_of(name: str, cell: int) -> SeedConfig:
-    """The settings that are meant by the name of a composite, of a method, or by METHOD:LAYER."""
-    if name in COMPOSITES:
-        return SeedConfig(rules=name, cell=cell)
-    method, _, layer = name.partition(":")
-    return SeedConfig(method=method, layer=layer or None, cell=cell)
+
+def maker(network: Network, name: str, cell: int) -> Explain:
+    """The function that makes the maps of that name."""
+    first, *more = name.split(":")
+    layer = more[0] if more else None
+    if first not in COMPOSITES:
+        return explanation(network, SeedConfig(method=first, layer=layer, cell=cell))
+    config = settle(network, SeedConfig(rules=first, layer=layer, cell=cell))
+    if more[1:] != ["contrastive"]:
+        return explanation(network, config)
+    unrolled = unroll(network.module.model, rules=first, contrastive=True)
+    layer = None if config.layer == PIXELS else config.layer
+
+    def contrast(images: Tensor, outputs: list[int]) -> Tensor:
+        maps = unrolled.heatmaps(images, outputs, layer, positive=layer is not None)[1]
+        return averaged(maps.clamp(min=0), images, cell)
+
+    return contrast
 
 
 @torch.inference_mode()
@@ -45,10 +61,18 @@ def raw_maps(network: Network, explain: Explain, sample: Sample, outputs: list[i
     return (maps[0] + maps[1].flip(-1)) / 2
 
 
-def scaled_seed(maps: list[Tensor], power: float, shape: tuple[int, ...]) -> np.ndarray:
-    """The mean (K, H, W) over sizes of maps that are scaled each by itself."""
-    scaled = [scale_maps(one, power=power) for one in maps]
-    full = [F.interpolate(one[None], shape, mode="bilinear", align_corners=False)[0] for one in scaled]
+def enlarged(maps: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Maps (K, h, w) at (H, W) `shape`."""
+    return F.interpolate(maps[None], shape, mode="bilinear", align_corners=False)[0]
+
+
+def scaled_seed(maps: list[list[Tensor]], power: float, shape: tuple[int, ...]) -> np.ndarray:
+    """The mean (K, H, W) over sizes of maps that are scaled each by itself, the factors of each size multiplied."""
+    full = []
+    for factors in maps:
+        grid = max((one.shape[1:] for one in factors), key=lambda sides: sides[0])
+        product = torch.stack([enlarged(scale_maps(one), grid) for one in factors]).log().mean(0).exp()
+        full.append(enlarged(scale_maps(product, power=power), shape))
     return (sum(full) / len(full)).numpy()
 
 
@@ -60,12 +84,10 @@ def main() -> None:
     parser.add_argument("--root", type=Path)
     parser.add_argument("--split", default="train")
     parser.add_argument("--every", type=int, default=8, help="take every n-th image")
-    parser.add_argument("--maps", nargs="+", default=[*COMPOSITES, "cam", "gradcam", "layercam:layer3"])
+    parser.add_argument("--maps", nargs="+", default=["zero:layer2", "zero:pixels", "epsilon_plus:pixels", "cam"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[320])
-    parser.add_argument("--powers", type=float, nargs="+", default=[1, 0.75, 0.5, 0.33])
-    parser.add_argument(
-        "--cell", type=int, default=16, help="side in pixels of the cells that heat-maps are averaged over"
-    )
+    parser.add_argument("--powers", type=float, nargs="+", default=POWERS)
+    parser.add_argument("--cell", type=int, default=16, help="side in pixels of the cells that maps are averaged over")
     options = parser.parse_args()
 
     dataset = load_dataset(options.data, options.split, options.root)
@@ -80,28 +102,29 @@ def main() -> None:
     subsets = [(size,) for size in options.sizes]
     if len(options.sizes) > 1:
         subsets.append(tuple(options.sizes))
-    for name in options.maps:
-        begin = time.perf_counter()
-        explain = explanation(network, config_of(name, options.cell))
-        maps = {
-            (sample.id, size): raw_maps(
-                network, explain, sample, [outputs[c] for c in sample.classes], size, options.cell
-            )
-            for sample in track(samples, name)
-            for size in options.sizes
-        }
-        seconds = (time.perf_counter() - begin) / len(samples)
+    made: dict[str, dict[tuple[str, int], Tensor]] = {}
+    for names in options.maps:
+        for name in names.split("*"):
+            if name in made:
+                continue
+            begin, explain = time.perf_counter(), maker(network, name, options.cell)
+            made[name] = {
+                (sample.id, size): raw_maps(
+                    network, explain, sample, [outputs[c] for c in sample.classes], size, options.cell
+                )
+                for sample in track(samples, name)
+                for size in options.sizes
+            }
+            note(f"{name}: {(time.perf_counter() - begin) / len(samples):.1f} s an image")
         for sizes in subsets:
-            shown = "+".join(map(str, sizes))
             for power in options.powers:
-                seeds = {
-                    sample.id: scaled_seed([maps[sample.id, size] for size in sizes], power, truths[sample.id].shape)
-                    for sample in samples
-                }
+                seeds = {}
+                for sample in samples:
+                    factors = [[made[name][sample.id, size] for name in names.split("*")] for size in sizes]
+                    seeds[sample.id] = scaled_seed(factors, power, truths[sample.id].shape)
                 figures, oracle = score(dataset, seeds, truths)
                 row = "".join(f"{figure:8.1f}" for figure in figures)
-                print(f"{name:>32s}  {power:5.2f}  {shown:14s} {row}{oracle:8.1f}", flush=True)
-        note(f"{name}: {seconds:.1f} s an image")
+                print(f"{names:>32s}  {power:5.2f}  {'+'.join(map(str, sizes)):14s} {row}{oracle:8.1f}", flush=True)
 
 
 if __name__ == "__main__":
