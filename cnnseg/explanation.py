@@ -7,8 +7,11 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from cnnseg.methods import Question, find_method
-from cnnseg.unroll.composites import Rules, find_composite
+from cnnseg.methods import Method, Question, find_method
+from cnnseg.unroll.composites import Composite, Rules, find_composite
+from cnnseg.unroll.network import unroll
+from cnnseg.unroll.places import find_layer
+from cnnseg.unroll.trace import trace
 from wsss.errors import InputError
 from wsss.explanation import Explanation, Targets, check_images, class_targets, evaluating, undisturbed, unwrap
 
@@ -42,14 +45,14 @@ def explain(
         method: name of a method (``cnnseg.methods.METHODS``).
         rules: of lrp: the name of a composite (``cnnseg.rules.COMPOSITES``), a rule for all layers, or a mapping from
             kinds or names of layers to rules (`cnnseg.unroll.composites.Composite`); epsilon_plus unless given.
-        layer: of gradcam and layercam: a layer or module of the model by its name (``layer3``), whose output is
-            weighed; the last one with spatial maps unless given. A convolution's output is that of the batch norm that
-            follows it.
+        layer: a layer or module of the model by its name (``layer3``). Of gradcam and layercam: whose output is
+            weighed; the last one with spatial maps unless given. Of lrp: whose output's relevance is mapped; the
+            pixels' unless given. A convolution's output is that of the batch norm that follows it.
 
     Returns:
         Maps of lrp, input_x_gradient and integrated_gradients have the images' size and are signed; those of lrp sum to
-        the class score but for what the rules leave to biases. Those of cam (signed), gradcam and layercam (not
-        negative) are on the layer's grid.
+        the class score but for what the rules leave to biases. Those of a layer, and of cam (signed), gradcam and
+        layercam (not negative) are on the layer's grid.
 
     Raises:
         InputError: unknown method, rules or layer, options that the method does not have, a model that cannot be
@@ -60,12 +63,7 @@ def explain(
         >>> explain(model, images, targets=281).maps.shape                                # doctest: +SKIP
         torch.Size([8, 224, 224])
     """
-    chosen = find_method(method)
-    if rules is not None and not chosen.takes_rules:
-        raise InputError(f"rules: method {method} has none; lrp has")
-    if layer is not None and not chosen.takes_layer:
-        raise InputError(f"layer {layer!r}: method {method} looks at none of its own; gradcam and layercam do")
-    composite = find_composite(RULES if rules is None else rules)
+    chosen, composite = _choose(method, rules, layer)
     unwrapped = unwrap(model)
     check_images(images, unwrapped.model)
     with undisturbed(unwrapped.model, images.device), evaluating(unwrapped.model):
@@ -84,3 +82,31 @@ def _with_gradients(model: nn.Module) -> nn.Module:
     """The model, or a copy of one that was made in inference mode, whose tensors no gradient goes through."""
     tensors = (*model.parameters(), *model.buffers())
     return copy.deepcopy(model) if any(tensor.is_inference() for tensor in tensors) else model
+
+
+def check_explanation(
+    model: nn.Module, method: str = "lrp", *, rules: Rules | None = None, layer: str | None = None
+) -> None:
+    """Raise what `explain` would raise with these options, before there are images.
+
+    Raises:
+        InputError: see `explain`.
+    """
+    chosen, composite = _choose(method, rules, layer)
+    if chosen.takes_rules:
+        unroll(model, rules=composite)
+    traced = trace(unwrap(model).model)
+    if chosen.needs is not None:
+        chosen.needs(traced)
+    if layer is not None:
+        find_layer(traced, layer)
+
+
+def _choose(method: str, rules: Rules | None, layer: str | None) -> tuple[Method, Composite]:
+    """The method and its composite; InputError for options that it does not have."""
+    chosen = find_method(method)
+    if rules is not None and not chosen.takes_rules:
+        raise InputError(f"rules: method {method} has none; lrp has")
+    if layer is not None and not chosen.takes_layer:
+        raise InputError(f"layer {layer!r}: method {method} looks at none of its own; lrp, gradcam, layercam do")
+    return chosen, find_composite(RULES if rules is None else rules)

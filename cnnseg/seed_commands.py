@@ -40,7 +40,7 @@ def seeds(
     split
         Split to explain.
     name
-        Name of the run; lrp_cnn or cam_cnn unless given.
+        Name of the run; METHOD_cnn unless given: lrp_cnn, cam_cnn, ...
     which
         Checkpoint of a run: last, or best, which was chosen on the validation split.
     batch_size
@@ -51,7 +51,7 @@ def seeds(
         i/n: this process makes the i-th of n parts; run the others beside it, on other devices or machines.
     """
     from cnnseg.models import find_network, load_network
-    from cnnseg.seeds import explanation, make_seeds, outputs_for
+    from cnnseg.seeds import explanation, make_seeds, outputs_for, settle
     from wsss.data import load_dataset
     from wsss.maps import run_seeds
     from wsss.store import file_hash
@@ -64,6 +64,7 @@ def seeds(
     path = find_network(network, runs, {"last": LAST, "best": BEST}[which])
     model = load_network(path, classes_at_once=classes_at_once)
     outputs = outputs_for(model, dataset)
+    cfg = settle(model, cfg)
     explanation(model, cfg)  # refuses what does not go together before the run exists
     where = choose_device(device)
 
@@ -74,7 +75,7 @@ def seeds(
         dataset,
         runs / (name or f"{cfg.method}_cnn") / "seeds",
         make,
-        config={**cfg.model_dump(mode="json"), "power": cfg.exponent},
+        config=cfg.identity,
         inputs={"network": file_hash(path), "data": dataset.name},
         shard=part,
         command=command_line("cnnseg"),

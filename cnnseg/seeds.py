@@ -1,4 +1,4 @@
-"""Seeds of a convolutional classifier: heat-maps of the unrolled network (`lrp`), or class activation maps (`cam`)."""
+"""Seeds of a convolutional classifier: heat-maps of the unrolled network (`lrp`), or maps of another explanation."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cnnseg.explanation import check_explanation, explain
+from cnnseg.methods import find_method
+from cnnseg.methods.running import layer_at_stride
 from cnnseg.models import Network, PlainClassifier
-from cnnseg.settings import BACKGROUND_CLASS, SeedConfig
+from cnnseg.settings import BACKGROUND_CLASS, LRP_STRIDE, PIXELS, RULES, SeedConfig
 from cnnseg.unroll import UnrolledNetwork, unroll
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
@@ -57,6 +60,7 @@ def make_seeds(
     Raises:
         InputError: the method does not go with this network.
     """
+    config = settle(network, config)
     explain = explanation(network, config)
     network.module.to(device).eval()
 
@@ -69,40 +73,80 @@ def make_seeds(
     return write_seeds(samples, folder, maps_of, group=group, method=config.method, remedy=remedy)
 
 
+def settle(network: Network, config: SeedConfig) -> SeedConfig:
+    """The settings with what lrp of a classifier has unless given filled in: `RULES`, and the layer at `LRP_STRIDE`.
+
+    Raises:
+        InputError: rules for a network that has its own.
+    """
+    if isinstance(network.module, UnrolledNetwork) and config.rules is not None:
+        raise InputError(
+            f"--rules {config.rules}: this {network.kind} was trained with LRP-0 and keeps it; rules are of --method "
+            "lrp on a classifier of `cnnseg train-classifier`"
+        )
+    if config.method != "lrp" or not isinstance(network.module, PlainClassifier):
+        return config
+    layer = config.layer or layer_at_stride(network.module.model, LRP_STRIDE) or PIXELS
+    return config.model_copy(update={"rules": config.rules or RULES, "layer": layer})
+
+
 def explanation(network: Network, config: SeedConfig) -> Explain:
     """The function that makes the maps of a method, before they are scaled and averaged over sizes.
 
-    lrp, relevance: positive relevance, averaged over cells of ``config.cell`` pixels; of a classifier that of the
-    difference to the mean colour, of an unrolled network as it was trained (its baseline). lrp, softmax: probabilities
-    among background and the outputs asked for, of heat-maps as strong as in training (`Network.strength`), averaged
-    over cells. cam: positive activation, at the CNN's own grid.
+    lrp, relevance: the positive part of the relevance of pixels, or of each channel of a layer, the channels then
+    summed; of a classifier with the rules and at the layer of `settle`, of an unrolled network as it was trained (its
+    baseline). lrp, softmax: probabilities among background and the outputs asked for, of heat-maps as strong as in
+    training (`Network.strength`). Others: the positive part. All are averaged over cells of ``config.cell`` pixels, but
+    for cam.
 
     Raises:
-        InputError: a network without the layers that the method needs, or scores that the method does not have.
+        InputError: an unknown method or rules, a network without the layers that the method needs, or options that the
+            method does not have.
     """
-    if config.method == "cam":
-        if config.scores != "relevance":
-            raise InputError(f"--scores {config.scores}: of --method lrp alone; cam has no background to compare with")
-        model = _classifier(network)
-        pool, linear = _head(model, network.architecture)
-        return lambda images, outputs: activation_maps(model, pool, linear, images, outputs).clamp(min=0)
-    model = _classifier(network)
-    if isinstance(network.module, PlainClassifier):
-        unrolled = unroll(model, classes_at_once=network.module.classes_at_once)
+    model, config = _classifier(network), settle(network, config)
+    method, cell = find_method(config.method), config.cell
+    if config.scores != "relevance" and method.name != "lrp":
+        raise InputError(
+            f"--scores {config.scores}: of --method lrp alone; {method.name} has no background to compare with"
+        )
+    layer = None if config.layer == PIXELS and method.name == "lrp" else config.layer
+    check_explanation(model, method.name, rules=config.rules, layer=layer)
+    if method.name != "lrp":
+        return lambda images, outputs: averaged(
+            explain(model, images, [list(outputs)] * len(images), method.name, layer=layer).maps.clamp(min=0),
+            images,
+            1 if method.name == "cam" else cell,
+        )
+    plain = isinstance(network.module, PlainClassifier)
+    if config.scores == "softmax":
+        if plain or network.masks == 0:
+            what = f"{network.kind} was trained without masks and" if network.masks == 0 else "classifier"
+            raise InputError(f"--scores softmax: this {what} has not learnt what background is; relevance works on it")
+        if layer is not None:
+            raise InputError(f"--layer {layer}: --scores softmax is of pixels")
+    if plain:
+        unrolled = unroll(model, rules=config.rules, classes_at_once=network.module.classes_at_once)
     else:
         unrolled = network.module
-    if config.scores == "softmax" and (unrolled is not network.module or network.masks == 0):
-        what = f"{network.kind} was trained without masks and" if network.masks == 0 else "classifier"
-        raise InputError(f"--scores softmax: this {what} has not learnt what background is; relevance works on it")
 
     def relevance(images: Tensor, outputs: Sequence[int]) -> Tensor:
-        return F.avg_pool2d(unrolled.heatmaps(images, outputs)[1].clamp(min=0), config.cell)
+        maps = unrolled.heatmaps(images, outputs, layer, positive=layer is not None)[1]
+        return averaged(maps.clamp(min=0), images, cell)
 
     def probability(images: Tensor, outputs: Sequence[int]) -> Tensor:
         maps = unrolled.heatmaps(images, [BACKGROUND_CLASS, *outputs])[1] * network.strength(images.shape[-2:])
-        return F.avg_pool2d(maps.softmax(1)[:, 1:], config.cell)
+        return averaged(maps.softmax(1)[:, 1:], images, cell)
 
     return relevance if config.scores == "relevance" else probability
+
+
+def averaged(maps: Tensor, images: Tensor, cell: int) -> Tensor:
+    """Maps (B, K, h, w) averaged over cells of `cell` pixels of the images (B, 3, H, W); coarser maps as they are.
+
+    A layer's relevance lies on every other place only, where the next convolution has a kernel of 1 and a stride of 2.
+    """
+    sides = [max(1, round(cell * of / pixels)) for of, pixels in zip(maps.shape[2:], images.shape[2:], strict=True)]
+    return F.avg_pool2d(maps, sides, ceil_mode=True, count_include_pad=False)
 
 
 @torch.inference_mode()
@@ -121,6 +165,7 @@ def class_maps(
     Each size's map is scaled by itself (probabilities keep their scale) and raised to ``config.exponent``. The grid is
     that of the largest size; the maps of the others are enlarged to it (bilinear).
     """
+    config = settle(network, config)
 
     def maps_of(size: int) -> list[Tensor]:
         found = _maps_of_size(network, explain, images, wanted, size, config, device, batch_size)
@@ -131,27 +176,6 @@ def class_maps(
     return average_sizes(len(images), config.sizes, maps_of)
 
 
-def activation_maps(
-    model: nn.Module, pool: nn.Module, linear: nn.Linear, images: Tensor, outputs: Sequence[int]
-) -> Tensor:
-    """Class activation maps (B, K, h, w), signed (Zhou et al., "Learning deep features ...", CVPR 2016).
-
-    The last convolutional maps, weighted with the class's row of the fully connected layer: their mean over the grid,
-    plus the bias, is the class score.
-
-    Args:
-        pool: the global average pooling of `model`. linear: its one fully connected layer.
-    """
-    caught: list[Tensor] = []
-    handle = pool.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
-    try:
-        model(images)
-    finally:
-        handle.remove()
-    weight = linear.weight[list(outputs)].to(caught[0].dtype)
-    return torch.einsum("bdhw, kd -> bkhw", caught[0], weight)
-
-
 def _classifier(network: Network) -> nn.Module:
     """The CNN inside, the same whether it is unrolled or not. InputError for a network that is not made of one."""
     if not isinstance(network.module, (PlainClassifier, UnrolledNetwork)):
@@ -160,18 +184,6 @@ def _classifier(network: Network) -> nn.Module:
             "`cnnseg train-classifier` and of unrolled ones"
         )
     return network.module.model
-
-
-def _head(model: nn.Module, architecture: str) -> tuple[nn.Module, nn.Linear]:
-    """The global average pooling and the fully connected layer of a ResNet-like CNN; InputError for any other."""
-    pools = [m for m in model.modules() if isinstance(m, nn.AdaptiveAvgPool2d) and m.output_size in (1, (1, 1))]
-    linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    if len(pools) != 1 or len(linears) != 1:
-        raise InputError(
-            f"--method cam: needs a CNN that ends in a global average pooling and one fully connected layer; "
-            f"{architecture} has {len(pools)} such poolings and {len(linears)} such layers; lrp works on it"
-        )
-    return pools[0], linears[0]
 
 
 def _maps_of_size(

@@ -37,6 +37,17 @@ NETWORKS: dict[str, str] = {
 }
 """Every network that the training loop takes (seed paper, tables 1 and 3), with a line for the list."""
 
+PIXELS = "pixels"
+"""The layer of a network that the image itself is."""
+
+RULES = "zero"
+"""The composite that makes the seeds of a classifier's lrp, unless another one is given."""
+
+LRP_STRIDE = 8
+"""Seeds of a classifier's lrp are of the last layer with a value for so many pixels, unless another one is given."""
+
+_AS_BEFORE = (("rules", None), ("rules", "zero"), ("layer", None), ("layer", PIXELS))
+
 Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1), Several]
 
 
@@ -122,8 +133,14 @@ class TrainConfig(Config):
 class SeedConfig(Config):
     """How class maps become seeds."""
 
-    method: Literal["lrp", "cam"] = "lrp"
-    """lrp: heat-maps of the unrolled network; cam: class activation map of the classifier"""
+    method: str = "lrp"
+    """explanation: lrp, cam, gradcam, layercam, input_x_gradient, integrated_gradients"""
+    rules: str | None = None
+    """composite of lrp's rules, of a classifier; a network of train-unrolled keeps the rule that it was trained with"""
+    layer: str | None = None
+    """lrp: layer such as layer3 whose relevance is mapped, or pixels; unless given, of a classifier the last layer of
+    stride 8, of a network of train-unrolled the pixels; gradcam and layercam: layer that is weighed, the last one with
+    spatial maps unless given"""
     scores: Literal["relevance", "softmax"] = "relevance"
     """relevance: positive relevance, averaged over cells and scaled; softmax: probabilities among background and the
     image's classes, averaged over cells, of a network trained with masks"""
@@ -132,9 +149,9 @@ class SeedConfig(Config):
     flip: bool = True
     """average with the map of the mirrored image"""
     cell: int = Field(16, ge=1)
-    """side in pixels of the cells over which heat-maps are averaged"""
+    """side in pixels of the cells over which maps are averaged, if they are finer"""
     power: float | None = Field(None, gt=0)
-    """the scaled map is raised to this power; unless given, 0.75 of relevance, 1 of cam, 2.4 of softmax"""
+    """the scaled map is raised to this power; unless given, the usual one of the method and its rules"""
     percentile: float = Field(100, gt=0, le=100)
     """the scale's upper end; what lies above it is clipped at 1"""
 
@@ -143,11 +160,26 @@ class SeedConfig(Config):
         """The power, given or usual.
 
         Chosen so that the alpha rule at 8, where a score of 0.19 beats the background, cuts near the best threshold:
-        measured on training images for relevance and cam; a probability of 1/2 to the power of 2.4 is 0.19.
+        measured on training images for relevance, cam and layercam; a probability of 1/2 to the power of 2.4 is 0.19.
         """
         if self.power is not None:
             return self.power
-        return 1.0 if self.method == "cam" else 2.4 if self.scores == "softmax" else 0.75
+        if self.scores == "softmax":
+            return 2.4
+        if self.method == "lrp" and self.rules not in (None, "zero"):
+            return 0.5
+        if self.method in ("cam", "gradcam"):
+            return 1.0
+        return 0.75 if self.layer in (None, PIXELS) and self.method != "layercam" else 0.85
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What a manifest says of the settings: all that changes the maps.
+
+        Options that came later are left out where they say what was done before there were any.
+        """
+        found = {**self.model_dump(mode="json"), "power": self.exponent}
+        return {key: value for key, value in found.items() if (key, value) not in _AS_BEFORE}
 
 
 class TrialConfig(judging.TrialConfig):

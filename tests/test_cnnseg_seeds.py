@@ -17,10 +17,12 @@ from small_run import OWN, VAL, make_data
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cnnseg import explain
+from cnnseg.methods import METHODS
 from cnnseg.models import Network, PlainClassifier, load_network, save_network
 from cnnseg.seed_commands import seeds
-from cnnseg.seeds import activation_maps, class_maps, explanation, make_seeds, outputs_for
-from cnnseg.settings import LAST, SeedConfig
+from cnnseg.seeds import averaged, class_maps, explanation, make_seeds, outputs_for, settle
+from cnnseg.settings import LAST, RULES, SeedConfig
 from cnnseg.unroll import unroll
 from cnnseg.unroll.decoding import Decoding
 from wsss.console import run
@@ -217,7 +219,7 @@ def test_activation_maps_add_up_to_the_score(name: str) -> None:
     network = make_network("classifier", model)
     (pool,) = (m for m in model.modules() if isinstance(m, nn.AdaptiveAvgPool2d))
     with torch.no_grad():
-        maps = activation_maps(model, pool, model.fc, images, [3, 1])
+        maps = explain(model, images, [[3, 1]] * 2, "cam").maps
         logits = model(images)[:, [3, 1]]
         np.testing.assert_allclose(maps.mean((2, 3)) + model.fc.bias[[3, 1]], logits, atol=1e-9)
         assert maps.shape == (2, 2, 2, 3) and not pool._forward_pre_hooks
@@ -227,11 +229,13 @@ def test_activation_maps_add_up_to_the_score(name: str) -> None:
 
 def test_a_classifier_is_unrolled_for_its_heat_maps(images: list[Image.Image]) -> None:
     plain, unrolled = make_network("classifier"), make_network()
-    one, other = (
-        class_maps(network, explanation(network, SMALL), images[:1], [[1, 2]], SMALL)[0]
-        for network in (plain, unrolled)
+    config = SMALL.model_copy(update={"rules": "zero", "layer": "pixels"})
+    one, other, usual = (
+        class_maps(network, explanation(network, config), images[:1], [[1, 2]], config)[0]
+        for network, config in ((plain, config), (unrolled, SMALL), (plain, SMALL))
     )
     np.testing.assert_array_equal(one, other)
+    assert not np.allclose(one, usual, atol=0.05)  # of a classifier not of the pixels
     with pytest.raises(InputError, match="--scores softmax: this classifier has not learnt what background is"):
         explanation(plain, SeedConfig(scores="softmax"))
     with pytest.raises(InputError, match="softmax: this unrolled was trained without masks and has not learnt what b"):
@@ -266,13 +270,113 @@ def test_what_does_not_go_together_is_refused() -> None:
     with torch.device("meta"):
         model = torchvision.models.vgg11(num_classes=4)
     vgg = Network(PlainClassifier(model), "classifier", "vgg11", CLASSES, MEAN, STD)
-    with pytest.raises(InputError, match=r"--method cam: .*; vgg11 has 0 such poolings and 3 such layers; lrp works"):
+    with pytest.raises(
+        InputError, match=r"method cam: needs a CNN that ends in a global av.*gradcam and lrp work on others"
+    ):
         explanation(vgg, SeedConfig(method="cam"))
     explanation(vgg, SeedConfig())
+    small, trained = make_network("classifier"), make_network()
+    for network, config, line in (
+        (
+            small,
+            SeedConfig(method="gradcam", scores="softmax"),
+            "--scores softmax: of --method lrp alone; gradcam has no",
+        ),
+        (small, SeedConfig(method="camm"), r"method 'camm' is unknown: did you mean 'cam'"),
+        (small, SeedConfig(rules="epsilon_pluss"), r"rules 'epsilon_pluss' are unknown: did you mean 'epsilon_plus'"),
+        (small, SeedConfig(method="cam", rules="zero"), "rules: method cam has none; lrp has"),
+        (small, SeedConfig(method="cam", layer="conv1"), "layer 'conv1': method cam looks at none"),
+        (small, SeedConfig(layer="conv3"), r"layer 'conv3' is unknown to the model: did you mean 'conv"),
+        (
+            make_network(masks=5),
+            SeedConfig(layer="conv1", scores="softmax"),
+            "--layer conv1: --scores softmax is of pixels",
+        ),
+        (
+            small,
+            SeedConfig(method="layercam", layer="conv3"),
+            r"layer 'conv3' is unknown to the model: did you mean 'conv",
+        ),
+        (trained, SeedConfig(rules="zero"), "--rules zero: this unrolled was trained with LRP-0 and keeps it"),
+        (trained, SeedConfig(method="cam", rules="zero"), "rules"),
+    ):
+        with pytest.raises(InputError, match=line) as caught:
+            explanation(network, config)
+        assert "\n" not in str(caught.value)
     other = Network(nn.Conv2d(3, 4, 1), "unet", "resnet18", CLASSES, MEAN, STD)
     for method in ("lrp", "cam"):
         with pytest.raises(InputError, match="--network: a unet is no classifier that could be explained"):
             explanation(other, SeedConfig(method=method))
+
+
+def by_hand(network: Network, image: Image.Image, wanted: Sequence[int], config: SeedConfig) -> np.ndarray:
+    """Maps of one image at 64 x 96, one class and one direction at a time, over cells of 8 pixels but for cam."""
+    model = network.module.model
+    averages = []
+    for output in wanted:
+        found = []
+        for x in (network.prepare(image, (64, 96)), network.prepare(image, (64, 96)).flip(2)):
+            if config.method == "lrp" and config.layer != "pixels":
+                maps = unroll(model, rules=config.rules).heatmaps(x[None], [output], config.layer, positive=True)[1][0]
+            else:
+                layer = None if config.layer == "pixels" else config.layer
+                maps = explain(model, x[None], output, config.method, rules=config.rules, layer=layer).maps
+            side = 1 if config.method == "cam" else 8 * maps.shape[1] // 64
+            found.append(maps.clamp(min=0).unflatten(2, (-1, side)).unflatten(1, (-1, side)).mean((2, 4))[0])
+        total = found[0] + found[1].flip(1)
+        averages.append(((total - total.min()) / (total.max() - total.min())) ** config.exponent)
+    return torch.stack(averages).detach().numpy()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "lrp", "rules": "zero", "layer": "pixels"},
+        {"method": "lrp", "rules": "epsilon_plus_flat", "layer": "pixels"},
+        {"method": "lrp", "rules": "epsilon_gamma_box", "layer": "pixels"},
+        {"method": "lrp", "rules": "zero", "layer": "conv1"},
+        {"method": "lrp", "rules": "epsilon_alpha2_beta1", "layer": "conv1"},
+        *({"method": method} for method in METHODS if method != "lrp"),
+        {"method": "gradcam", "layer": "conv1"},
+        {"method": "layercam", "layer": "conv1"},
+    ],
+    ids=lambda options: "-".join(options.values()),
+)
+def test_seeds_of_any_explanation(images: list[Image.Image], options: dict[str, str]) -> None:
+    network = make_network("classifier")
+    config = SMALL.model_copy(update={"sizes": (72,), **options})
+    found = class_maps(network, explanation(network, config), images[:1], [[3, 1]], config)[0]
+    assert found.shape == (2, *((16, 24) if config.method == "cam" else (8, 12)))
+    np.testing.assert_allclose(found, by_hand(network, images[0], [3, 1], config), atol=2e-6)
+    assert not np.allclose(found[0], found[1], atol=0.02)
+
+
+def test_averaged_over_cells_of_any_grid() -> None:
+    images, fine = torch.zeros(1, 3, 60, 80), torch.rand(1, 2, 15, 20)
+    found = averaged(fine, images, 16)  # a value for 4 pixels; the last row of cells is 12 pixels high
+    assert found.shape == (1, 2, 4, 5)
+    torch.testing.assert_close(found[0, :, 3, 0], fine[0, :, 12:, :4].mean((1, 2)))
+    torch.testing.assert_close(found[0, :, 0, 4], fine[0, :, :4, 16:].mean((1, 2)))
+    for cell in (1, 3, 4):
+        assert averaged(fine, images, cell) is fine or torch.equal(averaged(fine, images, cell), fine)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "unrolled"])
+def test_rules_unless_given(images: list[Image.Image], kind: str) -> None:
+    """Of a classifier the best ones at a layer, of a network that was trained unrolled its own; cam has none."""
+    network = make_network(kind)
+    settled = settle(network, SMALL)
+    assert (settled.rules, settled.layer) == ((RULES, "relu_1") if kind == "classifier" else (None, None))
+    assert settle(network, settled) == settled
+    maps = [
+        class_maps(network, explanation(network, config), images[:1], [[1, 2]], config)[0]
+        for config in (SMALL, settled)
+    ]
+    np.testing.assert_array_equal(*maps)
+    cam = SMALL.model_copy(update={"method": "cam"})
+    assert settle(network, cam) == cam
+    given = SeedConfig(rules="zplus", layer="pixels")
+    assert settle(make_network("classifier"), given) == given
 
 
 def test_usual_powers() -> None:
@@ -283,6 +387,15 @@ def test_usual_powers() -> None:
     }
     assert powers == {("lrp", "relevance"): 0.75, ("cam", "relevance"): 1, ("lrp", "softmax"): 2.4}
     assert SeedConfig(method="cam", power=0.3).exponent == 0.3
+    for options, power in (
+        ({"rules": "zero", "layer": "pixels"}, 0.75),
+        ({"rules": "zero", "layer": "layer2"}, 0.85),
+        ({"method": "layercam", "layer": "layer2"}, 0.85),  # the same maps
+        ({"rules": "epsilon_plus", "layer": "layer2"}, 0.5),
+        ({"method": "gradcam"}, 1),
+        ({"method": "input_x_gradient"}, 0.75),
+    ):
+        assert SeedConfig(**options).exponent == power
     maps = np.array([[[0.48, 0.52]]], np.float32) ** SeedConfig(scores="softmax").exponent
     assert seed_to_mask(maps, np.array([5], np.uint8), alpha=8).tolist() == [[0, 5]]
 
@@ -395,3 +508,50 @@ def test_the_command(place: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[
     save_file({"w": torch.zeros(1)}, place / "plain.safetensors")
     assert cnnseg("--network", place / "plain.safetensors") == 2
     assert "holds no network of cnnseg" in capsys.readouterr().err
+
+
+def test_seeds_of_before_there_were_rules(place: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their manifests do not say which rules: LRP-0. It is that which goes on there, and cam and unrolled networks."""
+    before = {"scores", "method", "sizes", "flip", "cell", "power", "percentile"}
+    network = load_network(place / "runs/trained/network" / LAST)
+    plain = Network(PlainClassifier(network.module.model), "classifier", "test_resnet", network.class_names, MEAN, STD)
+    save_network(plain, place / "runs/plain/network" / LAST)
+    for options, run_name in (
+        (("--network", "trained"), "one"),
+        (("--network", "plain", "--method", "cam"), "two"),
+        (("--network", "plain", "--rules", "zero", "--layer", "pixels"), "three"),
+    ):
+        assert cnnseg(*options, "--name", run_name) == 0
+        assert set(read_json(place / "runs" / run_name / "seeds/manifest.json")["config"]) == before
+    capsys.readouterr()
+    assert cnnseg("--network", "plain", "--name", "three") == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "made with other settings: config." in error and "write into another run or delete the folder" in error
+
+    assert cnnseg("--network", "plain") == 0
+    assert read_json(place / "runs/lrp_cnn/seeds/manifest.json")["config"]["layer"] == "layer2"
+    assert cnnseg("--network", "plain", "--rules", RULES, "--layer", "layer2") == 0  # the same said aloud
+    assert cnnseg("--network", "plain", "--rules", "epsilon_plus", "--name", "five") == 0
+    assert read_json(place / "runs/five/seeds/manifest.json")["config"]["rules"] == "epsilon_plus"
+    assert cnnseg("--network", "plain", "--method", "layercam", "--layer", "layer2", "--name", "four") == 0
+    config = read_json(place / "runs/four/seeds/manifest.json")["config"]
+    assert config["layer"] == "layer2" and "rules" not in config
+    capsys.readouterr()
+    for options, line in (
+        (("--method", "layercam", "--name", "four"), "config.layer was 'layer2', is None now"),
+        (("--method", "cam", "--rules", "zero", "--name", "new"), "error: rules: method cam has none; lrp has"),
+        (("--layer", "layer9", "--name", "new"), "error: layer 'layer9' is unknown to the model: did you mean 'layer"),
+        (("--method", "x", "--name", "new"), "error: method 'x' is unknown"),
+        (("--rules", "x", "--name", "new"), "error: rules 'x' are unknown"),
+        (
+            ("--network", "trained", "--rules", "zplus", "--name", "new"),
+            "error: --rules zplus: this unrolled was trained",
+        ),
+    ):
+        assert cnnseg("--network", "plain", *options) == 2 if "--network" not in options else cnnseg(*options) == 2
+        (error,) = capsys.readouterr().err.splitlines()
+        assert line in error
+    assert not (place / "runs/new").exists()
+    for method in ("gradcam", "input_x_gradient"):
+        assert cnnseg("--network", "plain", "--method", method) == 0
+        assert (place / f"runs/{method}_cnn/seeds/a.npz").is_file()

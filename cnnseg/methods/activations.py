@@ -6,27 +6,15 @@ import torch
 from torch import Tensor
 
 from cnnseg.methods.registry import Question, register
-from cnnseg.methods.running import Run, find_layer
+from cnnseg.methods.running import Run
+from cnnseg.unroll.encoded import check_maps
 from cnnseg.unroll.mixing import AveragePool, Linearly
+from cnnseg.unroll.places import find_layer
 from cnnseg.unroll.trace import Trace, trace
 from cnnseg.unroll.weighted import Linear
 from cnnseg.unroll.weightless import Drop, Reshape
 from wsss.errors import InputError
 from wsss.explanation import class_vectors
-
-
-@register("cam", "Zhou, Khosla, Lapedriza, Oliva and Torralba, CVPR 2016", signed=True)
-def cam(question: Question) -> tuple[Tensor, Tensor]:
-    """Activations in front of the global average pooling, weighed by the class's row of the fully connected layer.
-
-    Signed; the mean over the grid, plus the bias, is the class score.
-    """
-    traced = trace(question.model)
-    place, linear = pooled_head(traced)
-    run = Run(traced, question.images, place)
-    vectors = class_vectors(question.chosen(run.logits), run.logits.shape[1], run.activation.dtype)
-    weights = vectors @ linear.module.weight.detach()
-    return torch.einsum("bdhw, bkd -> bkhw", run.activation.detach(), weights), run.logits
 
 
 def pooled_head(traced: Trace) -> tuple[int, Linear]:
@@ -63,6 +51,20 @@ def _averages(layer: Linearly) -> bool:
     return name == "mean" and isinstance(dims, list | tuple) and sorted(dim % 4 for dim in dims) == [2, 3]
 
 
+@register("cam", "Zhou, Khosla, Lapedriza, Oliva and Torralba, CVPR 2016", signed=True, needs=pooled_head)
+def cam(question: Question) -> tuple[Tensor, Tensor]:
+    """Activations in front of the global average pooling, weighed by the class's row of the fully connected layer.
+
+    Signed; the mean over the grid, plus the bias, is the class score.
+    """
+    traced = trace(question.model)
+    place, linear = pooled_head(traced)
+    run = Run(traced, question.images, place)
+    vectors = class_vectors(question.chosen(run.logits), run.logits.shape[1], run.activation.dtype)
+    weights = vectors @ linear.module.weight.detach()
+    return torch.einsum("bdhw, bkd -> bkhw", run.activation.detach(), weights), run.logits
+
+
 @register("gradcam", "Selvaraju, Cogswell, Das, Vedantam, Parikh and Batra, ICCV 2017", takes_layer=True)
 def gradcam(question: Question) -> tuple[Tensor, Tensor]:
     """Activations of a layer (the last one with spatial maps), weighed by their mean gradients; the positive part."""
@@ -85,7 +87,5 @@ def _run(question: Question) -> Run:
     """A pass with a graph from the layer on. InputError if its output has no height and width."""
     traced = trace(question.model)
     run = Run(traced, question.images, None if question.layer is None else find_layer(traced, question.layer))
-    if run.activation.ndim != 4:
-        shape = tuple(run.activation.shape[1:])
-        raise InputError(f"layer {question.layer!r}: its output is {shape}; expected maps (channels, height, width)")
+    check_maps(run.activation, question.layer)
     return run

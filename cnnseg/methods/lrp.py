@@ -15,13 +15,15 @@ from wsss.explanation import class_vectors
     "lrp",
     "Bach, Binder, Montavon, Klauschen, Müller and Samek, PLoS ONE 2015; the composites of Montavon et al., LNCS 2019",
     takes_rules=True,
+    takes_layer=True,
     signed=True,
 )
 @torch.no_grad()
 def lrp(question: Question) -> tuple[Tensor, Tensor]:
-    """Relevance of the pixels, the three channels summed; starts as the class score and is handed on by the rules."""
+    """Relevance of the pixels, or of a layer's output, channels summed; it starts as the class score and is handed on
+    by the rules."""
     network = UnrolledNetwork(question.model, Options(), question.composite)
-    encoded = network.encode(question.images, len(question.images))
+    encoded = network.encode(question.images, len(question.images), question.layer)
     targets = question.chosen(encoded.logits)
     vectors = class_vectors(targets, encoded.logits.shape[1], question.images.dtype)
     return encoded.heatmaps(vectors), encoded.logits

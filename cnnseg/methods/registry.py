@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from cnnseg.unroll.composites import Composite
+from cnnseg.unroll.trace import Trace
 from wsss.errors import InputError, did_you_mean
 from wsss.explanation import Targets, class_targets
 
@@ -37,7 +38,11 @@ Compute = Callable[[Question], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Method:
-    """A named explanation. ``signed``: whether its maps may have negative values."""
+    """A named explanation.
+
+    ``signed``: whether its maps may have negative values. ``needs``: raises
+    InputError for a traced classifier that lacks what the method works on.
+    """
 
     name: str
     source: str
@@ -46,6 +51,7 @@ class Method:
     takes_layer: bool = False
     signed: bool = False
     class_specific: bool = True
+    needs: Callable[[Trace], object] | None = None
 
 
 METHODS: dict[str, Method] = {}
@@ -59,12 +65,18 @@ def find_method(name: str) -> Method:
 
 
 def register(
-    name: str, source: str, *, takes_rules: bool = False, takes_layer: bool = False, signed: bool = False
+    name: str,
+    source: str,
+    *,
+    takes_rules: bool = False,
+    takes_layer: bool = False,
+    signed: bool = False,
+    needs: Callable[[Trace], object] | None = None,
 ) -> Callable[[Compute], Compute]:
     """Decorator: put a function into the registry, see `Method`."""
 
     def add(compute: Compute) -> Compute:
-        METHODS[name] = Method(name, source, compute, takes_rules, takes_layer, signed)
+        METHODS[name] = Method(name, source, compute, takes_rules, takes_layer, signed, needs=needs)
         return compute
 
     return add

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from cnnseg.unroll.encoded import check_scores, run_step
 from cnnseg.unroll.layers import Options, Way
-from cnnseg.unroll.network import check_scores, run_step
-from cnnseg.unroll.trace import Trace
-from wsss.errors import InputError, did_you_mean
+from cnnseg.unroll.places import name_of, narrow_places
+from cnnseg.unroll.trace import Trace, trace
+from wsss.errors import InputError
 from wsss.explanation import class_scores
 
 IMAGES = 0
@@ -80,34 +80,28 @@ class Run:
         return torch.stack(found, 1)
 
 
+_AS_IT_IS = Way(Options())
+
+
+@torch.no_grad()
+def layer_at_stride(model: nn.Module, stride: int) -> str | None:
+    """Name of the last layer that all relevance passes through whose maps have a value for `stride` pixels or fewer.
+
+    None if there is no such layer.
+    """
+    traced = trace(model)
+    side = 32 * stride  # so large that a network deeper than this has maps
+    images = next(model.parameters()).new_zeros(1, 3, side, side)
+    narrow, found, values = set(narrow_places(traced)), None, {IMAGES: images}
+    for index, step in enumerate(traced.steps):
+        inputs = tuple(values[place] for place in step.inputs)
+        values[index + 1] = out = run_step(step, inputs, _AS_IT_IS, images)[0]
+        if index + 1 in narrow:
+            if not _is_spatial(out) or out.shape[2] * stride < side:
+                break
+            found = index + 1
+    return None if found is None else name_of(traced, found)
+
+
 def _is_spatial(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim == 4 and value.shape[2] * value.shape[3] > 1
-
-
-def find_layer(traced: Trace, name: str) -> int:
-    """The place of what a layer gives; of a module that holds others, what the last of them gives (``layer4``).
-
-    InputError, with the nearest name, if there is no such layer.
-    """
-    inside = [
-        index + 1
-        for index, step in enumerate(traced.steps)
-        if traced.carries[index] and _belongs((step.name, step.scope, *step.names), name)
-    ]
-    if not inside:
-        raise InputError(f"layer {name!r} is unknown to the model: {did_you_mean(name, layer_names(traced))[:600]}")
-    return inside[-1]
-
-
-def layer_names(traced: Trace) -> list[str]:
-    """Names of the layers that relevance goes through, in order, each with the modules that it lies in."""
-    found: dict[str, None] = {}
-    for step, carries in zip(traced.steps, traced.carries, strict=True):
-        if carries:
-            parts = (step.names[-1] if step.names else step.name).split(".")
-            found |= dict.fromkeys(".".join(parts[:count]) for count in range(1, len(parts) + 1))
-    return list(found)
-
-
-def _belongs(names: Sequence[str], name: str) -> bool:
-    return any(own == name or own.startswith(f"{name}.") for own in names)

@@ -32,9 +32,13 @@ class Decoding:
     """activations at the places where p must be turned into R to join other branches' R"""
     bottleneck: int | None = None
     """step whose activation takes the place of its gate, where activations are not tied"""
+    end: int = 0
+    """the place whose relevance is asked for: the images, or one of `kept`"""
+    positive: bool = False
+    """the positive part of each value's relevance, before channels are summed"""
 
     def decode(self, vectors: Tensor, given: Sequence[Tensor]) -> Tensor:
-        """Heat-maps (B, K, H, W) of class vectors (K, C) or (B, K, C), in the images' type.
+        """Heat-maps (B, K, h, w) of class vectors (K, C) or (B, K, C), in the images' type, channels summed.
 
         Args:
             given: the weights of the weighted steps in their order, and the bottleneck's activation if it is not tied.
@@ -45,7 +49,7 @@ class Decoding:
         count = len(images)
         start = vectors.repeat(count, 1) if vectors.ndim == 2 else vectors.flatten(0, 1)
         waiting: dict[int, tuple[Tensor, bool]] = {len(steps): (start, True)}
-        for index in range(len(steps) - 1, -1, -1):
+        for index in range(len(steps) - 1, self.end - 1, -1):
             if index + 1 not in waiting:  # a gate, a constant, a shape
                 continue
             step, record, way = steps[index], self.records[index], self.ways[index]
@@ -62,15 +66,21 @@ class Decoding:
                 if part is None:
                     continue
                 if place in self.whole and not step.layer.gives_whole(way):
-                    part = times(part, images if place == 0 else self.kept[place])
+                    part = times(part, self._values(place))
                 if place in waiting:
                     there, held = waiting[place]
                     waiting[place] = (there.add_(part) if held else there + part, True)
                 else:
                     waiting[place] = (part, owned)
             del p, inputs
-        p = waiting[0][0].unflatten(0, (count, -1)).to(images.dtype)
-        return p.sum(2) if 0 in self.whole else (p * images[:, None]).sum(2)
+        relevance = waiting[self.end][0].unflatten(0, (count, -1)).to(images.dtype)
+        if self.end not in self.whole:
+            relevance = relevance * self._values(self.end)[:, None]
+        return (relevance.clamp(min=0) if self.positive else relevance).sum(2)
+
+    def _values(self, place: int) -> Tensor:
+        """What p is multiplied by to be R."""
+        return self.images if place == 0 else self.kept[place]
 
 
 class Chunks(torch.autograd.Function):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,8 +10,9 @@ from torch import Tensor, nn
 
 from cnnseg.unroll.activations import Relu
 from cnnseg.unroll.composites import Composite, Rules, find_composite
-from cnnseg.unroll.decoding import Chunks, Decoding
-from cnnseg.unroll.layers import Options, Record, Way
+from cnnseg.unroll.encoded import Encoded, check_maps, check_scores, run_step
+from cnnseg.unroll.layers import Options, Record
+from cnnseg.unroll.places import find_layer
 from cnnseg.unroll.plan import plan
 from cnnseg.unroll.rules import AlphaBeta, Epsilon
 from cnnseg.unroll.steps import Step
@@ -20,9 +20,6 @@ from cnnseg.unroll.trace import trace
 from cnnseg.unroll.weighted import Convolution, scale_of
 from wsss.errors import InputError
 from wsss.explanation import unwrap
-
-_OTHER_CHANNELS = "channels, but got"
-_TOO_SMALL = ("Output size is too small", "Kernel size can't be greater")  # pooling's words, and convolution's
 
 
 class UnrolledNetwork(nn.Module):
@@ -96,15 +93,30 @@ class UnrolledNetwork(nn.Module):
             return encoded.logits, None
         return encoded.logits, encoded.heatmaps(range(encoded.logits.shape[1]))
 
-    def heatmaps(self, images: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Class scores (B, C), and heat-maps (B, K, H, W) of the K named outputs alone."""
-        encoded = self.encode(images, len(images))
-        return encoded.logits, encoded.heatmaps(classes)
+    def heatmaps(
+        self, images: Tensor, classes: Sequence[int], layer: str | None = None, *, positive: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Class scores (B, C), and heat-maps (B, K, H, W) of the K named outputs alone.
 
-    def encode(self, images: Tensor, keep: int) -> Encoded:
-        """The classifier's own pass, and what the decoder needs of it for the first `keep` images."""
+        Args:
+            layer: relevance is that of this layer's output, its channels summed, on its grid; the pixels' unless given.
+            positive: sum the positive part of each channel's relevance.
+        """
+        encoded = self.encode(images, len(images), layer)
+        return encoded.logits, encoded.heatmaps(classes, positive=positive)
+
+    def encode(self, images: Tensor, keep: int, layer: str | None = None) -> Encoded:
+        """The classifier's own pass, and what the decoder needs of it for the first `keep` images.
+
+        Args:
+            layer: where the decoder ends, see `heatmaps`.
+
+        Raises:
+            InputError: no such layer, or one without maps.
+        """
+        end = 0 if layer is None else find_layer(trace(self.model), layer)
         constant = not (self.training or torch.is_grad_enabled() or torch.is_autocast_enabled(images.device.type))
-        ways = self.plan.at(keep=keep, training=self.training, constant=constant)
+        ways = self.plan.at(keep=keep, training=self.training, constant=constant, end=end)
         last = {place: index for index, step in enumerate(self.steps) for place in step.inputs}
         values: dict[int, Any] = {0: images.clone()}  # the first layers may work in place
         records: list[Record] = []
@@ -118,13 +130,15 @@ class UnrolledNetwork(nn.Module):
                     activation = out[:keep]
             records.append(record)
             values[index + 1] = out
-            if index + 1 in self.plan.kept:
+            if index + 1 in self.plan.kept or index + 1 == end:
                 kept[index + 1] = out[:keep].detach().clone()
             for place in step.inputs:
                 if last[place] == index:
                     values.pop(place, None)
         logits = check_scores(values[len(self.steps)], self.steps[-1].name if self.steps else "the input")
-        return Encoded(self, images[:keep], logits, records, ways, kept, activation)
+        if end:
+            check_maps(kept[end], layer)
+        return Encoded(self, images[:keep], logits, records, ways, kept, activation, end)
 
     def weights(self, records: list[Record], dtype: torch.dtype) -> list[Tensor | None]:
         """The tensors that the decoder is linear in, by step; batch norm folded into the convolution before it."""
@@ -136,82 +150,6 @@ class UnrolledNetwork(nn.Module):
                 weight = step.layer.weight(record)
             found.append(None if weight is None else weight.to(dtype))
         return found
-
-
-class Encoded:
-    """A classifier's pass over a batch of images, of which heat-maps can be asked."""
-
-    def __init__(
-        self,
-        network: UnrolledNetwork,
-        images: Tensor,
-        logits: Tensor,
-        records: list[Record],
-        ways: list[Way],
-        kept: dict[int, Tensor],
-        activation: Tensor | None,
-    ) -> None:
-        self.network, self.images, self.logits = network, images, logits
-        self.records, self.ways, self.kept, self.activation = records, ways, kept, activation
-
-    def heatmaps(self, classes: Sequence[int] | Tensor) -> Tensor:
-        """Heat-maps (B, K, H, W) of K outputs, or of class vectors (B, K, C), other ones for each image."""
-        network, images, device = self.network, self.images, self.images.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else images.dtype
-        with torch.autocast(device, enabled=False):
-            weights = network.weights(self.records, dtype)
-            if isinstance(classes, Tensor):
-                vectors = classes.to(dtype)
-            else:
-                total = self.logits.shape[1]
-                vectors = torch.eye(total, device=images.device, dtype=dtype)
-                if network.contrastive:
-                    vectors = vectors - (1 - vectors) / max(total - 1, 1)
-                vectors = vectors[list(classes)]
-            given = [weight for weight in weights if weight is not None]
-            if self.activation is not None:
-                given.append(self.activation.to(dtype))
-            values = images.detach()
-            if network.baseline is not None:
-                values = values - values.new_tensor(network.baseline)[:, None, None]
-            work = Decoding(
-                network.steps,
-                self.ways,
-                values,
-                [_constant(record, dtype) for record in self.records],
-                [weight is not None for weight in weights],
-                vectors,
-                network.plan.whole,
-                {place: value.to(dtype) for place, value in self.kept.items()},
-                network._bottleneck,
-            )
-            step = network.classes_at_once or vectors.shape[-2]
-            if step >= vectors.shape[-2]:
-                return work.decode(vectors, given)
-            return Chunks.apply(work, step, *given)
-
-
-def run_step(step: Step, inputs: tuple[Any, ...], way: Way, images: Tensor) -> tuple[Any, Record]:
-    """One step's way forward. InputError naming the layer that the images are too small for, or do not fit."""
-    try:
-        return step.layer.forward(inputs, way)
-    except InputError as error:
-        raise InputError(f"layer {step.name}: {error}") from None
-    except RuntimeError as error:
-        if _OTHER_CHANNELS in str(error):
-            raise InputError(f"layer {step.name}: {str(error).splitlines()[0]}") from None
-        if not any(words in str(error) for words in _TOO_SMALL):
-            raise
-        height, width = images.shape[2:]
-        raise InputError(f"images of {height} x {width} are too small for layer {step.name}") from None
-
-
-def check_scores(logits: Any, name: str) -> Tensor:
-    """Class scores (B, C), single precision or wider. InputError if a classifier gives anything else."""
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"class scores are due, (B, C); {name} gives {found}")
-    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
 def unroll(
@@ -284,8 +222,3 @@ def unroll(
         contrastive=contrastive,
         baseline=baseline,
     )
-
-
-def _constant(record: Record, dtype: torch.dtype) -> Record:
-    factor = None if record.factor is None else record.factor.to(dtype)
-    return replace(record, factor=factor, scale=None)

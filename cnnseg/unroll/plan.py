@@ -22,10 +22,17 @@ class Plan:
     whole: frozenset[int]
     kept: frozenset[int]
 
-    def at(self, *, keep: int, training: bool, constant: bool) -> list[Way]:
-        """The ways of one pass; `constant`: no weight is going to be trained by it."""
+    def at(self, *, keep: int, training: bool, constant: bool, end: int = 0) -> list[Way]:
+        """The ways of one pass, whose decoder ends at the place `end`: nothing is recorded of the steps before it.
+
+        Args:
+            constant: no weight is going to be trained by it.
+        """
         folded = {} if constant else None
-        return [replace(way, keep=keep, training=training, folded=folded) for way in self.ways]
+        return [
+            replace(way, keep=keep if index >= end else 0, training=training, folded=folded)
+            for index, way in enumerate(self.ways)
+        ]
 
 
 def plan(traced: Trace, composite: Composite, options: Options) -> Plan:
