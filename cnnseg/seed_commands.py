@@ -64,8 +64,8 @@ def seeds(
     path = find_network(network, runs, {"last": LAST, "best": BEST}[which])
     model = load_network(path, classes_at_once=classes_at_once)
     outputs = outputs_for(model, dataset)
-    explanation(model, cfg)  # refuses what does not go together before the run exists
     cfg = settle(model, cfg)
+    explanation(model, cfg)  # refuses what does not go together before the run exists
     where = choose_device(device)
 
     def make(samples: list[Sample], folder: Path) -> SeedCounts:

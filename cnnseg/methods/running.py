@@ -84,14 +84,15 @@ def layer_at_stride(model: nn.Module, stride: int) -> str | None:
     None if there is no such layer.
     """
     traced = trace(model)
-    weight = next(model.parameters())
-    side = 32 * stride  # enough for the deepest of networks to have maps at all
-    images = weight.new_zeros(1, 3, side, side)
+    side = 32 * stride  # so large that a network deeper than this has maps
+    images = next(model.parameters()).new_zeros(1, 3, side, side)
     narrow, found, values = set(narrow_places(traced)), None, {IMAGES: images}
     for index, step in enumerate(traced.steps):
         inputs = tuple(values[place] for place in step.inputs)
         values[index + 1] = out = run_step(step, inputs, _AS_IT_IS, images)[0]
-        if index + 1 in narrow and _is_spatial(out) and out.shape[2] * stride >= side:
+        if index + 1 in narrow:
+            if not _is_spatial(out) or out.shape[2] * stride < side:
+                break
             found = index + 1
     return None if found is None else name_of(traced, found)
 
