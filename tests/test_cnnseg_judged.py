@@ -295,7 +295,7 @@ def test_real_methods_by_command(command: Callable[..., int], place: Path, capsy
     made = {folder.name.removeprefix("mine.") for folder in (place / "runs").glob("mine.*") if folder.is_dir()}
     assert made == labels - left_out and {"lrp.zero", "lrp.epsilon_plus_flat", "gradcam"} <= made
     assert command("segmentation-test", "--methods", "lrp", "gradcam", "--layer", "layer2") == 0
-    assert {"mine.lrp.epsilon_plus", "mine.gradcam.layer2"} <= {path.name for path in (place / "runs").iterdir()}
+    assert {"mine.lrp.epsilon_plus.layer2", "mine.gradcam.layer2"} <= {path.name for path in (place / "runs").iterdir()}
     subject = find_subject("mine", None, "", place / "runs", 64)
     dataset = load_dataset(place / "data/data.yaml", "val")
     shown = [sample for sample in dataset if len(sample.classes) == 1]
