@@ -19,6 +19,10 @@ __all__ = ["Explanation", "explain", "overlay", "unroll"]
 _HOMES = {"explain": "cnnseg.explanation", "Explanation": "wsss.explanation", "overlay": "wsss.overlay"}
 
 
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
 def __getattr__(name: str) -> Any:
     if name == "unroll":
         return import_module("cnnseg.unroll")  # may be called, see there

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 app = App(
     name="cnnseg",
-    help="Unrolled LRP: a convolutional classifier that is a segmentation network, its baselines, and seeds of it.",
+    help="Explanations of CNNs and the tests that judge them; unrolled LRP as a segmentation network; seeds.",
     default_parameter=Parameter(negative_iterable=""),
 )
 app.command(explain)

@@ -40,7 +40,7 @@ def explain(
     top
         Number of most probable classes to explain where none is named.
     out
-        Folder of the overlays, IMAGE_CLASS.png.
+        Folder of the overlays, IMAGE_CLASS.METHOD[.RULES][.LAYER].png.
     """
     from cnnseg.judged import find_subject
     from cnnseg.photographs import explain_photographs

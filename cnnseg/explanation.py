@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from cnnseg.methods import Method, Question, find_method
@@ -65,6 +66,8 @@ def explain(
     """
     chosen, composite = _choose(method, rules, layer)
     unwrapped = unwrap(model)
+    if isinstance(unwrapped.model, VisionTransformer):
+        raise InputError("model: is a vision transformer of timm; vitseg.explain explains it")
     check_images(images, unwrapped.model)
     with undisturbed(unwrapped.model, images.device), evaluating(unwrapped.model):
         with torch.no_grad():

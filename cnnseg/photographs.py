@@ -53,4 +53,5 @@ def explain_photographs(
         top=top,
         first=subject.first_class,
         method=config.method,
+        variant=".".join(filter(None, (config.method, config.rules, config.layer))),
     )

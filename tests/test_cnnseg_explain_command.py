@@ -41,10 +41,10 @@ def command(place: Path, *words: object) -> list[str]:
 def test_every_method(place: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = place / method
     assert run(app, command(place, "--method", method, "--classes", "281", "282", "--out", out)) == 0
-    assert {path.name for path in out.iterdir()} == {f"{image}_{c}.png" for image in "ab" for c in (281, 282)}
+    assert {path.name for path in out.iterdir()} == {f"{image}_{c}.{method}.png" for image in "ab" for c in (281, 282)}
     lines = capsys.readouterr().out.splitlines()
     assert sum("281 (tabby" in line and ", logit " in line for line in lines) == 2
-    with Image.open(out / "a_281.png") as picture:
+    with Image.open(out / f"a_281.{method}.png") as picture:
         assert picture.size == (50, 70)
 
 
@@ -61,7 +61,7 @@ def test_the_picture_is_that_of_the_python_calls(place: Path) -> None:
     mean, std = (torch.tensor(settings[key])[:, None, None] for key in ("mean", "std"))
     inputs = ((torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255 - mean) / std)[None]
     found = cnnseg.explain(model, inputs, 7, rules="epsilon_plus_flat").maps[0]
-    with Image.open(out / "b_7.png") as picture:
+    with Image.open(out / "b_7.lrp.epsilon_plus_flat.png") as picture:
         difference = np.asarray(picture, int) - np.asarray(overlay(image, found), int)
     assert np.abs(difference).max() <= 2
 

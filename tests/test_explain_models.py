@@ -372,6 +372,7 @@ def test_heads_of_several_layers_equal_their_oracle(
     head: Callable[[], nn.Sequential], pooling: dict[str, object], method: str, rules: str
 ) -> None:
     model = tiny_vit(seed=9, **pooling).train()
+    torch.manual_seed(9)  # by some heads a class has no attribution at all, and the oracle divides 0 by 0
     model.head = head()
     if "distilled" in pooling:
         model.head_dist = head_of(*head())

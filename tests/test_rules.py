@@ -440,3 +440,47 @@ def test_rules_that_do_not_fit_are_refused(rules: Any, message: str) -> None:
 def test_settings_that_make_no_sense_are_refused(make: Callable[[], Rule]) -> None:
     with pytest.raises(InputError):
         make()
+
+
+@pytest.mark.parametrize("inputs", ["positive", "negative"])
+def test_a_rule_of_one_part_alone(inputs: str) -> None:
+    """Inputs of the other sign get nothing; nothing at all where no input has that sign."""
+
+    @dataclass(frozen=True)
+    class Part(Rule):
+        def terms(self) -> tuple[Term, ...]:
+            return (Term(inputs, torch.abs),)
+
+        def denominators(self, products: Any, z: Tensor) -> Any:
+            return ((1.0, products[0] if isinstance(products[0], Tensor) else torch.ones_like(z)),)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)).double()
+    x = torch.randn(2, 3, 6, 6).double()
+    maps = explain(model, x, [[0, 1]] * 2, rules={"first": Part()}).maps
+    assert maps.isfinite().all() and maps.any()
+    other = -x.abs() if inputs == "positive" else x.abs()
+    assert not explain(model, other, [[0, 1]] * 2, rules={"first": Part()}).maps.any()
+
+
+def test_mistakes_in_a_rule_of_ones_own_are_named() -> None:
+    class Bare(Rule):
+        def terms(self) -> Any:
+            return Term("all")
+
+    class Flatly(Zero):
+        def denominators(self, products: Any, z: Tensor) -> Any:
+            return products
+
+    model = winding_network()
+    for rule, message in (
+        (Bare(), r"rule Bare: terms\(\) gives Term.*expected a tuple of Term"),
+        (Rule(), r"rule Rule: has no terms\(\)"),
+        (Flatly(), r"rule Flatly: denominators\(\) gives list of 1; expected a tuple of 1 pairs"),
+    ):
+        with pytest.raises(InputError, match=message):
+            explain(model, images(), 0, rules=rule)
+    with pytest.raises(InputError, match="inputs 'positiv': did you mean 'positive'"):
+        Term("positiv")
+    with pytest.raises(InputError, match="'epsilon_plus': is one of this toolkit's"):
+        register_composite("epsilon_plus", ZPlus())

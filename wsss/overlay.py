@@ -13,6 +13,8 @@ from wsss.errors import InputError
 
 GREY = (150, 150, 150)
 PERCENTILE = 99.0
+COARSE = 64 * 64
+"""Values in a map up to which the largest one sets the scale; of pixels a few have many times more than others."""
 
 
 def fit_width(image: np.ndarray, width: int, *, nearest: bool = False) -> np.ndarray:
@@ -35,8 +37,8 @@ def overlay(
         image: the photograph: a PIL image, uint8 (H, W, 3), or floats in [0, 1], (H, W, 3) or (3, H, W), array or
             tensor; not normalised.
         map: (h, w), array or tensor on any device, of any grid and scale; enlarged to the photograph (bilinear).
-        limits: values of the first and the last colour; the map's own least and largest unless given, of a signed map
-            minus and plus percentile `PERCENTILE` of its absolute values: a few pixels have many times more.
+        limits: values of the first and the last colour; the map's own least and largest unless given, of a map of
+            pixels up to percentile `PERCENTILE`, of a signed map minus and plus that of its absolute values.
         signed: blue below 0, red above, the stronger the further from 0, over the photograph in grey; else inferno
             colours over it as it is. A map that has both signs is signed unless said.
         opacity: share of the strongest colours in the picture, in [0, 1].
@@ -56,7 +58,8 @@ def overlay(
     signed = bool(heat.min() < 0 < heat.max()) if signed is None else signed
     if limits is None:
         largest = float(np.percentile(np.abs(heat), PERCENTILE)) or float(np.abs(heat).max())
-        limits = (-largest, largest) if signed else (float(heat.min()), float(heat.max()))
+        top = largest if heat.size > COARSE and largest > heat.min() else float(heat.max())
+        limits = (-largest, largest) if signed else (float(heat.min()), top)
     low, high = limits
     if not (np.isfinite([low, high]).all() and low <= high):
         raise InputError(f"limits {limits}: expected two finite values, the lower one first")

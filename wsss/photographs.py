@@ -31,14 +31,16 @@ def explain_photographs(
     first: int = 0,
     limits: tuple[float, float] | None = None,
     method: str = "",
+    variant: str = "",
 ) -> list[Path]:
-    """Write ``<out>/IMAGE_CLASS.png`` for the named classes, or for the `top` most probable ones of each photograph.
+    """Write ``<out>/IMAGE_CLASS[.VARIANT].png`` for the named classes, or for the `top` most probable of each photograph.
 
     Prints one line a picture with the class's logit.
 
     Args:
         class_names: ``class_names[c]`` belongs to output ``first + c``; outputs before stand for no class.
         limits: of the colours, see `wsss.overlay.overlay`. method: its name, for messages.
+        variant: tells pictures of one class from each other.
 
     Raises:
         InputError: a file that is no image, an unknown class, two photographs of one name, a map that is not finite.
@@ -57,7 +59,7 @@ def explain_photographs(
         for place, heat in zip(chosen, maps_of([first + place for place in chosen]), strict=True):
             if not np.isfinite(heat).all():
                 raise InputError(f"image {path}: the {method} map is not finite; try --precision float64")
-            target = out / f"{path.stem}_{class_names[place]}.png"
+            target = out / f"{path.stem}_{class_names[place]}{variant and f'.{variant}'}.png"
             picture = overlay(image, heat, limits=limits)
             with atomic(target) as temporary:
                 picture.save(temporary, format="PNG")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from cnnseg.unroll.rules import RULES, AlphaBeta, Epsilon, Flat, Gamma, Pass, Rule, ZBox, Zero, ZPlus
+from cnnseg.unroll.rules import RULES, AlphaBeta, Epsilon, Flat, Gamma, Pass, Rule, Term, ZBox, Zero, ZPlus
 from wsss.errors import InputError, did_you_mean
 
 KINDS = ("convolution", "linear", "batch_norm", "layer_norm", "sum", "average_pool")
@@ -34,6 +34,7 @@ class Composite:
         for key, rule in self.rules.items():
             if not isinstance(rule, Rule):
                 raise InputError(f"rules[{key!r}]: expected a Rule, such as cnnseg.rules.ZPlus(), got {rule!r:.60}")
+            _check_terms(rule)
             if isinstance(rule, Pass) and key != "batch_norm" and key in (*KINDS, FIRST):
                 raise InputError(f"rules[{key!r}]: Pass is for layers that work on each value by itself (batch_norm)")
             if key in WEIGHTLESS and not isinstance(rule, Zero):
@@ -62,6 +63,17 @@ class Composite:
         return all(isinstance(rule, Zero) for rule in self.rules.values())
 
 
+def _check_terms(rule: Rule) -> None:
+    """InputError, naming the rule, unless its terms are a tuple of `Term`."""
+    name = type(rule).__name__
+    try:
+        terms = rule.terms()
+    except NotImplementedError:
+        raise InputError(f"rule {name}: has no terms(); see cnnseg.rules.Rule for what a rule says") from None
+    if not isinstance(terms, tuple) or not all(isinstance(term, Term) for term in terms):
+        raise InputError(f"rule {name}: terms() gives {terms!r:.60}; expected a tuple of Term, such as (Term('all'),)")
+
+
 def _zennit(convolution: Rule, first: Rule | None = None) -> dict[str, Rule]:
     """What those composites share: epsilon in fully connected layers, contributions in sums, batch norms passed."""
     shared = {"linear": Epsilon(), "sum": Epsilon(), "average_pool": Epsilon(), "batch_norm": Pass()}
@@ -71,6 +83,8 @@ def _zennit(convolution: Rule, first: Rule | None = None) -> dict[str, Rule]:
 COMPOSITES: dict[str, Composite] = {}
 """Composites by name; `register_composite` adds one."""
 
+_BUILT_IN: frozenset[str] = frozenset()
+
 
 def register_composite(name: str, rules: Mapping[str, Rule | str] | Rule) -> Composite:
     """Make a composite known by a name, to `explain`, `unroll` and the command line.
@@ -79,6 +93,8 @@ def register_composite(name: str, rules: Mapping[str, Rule | str] | Rule) -> Com
         rules: see `Composite`, rules also by name (`RULES`); a single rule is that of all convolutions and fully
             connected layers.
     """
+    if name in _BUILT_IN:
+        raise InputError(f"composite {name!r}: is one of this toolkit's; register yours under another name")
     COMPOSITES[name] = Composite(_everywhere(rules) if isinstance(rules, Rule) else _named(rules), name)
     return COMPOSITES[name]
 
@@ -109,6 +125,7 @@ register_composite("epsilon_plus_flat", _zennit(ZPlus(), Flat()))
 register_composite("epsilon_alpha2_beta1", _zennit(AlphaBeta(2)))
 register_composite("epsilon_alpha2_beta1_flat", _zennit(AlphaBeta(2), Flat()))
 register_composite("epsilon_gamma_box", _zennit(Gamma(0.25), ZBox()))
+_BUILT_IN = frozenset(COMPOSITES)
 
 Rules = str | Rule | Composite | Mapping[str, Rule | str]
 """What may be given as rules: the name of a composite, one rule, a composite, or a mapping that makes one."""

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from wsss.errors import InputError
+from wsss.errors import InputError, did_you_mean
 
 Inputs = Literal["all", "positive", "negative", "ones", "low", "high"]
 """Which version of the input a term multiplies: x, its positive or negative part, 1, or the ends of its box."""
@@ -56,6 +56,10 @@ class Term:
     weight: Map = same
     bias: Map | None = None
     sign: int = 1
+
+    def __post_init__(self) -> None:
+        if self.inputs not in get_args(Inputs):
+            raise InputError(f"Term: inputs {self.inputs!r}: {did_you_mean(str(self.inputs), get_args(Inputs))}")
 
     @property
     def is_forward(self) -> bool:

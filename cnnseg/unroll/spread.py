@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cnnseg.unroll.branches import times
 from cnnseg.unroll.rules import Rule, Term, ZBox
+from wsss.errors import InputError
 
 
 class LinearLayer(Protocol):
@@ -97,7 +98,7 @@ def shares(
             products.append(product)
     found: list[tuple[tuple[float | Tensor, Tensor], Tensor | None]] = []
     factors = []
-    for coefficient, denominator in rule.denominators(products, z):
+    for coefficient, denominator in _checked(rule, rule.denominators(products, z), len(terms)):
         known = [factor for (c, d), factor in found if c is coefficient and d is denominator]
         if not known:
             known = [_factor(coefficient, denominator, z, rule.stabiliser, whole)]
@@ -115,6 +116,17 @@ def shares(
         (x < 0) if signed and rule.proportional else None,
         None if rule.proportional else tuple(None if terms[p].inputs == "ones" else inputs[p] for p in kept),
     )
+
+
+def _checked(rule: Rule, given: object, count: int) -> Sequence[tuple[float | Tensor, Tensor]]:
+    """What a rule divides by. InputError, naming the rule, unless it is a coefficient and a denominator a term."""
+    pairs = list(given) if isinstance(given, list | tuple) else []
+    if len(pairs) != count or any(not isinstance(pair, tuple) or len(pair) != 2 for pair in pairs):
+        raise InputError(
+            f"rule {type(rule).__name__}: denominators() gives {type(given).__name__} of {len(pairs)}; expected a tuple of "
+            f"{count} pairs (coefficient, denominator), one for each term"
+        )
+    return pairs
 
 
 def _inputs(term: Term, rule: Rule, x: Tensor, signed: bool) -> Tensor | None:
@@ -152,10 +164,12 @@ def spread(p: Tensor, weight: Tensor, record: Shares, layer: LinearLayer, shape:
     if record.inputs is not None:
         pairs = zip(parts, record.inputs, strict=True)
         return _sum([part if given is None else times(part, given.to(p.dtype)) for part, given in pairs])
-    above = _sum([part for part, term in zip(parts, record.terms, strict=True) if term.inputs != "negative"])
+    nothing = [p.new_zeros(())]
+    above = _sum([part for part, term in zip(parts, record.terms, strict=True) if term.inputs != "negative"] or nothing)
     if record.below is None:
-        return above
-    under = _sum([part for part, term in zip(parts, record.terms, strict=True) if term.inputs != "positive"])
+        return above.expand(len(p), *shape)
+    under = _sum([part for part, term in zip(parts, record.terms, strict=True) if term.inputs != "positive"] or nothing)
+    above, under = above.expand(len(p), *shape), under.expand(len(p), *shape)
     below, by_image = record.below[:, None], (len(record.below), -1)
     return torch.where(below, under.unflatten(0, by_image), above.unflatten(0, by_image)).flatten(0, 1)
 
