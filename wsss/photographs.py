@@ -33,7 +33,7 @@ def explain_photographs(
     method: str = "",
     variant: str = "",
 ) -> list[Path]:
-    """Write ``<out>/IMAGE_CLASS[.VARIANT].png`` for the named classes, or for the `top` most probable of each photograph.
+    """Write ``<out>/IMAGE_CLASS[.VARIANT].png`` for the named classes, or the `top` most probable of each photograph.
 
     Prints one line a picture with the class's logit.
 

@@ -123,8 +123,8 @@ def _checked(rule: Rule, given: object, count: int) -> Sequence[tuple[float | Te
     pairs = list(given) if isinstance(given, list | tuple) else []
     if len(pairs) != count or any(not isinstance(pair, tuple) or len(pair) != 2 for pair in pairs):
         raise InputError(
-            f"rule {type(rule).__name__}: denominators() gives {type(given).__name__} of {len(pairs)}; expected a tuple of "
-            f"{count} pairs (coefficient, denominator), one for each term"
+            f"rule {type(rule).__name__}: denominators() gives {type(given).__name__} of {len(pairs)}; expected a "
+            f"tuple of {count} pairs (coefficient, denominator), one for each term"
         )
     return pairs
 
