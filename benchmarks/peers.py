@@ -10,6 +10,7 @@ in turn in one process, all warm; medians of the ratios. Weights are random: the
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -59,9 +60,10 @@ def cases(model: nn.Module, images: Tensor, targets: Tensor) -> dict[str, dict[s
         "layercam": {"relseg": ours("layercam")},
         "cam": {"relseg": ours("cam")},
     }
+    theirs = copy.deepcopy(model)  # some leave hooks on it
     for add in (_zennit, _captum, _grad_cam):
         try:
-            add(found, model, images, targets)
+            add(found, theirs, images, targets)
         except ImportError as error:
             print(f"({error.name} is not installed)")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -15,6 +16,7 @@ from cnnseg.unroll.places import find_layer
 from cnnseg.unroll.trace import trace
 from wsss.errors import InputError
 from wsss.explanation import Explanation, Targets, check_images, class_targets, evaluating, undisturbed, unwrap
+from wsss.private import private_copy
 
 RULES = "epsilon_plus"
 """The composite of LRP unless another one is given."""
@@ -69,10 +71,14 @@ def explain(
     if isinstance(unwrapped.model, VisionTransformer):
         raise InputError("model: is a vision transformer of timm; vitseg.explain explains it")
     check_images(images, unwrapped.model)
-    with undisturbed(unwrapped.model, images.device), evaluating(unwrapped.model):
+    whole = nn.ModuleList((*unwrapped.front, unwrapped.model))
+    with undisturbed(unwrapped.model, images.device), evaluating(whole):
         with torch.no_grad():
             given = unwrapped.prepare(images.detach().clone())  # what prepares them may work in place
-        explained = _with_gradients(unwrapped.model)
+        explained = unwrapped.model
+        if given.ndim != 4:  # what stands in front is of the classifier itself
+            explained, given = nn.Sequential(*unwrapped.front, explained), images.detach().clone()
+        explained = _with_gradients(_without_hooks(explained, given))
         maps, logits = chosen.compute(Question(explained, given, targets, composite, layer))
     maps, logits = maps.detach(), logits.detach()
     wanted, many = class_targets(targets, logits)
@@ -85,6 +91,21 @@ def _with_gradients(model: nn.Module) -> nn.Module:
     """The model, or a copy of one that was made in inference mode, whose tensors no gradient goes through."""
     tensors = (*model.parameters(), *model.buffers())
     return copy.deepcopy(model) if any(tensor.is_inference() for tensor in tensors) else model
+
+
+def _without_hooks(model: nn.Module, images: Tensor) -> nn.Module:
+    """The model, or a copy of one that has forward hooks, which have run once. InputError if one changes anything.
+
+    Those of torch.nn.utils (weight norm, spectral norm, pruning) have then put the layers' weights in place.
+    """
+    if not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        return model
+    copied = private_copy(model)
+    with torch.no_grad():
+        copied(images.clone())
+    for module in copied.modules():
+        module._forward_hooks, module._forward_pre_hooks = OrderedDict(), OrderedDict()
+    return copied
 
 
 def check_explanation(

@@ -376,3 +376,128 @@ def test_sums_are_as_documented() -> None:
     gap = answer.logits[:, 1] - model(torch.zeros_like(x))[:, 1]
     assert (answer.maps.sum((1, 2)) - gap).abs().max() < 0.03 * gap.abs().max()
     near(explain(model, x, 1, rules="zero").maps, explain(model, x, 1, "input_x_gradient").maps)
+
+
+class Tempered(nn.Module):
+    """A model with settings that its code reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.temperature, self.squares = small(), 1.0, False
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.body((x - torch.tensor([0.5, 0.4, 0.3], dtype=x.dtype).view(1, 3, 1, 1)) / 0.25)
+        return scores * (3.0 if self.squares else self.temperature)
+
+
+def gradient_oracle(model: nn.Module, x: Tensor, target: int) -> Tensor:
+    x = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(copy.deepcopy(model).eval()(x)[:, target].sum(), x)
+    return (gradient * x.detach()).sum(1)
+
+
+SETTINGS: dict[str, Callable[[Tempered], Any]] = {
+    "number": lambda model: setattr(model, "temperature", 5.0),
+    "flag": lambda model: setattr(model, "squares", True),
+    "class": lambda model: setattr(model, "__class__", type("Halved", (Tempered,), {"forward": halved})),
+}
+
+
+def halved(model: Tempered, x: Tensor) -> Tensor:
+    return model.body(x) / 2
+
+
+@pytest.mark.parametrize("change", SETTINGS)
+def test_settings_that_are_changed_between_two_calls_count(change: str) -> None:
+    model, x = Tempered(), images()
+    explain(model, x, 1)
+    SETTINGS[change](model)
+    near(explain(model, x, 1, "input_x_gradient").maps, gradient_oracle(model, x, 1))
+
+
+def test_the_window_of_a_pool_may_change_between_two_calls() -> None:
+    model, x = nn.Sequential(nn.MaxPool2d(2), small()).double(), images(side=32)
+    explain(model, x, 1)
+    model[0].kernel_size = model[0].stride = 4
+    near(explain(model, x, 1, "input_x_gradient").maps, gradient_oracle(model, x, 1))
+
+
+def test_constants_in_the_code_are_not_left_on_the_model() -> None:
+    model, x = Tempered().train(), images()
+    before = state_of(model)
+    answer = explain(model, x, 1)
+    same_state(before, state_of(model))
+    near(answer.logits, model.eval()(x))
+
+
+@pytest.mark.parametrize("name", ["", "0", "1", "4"])
+def test_a_forward_replaced_on_the_object_is_refused(name: str) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    ).double()
+    part = model.get_submodule(name)
+    kept = part.forward
+    part.forward = lambda x: kept(x) * 2
+    for method in METHODS:
+        with pytest.raises(InputError, match="was replaced on the object"):
+            explain(model, images(), 1, method)
+    del part.forward
+    explain(model, images(), 1)
+
+
+class Drawn(nn.Module):
+    """Prepares images, in training as nobody wants it in an explanation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.drop = nn.BatchNorm2d(3, affine=False).double(), nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.norm(x))
+
+
+def test_what_prepares_the_images_is_in_evaluation_mode_and_untouched() -> None:
+    model, x = nn.Sequential(Drawn(), small()).train(), images()
+    before = state_of(model)
+    maps = explain(model, x, 1).maps
+    near(explain(model, x[:1], 1).maps, maps[:1])
+    same_state(before, state_of(model))
+
+
+class Flat(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
+def test_what_makes_no_images_prepares_none() -> None:
+    model, x = nn.Sequential(Flat(), nn.Linear(3 * 16 * 16, 2)).double(), images()
+    near(explain(model, x, 1, rules="zero").maps, gradient_oracle(model, x, 1))
+
+
+def test_hooks_that_change_what_passes_are_refused_and_others_run() -> None:
+    model, x, seen = small(), images(), []
+    want = explain(model, x, 1).maps
+    watching = model.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    near(explain(model, x, 1).maps, want)
+    assert seen and watching.id in model._forward_hooks
+    for register in (model.register_forward_pre_hook, next(model.children()).register_forward_pre_hook):
+        handle = register(lambda module, args: (args[0] * 2,))
+        with pytest.raises(InputError, match="changes what passes through"):
+            explain(model, x, 1)
+        handle.remove()
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_weights_that_hooks_make_are_those_of_now(normed: bool) -> None:
+    convolution = nn.utils.weight_norm(nn.Conv2d(3, 4, 3))
+    norm = [nn.BatchNorm2d(4)] if normed else []
+    model = nn.Sequential(convolution, *norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    model, x = model.double().eval(), images()
+    model(x)
+    with torch.no_grad():
+        convolution.weight_g.mul_(3)
+        convolution.weight_v.add_(0.3)
+    answer = explain(model, x, 1, rules="zero")
+    logits = model(x)
+    near(answer.logits, logits)
+    near(answer.maps, explain(model, x, 1, rules="zero").maps)

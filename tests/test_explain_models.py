@@ -20,8 +20,8 @@ from torch.nn.utils import parametrize
 from vitseg import explain
 from vitseg.methods import METHODS
 from vitseg.relevance import capture
-from vitseg.relevance.private import private_copy
 from wsss.errors import InputError
+from wsss.private import private_copy
 
 METHOD_NAMES = sorted(METHODS)
 WITHOUT_CLASS = sorted(name for name, method in METHODS.items() if not method.class_specific)

@@ -461,3 +461,39 @@ def test_alpha_dropout_in_training_is_refused() -> None:
     network = unroll(net((through, nn.AlphaDropout))).train()
     with pytest.raises(InputError, match="layer extra: alpha dropout"):
         network(images())
+
+
+def derived(kind: type[nn.Module], **methods: Any) -> type[nn.Module]:
+    return type(kind.__name__, (kind,), {"note": "mine", **methods})
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_subclasses_that_add_something_beside_the_pass_are_their_base(place: int) -> None:
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())]
+    model = ready(nn.Sequential(*layers, nn.Linear(4, CLASSES)))
+    want = explain(model, images(), 1).maps
+    model[place].__class__ = derived(type(model[place]))
+    near(explain(model, images(), 1).maps, want)
+
+
+@pytest.mark.parametrize(
+    ("kind", "args", "method"),
+    [
+        (nn.Conv2d, (3, 3, 1), "forward"),
+        (nn.Conv2d, (3, 3, 1), "_conv_forward"),
+        (nn.GroupNorm, (1, 3), "forward"),
+        (nn.BatchNorm2d, (3,), "forward"),
+    ],
+)
+def test_subclasses_that_compute_something_else_are_refused(kind: type, args: tuple, method: str) -> None:
+    def doubled(self: nn.Module, *given: Any) -> Tensor:
+        return getattr(kind, method)(self, *given) * 2
+
+    other = derived(kind, **{method: doubled})(*args)
+    model = ready(
+        nn.Sequential(
+            other, nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES)
+        )
+    )
+    with pytest.raises(InputError):
+        explain(model, images(), 1)

@@ -12,9 +12,9 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from vitseg.relevance.private import private_copy
 from wsss.errors import InputError
 from wsss.explanation import undisturbed, unwrap
+from wsss.private import private_copy
 
 TORCHVISION = ("VisionTransformer",)
 HUGGING_FACE = (  # recognised by name, so that transformers need not be installed

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from vitseg.methods import METHODS, Method, find_method, find_rules
 from vitseg.relevance import capture
 from vitseg.relevance.parts import check_supported, headless
-from vitseg.relevance.private import private_copy
 from wsss.errors import InputError
 from wsss.explanation import Explanation, Targets, Unwrapped, check_images, class_targets, undisturbed, unwrap
+from wsss.private import private_copy
 
 
 @torch.inference_mode(False)  # the gradients are needed under a caller's inference_mode or no_grad as well

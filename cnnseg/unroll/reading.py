@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from cnnseg.unroll import spellings
 from cnnseg.unroll.call import Call, Place
@@ -27,8 +28,12 @@ IN_PLACE = ("iadd", "isub", "imul", "itruediv", "setitem")
 class Reading:
     """One reading of a graph, node by node."""
 
-    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+    def __init__(
+        self, model: nn.Module, graph: fx.Graph, constants: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> None:
         self.model, self.graph, self.kind = model, graph, type(model).__name__
+        self.constants = constants
+        """tensors that the model's code makes, by the names that torch.fx gave them"""
         self.modules = dict(model.named_modules())
         self.steps: list[Step] = []
         self.place: dict[fx.Node, int] = {}
@@ -135,6 +140,8 @@ class Reading:
         elif node.op == "get_attr":
             owner, _, attribute = node.target.rpartition(".")
             function, args = getattr, (self.modules[owner], attribute)
+            if node.target in self.constants:
+                function, args = _itself, (self.constants[node.target],)
         if picked is not None:
             function = partial(_part, function, picked)
         moving = tuple(n for n, parent in enumerate(inputs) if self.place[parent] in self.moves)
@@ -257,6 +264,10 @@ def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
         return bool(getattr(module, "inplace", False))
     relu = _label(node) in ("relu", "relu6") and True in node.args[1:2]
     return relu or bool(node.kwargs.get("inplace")) or _label(node) in IN_PLACE or _label(node).endswith("_")
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 def _part(function: Callable, number: int, *args: Any, **kwargs: Any) -> Any:

@@ -95,10 +95,21 @@ class Written:
 
 
 def kind_of(module: nn.Module) -> type[nn.Module]:
-    """The class of a module, that below a parametrisation (weight norm, spectral norm, ...) if it has one."""
+    """The class of a module, that below a parametrisation (weight norm, spectral norm, ...) if it has one.
+
+    Of a subclass that adds something beside the pass it is the class of torch.nn.
+    """
     kind = type(module)
     kind = kind.__mro__[1] if parametrize.is_parametrized(module) else kind
-    return nn.Linear if kind is timm.layers.Linear else kind  # the same but for scripting
+    if kind is timm.layers.Linear:
+        return nn.Linear  # the same but for scripting
+    base = next((one for one in kind.__mro__ if one.__module__.startswith("torch.nn.")), nn.Module)
+    adds = base is not nn.Module and all(getattr(kind, key, None) is getattr(base, key, None) for key in _PASS)
+    return base if adds else kind
+
+
+_PASS = ("__call__", "forward", "_conv_forward", "_check_input_dim")
+"""Methods of layers that their output hangs on."""
 
 
 def is_batch_norm(module: nn.Module | None) -> bool:
@@ -117,13 +128,13 @@ def layer_of(node: Written) -> Layer | None:
 
 def _of_module(module: nn.Module, node: Written) -> Layer | None:
     kind = kind_of(module)
-    if kind is nn.Conv2d or kind.__name__ == "Conv2dSame":
+    if kind is nn.Conv2d or (kind.__name__ == "Conv2dSame" and _is_published(kind)):
         return weighted.Convolution(module)
     if kind is nn.Linear:
         return weighted.Linear(module)
     if is_batch_norm(module):
         return weighted.Norm(module)
-    if kind.__name__ in FEATURE_NORMS:
+    if kind.__name__ in FEATURE_NORMS and _is_published(kind):
         return mixing.Standardise(module, channels_first=kind.__name__.endswith("2d"))
     if kind in (nn.ReLU, nn.ReLU6):
         return activations.Relu(module)
@@ -153,6 +164,11 @@ def _of_module(module: nn.Module, node: Written) -> Layer | None:
     if kind.__name__ in EINOPS and getattr(module, "reduction", "mean") in ("mean", "sum"):
         return mixing.Linearly(node.call, mixes=kind.__name__ == "Reduce")
     return None
+
+
+def _is_published(kind: type[nn.Module]) -> bool:
+    """Whether a class is one of a library, so that its name tells what it does."""
+    return kind.__module__.split(".")[0] in ("torch", "timm", "torchvision")
 
 
 def _max_pool(function: Callable[..., Any], module: nn.Module, names: tuple[str, ...]) -> Layer:

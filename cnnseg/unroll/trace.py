@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from inspect import getattr_static
+from typing import Any
 from weakref import WeakKeyDictionary
 
-from torch import nn
+import torch
+from torch import Tensor, fx, nn
 
 from cnnseg.unroll.reading import Reading
 from cnnseg.unroll.steps import Step, Trace
@@ -18,16 +21,17 @@ _TRACES: WeakKeyDictionary[nn.Module, tuple[object, Trace]] = WeakKeyDictionary(
 
 
 def trace(model: nn.Module) -> Trace:
-    """The layers of a classifier; the same as long as the model consists of the same modules.
+    """The layers of a classifier; the same as long as the model consists of the same modules with the same settings.
 
     A batch norm that alone follows a convolution or a fully connected layer is one step with it. Whatever reads a
     tensor after a layer changed it in place takes that layer's output. Layers that the class scores do not hang on are
     left out, and so is a softmax or sigmoid at the end: class scores are what goes into it.
 
     Raises:
-        InputError: the model's code cannot be traced.
+        InputError: the model's code cannot be traced, or is not that of its class.
     """
-    built_of = tuple((id(module), id(vars(module).get("forward"))) for module in model.modules())
+    _refuse_replaced(model)
+    built_of = tuple(_settings(module) for module in model.modules())
     known = _TRACES.get(model)
     if known is None or known[0] != built_of:
         known = built_of, _trace(model)
@@ -36,13 +40,59 @@ def trace(model: nn.Module) -> Trace:
     return known[1]
 
 
+def _settings(module: nn.Module) -> tuple[Any, ...]:
+    """What a trace may have taken from a module: its class, its code, its parts and all its settings but the mode."""
+    own = {key: value for key, value in vars(module).items() if key != "training"}
+    kind = type(module)
+    return id(module), kind, id(getattr_static(kind, "forward", None)), _setting(own)
+
+
+def _setting(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return type(value), value
+    if isinstance(value, Tensor):
+        return Tensor  # the steps read it anew
+    if isinstance(value, list | tuple):
+        return type(value), tuple(map(_setting, value))
+    if isinstance(value, dict):
+        return dict, tuple((key, _setting(one)) for key, one in value.items())
+    return id(value)
+
+
+def _refuse_replaced(model: nn.Module) -> None:
+    """InputError if a layer, whose rule goes by its class, or the model itself was given another ``forward``."""
+    for name, module in model.named_modules():
+        replaced = vars(module).get("forward")
+        original = getattr_static(type(module), "forward", None)
+        if replaced is None or isinstance(module, torch.jit.ScriptModule):
+            continue
+        if getattr(replaced, "__func__", None) is original:
+            continue
+        if not name or Tracer().is_leaf_module(module, name):
+            where, path = (f"of {name} ", f"model.{name}") if name else ("", "model")
+            raise InputError(
+                f"model: forward {where}was replaced on the object, so the rules may not fit what it computes; "
+                f"del {path}.forward gives it back"
+            )
+
+
 def _trace(model: nn.Module) -> Trace:
     kind = type(model).__name__
-    tracer = Tracer()
     try:
-        with evaluating(model):
-            graph = tracer.trace(model)
+        graph, constants = _graph(model)
     except Exception as error:  # whatever the model's own code raises when it is given a stand-in for images
         reason = str(error).split("\n")[0]
         raise InputError(f"{kind} cannot be unrolled: its forward function depends on values ({reason})") from None
-    return Reading(model, graph).read()
+    return Reading(model, graph, constants).read()
+
+
+def _graph(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]]:
+    """What torch.fx makes of the model, and the constants of its code, which are not left on the model."""
+    before, constants = set(vars(model)), {}
+    try:
+        with evaluating(model):
+            return Tracer().trace(model), constants
+    finally:
+        for name in set(vars(model)) - before:
+            if name.startswith("_tensor_constant"):
+                constants[name] = vars(model).pop(name)

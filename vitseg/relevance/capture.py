@@ -10,8 +10,8 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from vitseg.relevance.parts import classifiers, linear_layers
-from vitseg.relevance.private import private_copy
 from wsss.errors import InputError
+from wsss.private import private_copy
 
 
 @dataclass
