@@ -442,3 +442,61 @@ def test_a_forward_replaced_on_the_object_is_refused(name: str) -> None:
             explain(model, images(), 1, method)
     del part.forward
     explain(model, images(), 1)
+
+
+class Drawn(nn.Module):
+    """Prepares images, in training as nobody wants it in an explanation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.drop = nn.BatchNorm2d(3, affine=False).double(), nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.drop(self.norm(x))
+
+
+def test_what_prepares_the_images_is_in_evaluation_mode_and_untouched() -> None:
+    model, x = nn.Sequential(Drawn(), small()).train(), images()
+    before = state_of(model)
+    maps = explain(model, x, 1).maps
+    near(explain(model, x[:1], 1).maps, maps[:1])
+    same_state(before, state_of(model))
+
+
+class Flat(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+
+def test_what_makes_no_images_prepares_none() -> None:
+    model, x = nn.Sequential(Flat(), nn.Linear(960, 2)).double(), images()
+    near(explain(model, x, 1, rules="zero").maps, gradient_oracle(model, x, 1))
+
+
+def test_hooks_that_change_what_passes_are_refused_and_others_run() -> None:
+    model, x, seen = small(), images(), []
+    want = explain(model, x, 1).maps
+    watching = model.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    near(explain(model, x, 1).maps, want)
+    assert seen and watching.id in model._forward_hooks
+    for register in (model.register_forward_pre_hook, next(model.children()).register_forward_pre_hook):
+        handle = register(lambda module, args: (args[0] * 2,))
+        with pytest.raises(InputError, match="changes what passes through"):
+            explain(model, x, 1)
+        handle.remove()
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_weights_that_hooks_make_are_those_of_now(normed: bool) -> None:
+    convolution = nn.utils.weight_norm(nn.Conv2d(3, 4, 3))
+    norm = [nn.BatchNorm2d(4)] if normed else []
+    model = nn.Sequential(convolution, *norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    model, x = model.double().eval(), images()
+    model(x)
+    with torch.no_grad():
+        convolution.weight_g.mul_(3)
+        convolution.weight_v.add_(0.3)
+    answer = explain(model, x, 1, rules="zero")
+    logits = model(x)
+    near(answer.logits, logits)
+    near(answer.maps, explain(model, x, 1, rules="zero").maps)
