@@ -42,9 +42,12 @@ def trace(model: nn.Module) -> Trace:
 
 def _settings(module: nn.Module) -> tuple[Any, ...]:
     """What a trace may have taken from a module: its class, its code, its parts and all its settings but the mode."""
-    own = {key: value for key, value in vars(module).items() if key != "training"}
     kind = type(module)
-    return id(module), kind, id(getattr_static(kind, "forward", None)), _setting(own)
+    own = []
+    for key, value in vars(module).items():
+        if key != "training" and not (isinstance(value, dict) and not value):  # most are empty lists of hooks
+            own.append((key, _setting(value)))
+    return id(module), kind, id(getattr(kind, "forward", None)), tuple(own)
 
 
 def _setting(value: Any) -> Any:
@@ -63,9 +66,9 @@ def _refuse_replaced(model: nn.Module) -> None:
     """InputError if a layer, whose rule goes by its class, or the model itself was given another ``forward``."""
     for name, module in model.named_modules():
         replaced = vars(module).get("forward")
-        original = getattr_static(type(module), "forward", None)
         if replaced is None or isinstance(module, torch.jit.ScriptModule):
             continue
+        original = getattr_static(type(module), "forward", None)
         if getattr(replaced, "__func__", None) is original:
             continue
         if not name or Tracer().is_leaf_module(module, name):
