@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 
 import torch
@@ -78,8 +77,7 @@ def explain(
         explained = unwrapped.model
         if given.ndim != 4:  # what stands in front is of the classifier itself
             explained, given = nn.Sequential(*unwrapped.front, explained), images.detach().clone()
-        explained = _with_gradients(_without_hooks(explained, given))
-        maps, logits = chosen.compute(Question(explained, given, targets, composite, layer))
+        maps, logits = chosen.compute(Question(_plain(explained, given), given, targets, composite, layer))
     maps, logits = maps.detach(), logits.detach()
     wanted, many = class_targets(targets, logits)
     if many:
@@ -87,20 +85,18 @@ def explain(
     return Explanation(maps[:, 0], wanted[:, 0], logits, method)
 
 
-def _with_gradients(model: nn.Module) -> nn.Module:
-    """The model, or a copy of one that was made in inference mode, whose tensors no gradient goes through."""
-    tensors = (*model.parameters(), *model.buffers())
-    return copy.deepcopy(model) if any(tensor.is_inference() for tensor in tensors) else model
+def _plain(model: nn.Module, images: Tensor) -> nn.Module:
+    """The model, or a private copy of one with forward hooks or tensors made in inference mode, which has neither.
 
-
-def _without_hooks(model: nn.Module, images: Tensor) -> nn.Module:
-    """The model, or a copy of one that has forward hooks, which have run once. InputError if one changes anything.
-
-    Those of torch.nn.utils (weight norm, spectral norm, pruning) have then put the layers' weights in place.
+    Hooks run once before they are taken off: those of torch.nn.utils (weight norm, spectral norm, pruning) put the
+    layers' weights in place. InputError if one changes what passes through.
     """
-    if not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    if not hooked and not any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
         return model
     copied = private_copy(model)
+    if not hooked:
+        return copied
     with torch.no_grad():
         copied(images.clone())
     for module in copied.modules():

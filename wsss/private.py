@@ -28,7 +28,7 @@ def _copy(module: nn.Module, name: str, done: dict[int, nn.Module]) -> nn.Module
     while (wrapped := inside(module)) is not None:
         module = wrapped
     if isinstance(module, torch.jit.ScriptModule):
-        return module  # whose parts are no Python objects; `check_supported` refuses it by name
+        return module  # whose parts are no Python objects; who asked for the copy refuses it by name
     if id(module) not in done:
         copy = done[id(module)] = object.__new__(type(module))
         copy.__dict__.update(module.__dict__)

@@ -143,7 +143,7 @@ class Standardise(Mixing):
     """Layer norm or group norm: a linear map, its standard deviations taken as constants (Ali et al., "XAI for
     transformers", ICML 2022, LRP-LN). Relevance is that of x minus its mean; the bias takes its part, as anywhere.
 
-    ``dims``: over which it works, counted from the end for layer norm; ``channels_first``: timm's LayerNorm2d.
+    ``channels_first``: of timm's and torchvision's LayerNorm2d, whose channels are the second dimension.
     """
 
     kind = "layer_norm"

@@ -54,16 +54,20 @@ class UnrolledNetwork(nn.Module):
         self.classes_at_once = classes_at_once
         self.contrastive = contrastive
         self.baseline = None if baseline is None else tuple(baseline)
-        traced = trace(model)
-        traced.check()
-        self.steps: tuple[Step, ...] = traced.steps  # holds the model's modules, but does not register them again
-        self.plan = plan(traced, composite, options)
+        self.traced = trace(model)  # holds the model's modules, but does not register them again
+        self.traced.check()
+        self.plan = plan(self.traced, composite, options)
         gates = [index for index, step in enumerate(self.steps) if isinstance(step.layer, Relu)]
         self._bottleneck = gates[-1] if gates and not options.tied_relu else None
         if not options.tied_convolutions:
             self.decoder = nn.ParameterDict()
             self.reset_decoder()
         self.training = False
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The layers of the classifier, in the order of their computation."""
+        return self.traced.steps
 
     def reset_decoder(self) -> None:
         """Start the free convolutions of the decoder as the encoder's, with its batch norm's running statistics."""
@@ -114,7 +118,7 @@ class UnrolledNetwork(nn.Module):
         Raises:
             InputError: no such layer, or one without maps.
         """
-        end = 0 if layer is None else find_layer(trace(self.model), layer)
+        end = 0 if layer is None else find_layer(self.traced, layer)
         constant = not (self.training or torch.is_grad_enabled() or torch.is_autocast_enabled(images.device.type))
         ways = self.plan.at(keep=keep, training=self.training, constant=constant, end=end)
         last = {place: index for index, step in enumerate(self.steps) for place in step.inputs}
