@@ -8,6 +8,7 @@ from torch import Tensor
 from cnnseg.methods.registry import Question, register
 from cnnseg.unroll.layers import Options
 from cnnseg.unroll.network import UnrolledNetwork
+from cnnseg.unroll.places import INPUT
 from wsss.explanation import class_vectors
 
 
@@ -23,7 +24,7 @@ def lrp(question: Question) -> tuple[Tensor, Tensor]:
     """Relevance of the pixels, or of a layer's output, channels summed; it starts as the class score and is handed on
     by the rules."""
     network = UnrolledNetwork(question.model, Options(), question.composite)
-    encoded = network.encode(question.images, len(question.images), question.layer)
+    encoded = network.encode(question.images, len(question.images), (question.layer or INPUT,))
     targets = question.chosen(encoded.logits)
     vectors = class_vectors(targets, encoded.logits.shape[1], question.images.dtype)
-    return encoded.heatmaps(vectors), encoded.logits
+    return encoded.relevance(vectors)[0], encoded.logits

@@ -33,18 +33,18 @@ class Encoded:
         ways: list[Way],
         kept: dict[int, Tensor],
         activation: Tensor | None,
-        end: int = 0,
+        ends: tuple[int, ...] = (0,),
     ) -> None:
         self.network, self.images, self.logits = network, images, logits
         self.records, self.ways, self.kept, self.activation = records, ways, kept, activation
-        self.end = end
+        self.ends = ends
 
-    def heatmaps(self, classes: Sequence[int] | Tensor, *, positive: bool = False) -> Tensor:
-        """Heat-maps (B, K, H, W) of K outputs, or of class vectors (B, K, C), other ones for each image."""
+    def relevance(self, classes: Sequence[int] | Tensor, *, positive: bool = False) -> tuple[Tensor, ...]:
+        """Relevance (B, K, h, w) at each end, of K outputs, or of class vectors (B, K, C), other ones for each image."""
         network, images, device = self.network, self.images, self.images.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else images.dtype
         with torch.autocast(device, enabled=False):
-            weights = network.weights(self.records, dtype)
+            weights = network.weights(self.records, dtype, min(self.ends))
             if isinstance(classes, Tensor):
                 vectors = classes.to(dtype)
             else:
@@ -56,6 +56,8 @@ class Encoded:
             given = [weight for weight in weights if weight is not None]
             if self.activation is not None:
                 given.append(self.activation.to(dtype))
+            if network.features == "trained":
+                given += [self.kept[place] for place in self.ends if place]
             values = images.detach()
             if network.baseline is not None:
                 values = values - values.new_tensor(network.baseline)[:, None, None]
@@ -67,9 +69,9 @@ class Encoded:
                 [weight is not None for weight in weights],
                 vectors,
                 network.plan.whole,
-                {place: value.to(dtype) for place, value in self.kept.items()},
+                {place: value.detach().to(dtype) for place, value in self.kept.items()},
                 network._bottleneck,
-                self.end,
+                self.ends,
                 positive,
             )
             step = network.classes_at_once or vectors.shape[-2]

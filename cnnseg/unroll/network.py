@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,14 @@ from cnnseg.unroll.activations import Relu
 from cnnseg.unroll.composites import Composite, Rules, find_composite
 from cnnseg.unroll.encoded import Encoded, check_maps, check_scores, run_step
 from cnnseg.unroll.layers import Options, Record
-from cnnseg.unroll.places import find_layer
+from cnnseg.unroll.places import INPUT, find_end
 from cnnseg.unroll.plan import plan
+from cnnseg.unroll.readout import Features, Readout, Sum, find_readout
 from cnnseg.unroll.rules import AlphaBeta, Epsilon
 from cnnseg.unroll.steps import Step
 from cnnseg.unroll.trace import trace
 from cnnseg.unroll.weighted import Convolution, scale_of
-from wsss.errors import InputError
+from wsss.errors import InputError, did_you_mean
 from wsss.explanation import unwrap
 
 
@@ -46,6 +47,9 @@ class UnrolledNetwork(nn.Module):
         classes_at_once: int | None = None,
         contrastive: bool = False,
         baseline: Sequence[float] | None = None,
+        ends: Sequence[str] = (INPUT,),
+        readout: Readout | None = None,
+        features: Features = "constant",
     ) -> None:
         super().__init__()
         self.model = model
@@ -57,6 +61,10 @@ class UnrolledNetwork(nn.Module):
         self.traced = trace(model)  # holds the model's modules, but does not register them again
         self.traced.check()
         self.plan = plan(self.traced, composite, options)
+        self.ends = tuple(ends)
+        self.places = tuple(find_end(self.traced, name) for name in ends)
+        self.readout = Sum() if readout is None else readout
+        self.features: Features = features
         gates = [index for index, step in enumerate(self.steps) if isinstance(step.layer, Relu)]
         self._bottleneck = gates[-1] if gates and not options.tied_relu else None
         if not options.tied_convolutions:
@@ -74,7 +82,7 @@ class UnrolledNetwork(nn.Module):
         if self.options.tied_convolutions:
             return
         for index, step in enumerate(self.steps):
-            if isinstance(step.layer, Convolution):
+            if isinstance(step.layer, Convolution) and index >= min(self.places):
                 weight, norm = step.layer.module.weight.detach(), step.layer.norm
                 if norm is not None:
                     weight = weight * scale_of(norm, norm.running_var).detach()[:, None, None, None]
@@ -92,10 +100,11 @@ class UnrolledNetwork(nn.Module):
             its three channels summed; None for heat-maps if `decode` is 0.
         """
         keep = len(images) if decode is None else min(decode, len(images))
-        encoded = self.encode(images, keep)
+        encoded = self.encode(images, keep, self.ends)
         if not keep:
             return encoded.logits, None
-        return encoded.logits, encoded.heatmaps(range(encoded.logits.shape[1]))
+        relevance = encoded.relevance(range(encoded.logits.shape[1]))
+        return encoded.logits, self.readout(relevance, images.shape[-2:])
 
     def heatmaps(
         self, images: Tensor, classes: Sequence[int], layer: str | None = None, *, positive: bool = False
@@ -106,21 +115,29 @@ class UnrolledNetwork(nn.Module):
             layer: relevance is that of this layer's output, its channels summed, on its grid; the pixels' unless given.
             positive: sum the positive part of each channel's relevance.
         """
-        encoded = self.encode(images, len(images), layer)
-        return encoded.logits, encoded.heatmaps(classes, positive=positive)
+        encoded = self.encode(images, len(images), (layer or INPUT,))
+        return encoded.logits, encoded.relevance(classes, positive=positive)[0]
 
-    def encode(self, images: Tensor, keep: int, layer: str | None = None) -> Encoded:
+    def relevance(self, images: Tensor, classes: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Class scores (B, C), and by the name of each end the relevance (B, K, h, w) there of the K named outputs.
+
+        Channels are summed. All come from one pass through the decoder.
+        """
+        encoded = self.encode(images, len(images), self.ends)
+        return encoded.logits, dict(zip(self.ends, encoded.relevance(classes), strict=True))
+
+    def encode(self, images: Tensor, keep: int, ends: Sequence[str]) -> Encoded:
         """The classifier's own pass, and what the decoder needs of it for the first `keep` images.
 
         Args:
-            layer: where the decoder ends, see `heatmaps`.
+            ends: where the relevance is asked for: names of layers, or "input".
 
         Raises:
             InputError: no such layer, or one without maps.
         """
-        end = 0 if layer is None else find_layer(self.traced, layer)
+        places = self.places if ends is self.ends else tuple(find_end(self.traced, name) for name in ends)
         constant = not (self.training or torch.is_grad_enabled() or torch.is_autocast_enabled(images.device.type))
-        ways = self.plan.at(keep=keep, training=self.training, constant=constant, end=end)
+        ways = self.plan.at(keep=keep, training=self.training, constant=constant, end=min(places))
         last = {place: index for index, step in enumerate(self.steps) for place in step.inputs}
         values: dict[int, Any] = {0: images.clone()}  # the first layers may work in place
         records: list[Record] = []
@@ -134,20 +151,29 @@ class UnrolledNetwork(nn.Module):
                     activation = out[:keep]
             records.append(record)
             values[index + 1] = out
-            if index + 1 in self.plan.kept or index + 1 == end:
-                kept[index + 1] = out[:keep].detach().clone()
+            if index + 1 in self.plan.kept or index + 1 in places:
+                there = out[:keep].clone()  # later layers may work in place
+                kept[index + 1] = there if self.features == "trained" and index + 1 in places else there.detach()
             for place in step.inputs:
                 if last[place] == index:
                     values.pop(place, None)
         logits = check_scores(values[len(self.steps)], self.steps[-1].name if self.steps else "the input")
-        if end:
-            check_maps(kept[end], layer)
-        return Encoded(self, images[:keep], logits, records, ways, kept, activation, end)
+        for place, name in zip(places, ends, strict=True):
+            if place:
+                check_maps(kept[place], name)
+        return Encoded(self, images[:keep], logits, records, ways, kept, activation, places)
 
-    def weights(self, records: list[Record], dtype: torch.dtype) -> list[Tensor | None]:
-        """The tensors that the decoder is linear in, by step; batch norm folded into the convolution before it."""
+    def weights(self, records: list[Record], dtype: torch.dtype, end: int = 0) -> list[Tensor | None]:
+        """The tensors that the decoder is linear in, by step; batch norm folded into the convolution before it.
+
+        Args:
+            end: the last place of the decoder; weights of the steps before it are left out.
+        """
         found: list[Tensor | None] = []
         for index, (step, record) in enumerate(zip(self.steps, records, strict=True)):
+            if index < end:
+                found.append(None)
+                continue
             if not self.options.tied_convolutions and isinstance(step.layer, Convolution):
                 weight = self.decoder[str(index)]
             else:
@@ -168,6 +194,9 @@ def unroll(
     tied_relu: bool = True,
     tied_convolutions: bool = True,
     tied_upsampling: bool = True,
+    ends: Sequence[str] | Mapping[str, float] = (INPUT,),
+    readout: str = "sum",
+    features: Features = "constant",
     classes_at_once: int | None = None,
 ) -> UnrolledNetwork:
     """Write LRP through a convolutional classifier out as a decoder with tied weights.
@@ -190,6 +219,13 @@ def unroll(
         tied_convolutions: else the decoder has convolutions of its own, which start as the encoder's.
         tied_upsampling: max pooling goes back by its indices, strides by transposed convolution; else nearest
             neighbour for both.
+        ends: where the decoder reads relevance out: names of layers, the image being "input"; one pass gives them all,
+            and layers below the last of them have no part in it. A mapping says the weight of each in the readout; 1 /
+            their number unless given.
+        readout: how the heat-maps are made of them: "sum", "mean" or "learnt", see `cnnseg.unroll.readout`.
+        features: what relevance at a layer multiplies the decoder's last field by: "constant" to autograd, so that a
+            loss on heat-maps trains weights by their use in the decoder alone; or "trained", so that it reaches the
+            layers below each end as well, by their use in the encoder. At the image they are the same.
         classes_at_once: branches held in memory at once; fewer than there are classes take a quarter to a half longer.
 
     Raises:
@@ -216,6 +252,10 @@ def unroll(
         raise InputError(f"baseline {tuple(baseline)}: a value for each of the three channels")
     if classes_at_once is not None and classes_at_once < 1:
         raise InputError(f"classes_at_once {classes_at_once}: at least 1")
+    if not ends or isinstance(ends, str):
+        raise InputError(f"ends {ends!r}: expected names of layers, such as ('layer4', 'layer2'), or ('input',)")
+    if features not in get_args(Features):
+        raise InputError(f"features {features!r}: {did_you_mean(str(features), get_args(Features))}")
     unwrapped = unwrap(model)
     whole = model if unwrapped.front else unwrapped.model  # what prepares the images is a part of what is unrolled
     return UnrolledNetwork(
@@ -225,4 +265,7 @@ def unroll(
         classes_at_once=classes_at_once,
         contrastive=contrastive,
         baseline=baseline,
+        ends=tuple(ends),
+        readout=find_readout(readout, ends),
+        features=features,
     )

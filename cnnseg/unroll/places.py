@@ -7,6 +7,14 @@ from collections.abc import Sequence
 from cnnseg.unroll.trace import Trace
 from wsss.errors import InputError, did_you_mean
 
+INPUT = "input"
+"""The name of the image among the places where relevance can be read."""
+
+
+def find_end(traced: Trace, name: str) -> int:
+    """The place of a layer, as `find_layer`, or 0 for `INPUT`."""
+    return 0 if name == INPUT else find_layer(traced, name)
+
 
 def find_layer(traced: Trace, name: str) -> int:
     """The place of what a layer gives; of a module that holds others, what the last of them gives (``layer4``).
