@@ -254,6 +254,8 @@ def unroll(
         raise InputError(f"classes_at_once {classes_at_once}: at least 1")
     if not ends or isinstance(ends, str):
         raise InputError(f"ends {ends!r}: expected names of layers, such as ('layer4', 'layer2'), or ('input',)")
+    if len(set(ends)) < len(ends):
+        raise InputError(f"ends {tuple(ends)}: each once")
     if features not in get_args(Features):
         raise InputError(f"features {features!r}: {did_you_mean(str(features), get_args(Features))}")
     unwrapped = unwrap(model)
