@@ -40,7 +40,7 @@ class Encoded:
         self.ends = ends
 
     def relevance(self, classes: Sequence[int] | Tensor, *, positive: bool = False) -> tuple[Tensor, ...]:
-        """Relevance (B, K, h, w) at each end, of K outputs, or of class vectors (B, K, C), other ones for each image."""
+        """Relevance (B, K, h, w) at each end, of K outputs, or of class vectors (B, K, C), by image."""
         network, images, device = self.network, self.images, self.images.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else images.dtype
         with torch.autocast(device, enabled=False):
