@@ -38,7 +38,7 @@ class Decoding:
     """the positive part of each value's relevance, before channels are summed"""
 
     def decode(self, vectors: Tensor, given: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Relevance (B, K, h, w) at each end, channels summed, of class vectors (K, C) or (B, K, C); in the images' type.
+        """Relevance (B, K, h, w) at each end, channels summed, of class vectors (K, C) or (B, K, C), in their type.
 
         Args:
             given: the weights of the weighted steps in their order; the bottleneck's activation if it is not tied; the
