@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 from cnnseg.explain_commands import explain, list_methods, list_rules
 from cnnseg.judge_commands import perturbation_test, segmentation_test
 from cnnseg.seed_commands import evolution, seeds
+from cnnseg.segmentation.commands import list_decoders, train_segmentation
 from cnnseg.settings import NETWORKS, NetworkConfig, TrainConfig
 from wsss.console import Flat, Several, note, run
 from wsss.errors import InputError
@@ -31,6 +32,8 @@ app.command(seeds)
 app.command(evolution)
 app.command(perturbation_test)
 app.command(segmentation_test)
+app.command(train_segmentation)
+app.command(list_decoders)
 
 TrainSplit = Annotated[str, Parameter(help="Split to train on.")]
 ValSplit = Annotated[
@@ -240,3 +243,7 @@ def _splits(data: str, train_split: str, val_split: str | None, root: Path | Non
 def main() -> None:
     """Entry point of ``cnnseg``."""
     sys.exit(run(app))
+
+
+if __name__ == "__main__":
+    main()
