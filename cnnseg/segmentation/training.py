@@ -11,6 +11,7 @@ from cnnseg.segmentation.pseudo_masks import PseudoMasks, check_masks, examples_
 from cnnseg.segmentation.settings import SEGMENTATION, TRUE_MASKS, SegmentationConfig, SegmentationTrainConfig
 from wsss.backbones import PACKAGE
 from wsss.data import Dataset
+from wsss.entries import TRUE_MASKS as LEARNT_TRUE
 from wsss.errors import InputError
 from wsss.store import file_hash
 
@@ -45,7 +46,7 @@ def train_segmentation(
         config,
         identity={"network": SEGMENTATION, **identity, "masks": "true" if learnt is train else "pseudo"},
         inputs=inputs | fingerprints(learnt),
-        create=lambda: create_segmentation(net, train.class_names),
+        create=lambda: create_segmentation(net, train.class_names, source_of(learnt)),
         check=(lambda _: check_masks(learnt, workers=workers)) if isinstance(learnt, PseudoMasks) else None,
         examples=examples_for(learnt, soft=config.soft),
         ema=config.ema,
@@ -65,6 +66,13 @@ def targets(train: Dataset, masks: Sequence[str], runs: Path, config: Segmentati
     if all(sample.mask_path is None for sample in train):
         raise InputError(f"--masks {TRUE_MASKS}: data set {train.name}, split {train.split}: no image has a mask")
     return train
+
+
+def source_of(learnt: Dataset) -> str:
+    """Whose masks are learnt, in words."""
+    if not isinstance(learnt, PseudoMasks):
+        return LEARNT_TRUE
+    return f"masks of {', '.join(path.parent.name for path in learnt.masks)}"
 
 
 def _start_of(net: SegmentationConfig) -> tuple[dict[str, str], dict[str, str]]:
