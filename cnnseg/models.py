@@ -183,7 +183,7 @@ def load_network(path: Path, *, classes_at_once: int | None = None) -> Network:
 
 
 def find_network(name: str, runs: Path, which: str = LAST, *, option: str = "--network") -> Path:
-    """The checkpoint of that path, or the `which` one (LAST or BEST) of the run of that name.
+    """The checkpoint of that path, or the `which` one (LAST or BEST) of the run of that name or path.
 
     Raises InputError if there is neither.
     """
@@ -191,10 +191,12 @@ def find_network(name: str, runs: Path, which: str = LAST, *, option: str = "--n
     if path.is_file():
         return path
     of_run = runs / name / STAGE / which
-    if of_run.is_file():
-        return of_run
+    for found in (of_run, path / STAGE / which):
+        if found.is_file():
+            return found
     other = runs / name / STAGE / (BEST if which == LAST else LAST)
-    hint = f"; {other} is there" if other.is_file() else "; `cnnseg train-classifier` or `train-unrolled` makes one"
+    makers = "`cnnseg train-segmentation`, `train-classifier` or `train-unrolled` makes one"
+    hint = f"; {other} is there" if other.is_file() else f"; {makers}"
     raise InputError(f"{option} {name}: no such file, and no {of_run}{hint}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 
 from cnnseg.settings import TrainConfig
 from wsss.console import Config, Several
@@ -108,3 +108,21 @@ class SegmentationTrainConfig(TrainConfig):
     ignore_below: float = Field(0, ge=0, lt=1)
     """pixels do not count where the walked scores give the mask's class less than this probability; not with the data
     set's own masks"""
+
+
+class SegmentConfig(ViewsConfig):
+    """How a photograph of any size is shown to a network."""
+
+    size: int = Field(512, ge=0)
+    """photographs of a larger area than SIZE x SIZE are shrunk to it before the network sees them, as it knows objects
+    at the sizes of its training images; their masks are enlarged again. 0: native size"""
+    tile: int = Field(1024, ge=64)
+    """what is longer than this on a side when the network sees it goes through in tiles of this side"""
+    overlap: int = Field(128, ge=0)
+    """pixels that neighbouring tiles share; each decides on its half"""
+
+    @model_validator(mode="after")
+    def _fits(self) -> SegmentConfig:
+        if self.overlap * 2 > self.tile:
+            raise ValueError(f"overlap {self.overlap}: at most half of a tile, {self.tile // 2}")
+        return self
