@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from affinity.hybrid import Stages, is_hybrid, load_trunk, resolve
 from affinity.settings import STRIDE, NetworkConfig
-from affinity.weights import create_backbone
+from wsss.backbones import create_backbone
 from wsss.errors import InputError
 from wsss.weights import strides_first
 

@@ -1,6 +1,7 @@
-"""Explanations of convolutional classifiers, and LRP unrolled into a network that segments.
+"""Explanations of convolutional classifiers, LRP unrolled into a network that segments, and segmentation networks.
 
-``explain`` and ``unroll`` are loaded when they are first asked for: the command line shows its help without PyTorch.
+``explain``, ``unroll``, ``load_network`` and ``segment`` are loaded when they are first asked for: the command line
+shows its help without PyTorch.
 """
 
 from __future__ import annotations
@@ -10,13 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cnnseg.explanation import explain
+    from cnnseg.segmentation.api import load_network, segment
+    from cnnseg.segmentation.segmenting import Segmentation
     from cnnseg.unroll.network import unroll
     from wsss.explanation import Explanation
     from wsss.overlay import overlay
 
-__all__ = ["Explanation", "explain", "overlay", "unroll"]
+__all__ = ["Explanation", "Segmentation", "explain", "load_network", "overlay", "segment", "unroll"]
 
-_HOMES = {"explain": "cnnseg.explanation", "Explanation": "wsss.explanation", "overlay": "wsss.overlay"}
+_HOMES = {
+    "explain": "cnnseg.explanation",
+    "Explanation": "wsss.explanation",
+    "load_network": "cnnseg.segmentation.api",
+    "overlay": "wsss.overlay",
+    "segment": "cnnseg.segmentation.api",
+    "Segmentation": "cnnseg.segmentation.segmenting",
+}
 
 
 def __dir__() -> list[str]:

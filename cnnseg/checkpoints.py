@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cnnseg.evaluation import PROTOCOLS, check_classes, evaluate_network, percent, predict_masks
-from cnnseg.models import find_network, load_network
+from cnnseg.models import Network, find_network, load_network
+from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.settings import BEST, CHOSEN, LAST, STAGE, STATE
 from wsss.console import note, warn
 from wsss.data import Dataset
@@ -37,11 +38,16 @@ def evaluate_checkpoint(
     batch_size: int = 4,
     classes_at_once: int | None = None,
     precision: str = "fp32",
+    views: ViewsConfig = ViewsConfig(),
+    labels_given: bool = False,
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Masks and figures of a finished network on a split, kept in its run (those of best: in the run NAME_best).
+    """Masks and figures of a finished network on a split, kept in its run.
+
+    Those of best go into the run NAME_best, those made with the labels given into NAME_labels.
 
     Args:
+        labels_given: a pixel can only be background or a class that its image is labelled with.
         keep_masks: write them as the run's stage ``masks``, which holds those of one size and precision alone; False:
             figures in ``scores.json`` alone, beside those of other sizes. The protocol of the paper keeps none.
 
@@ -55,8 +61,9 @@ def evaluate_checkpoint(
     if (path.parent / STATE).exists():
         warn(f"{path}: its training is not finished")
     best = path.name == BEST
-    folder = runs / name if name is not None else _run_of(path, runs, best)
+    folder = runs / name if name is not None else _run_of(path, runs, best, labels_given)
     how = {"size": size, "device": choose_device(device), "batch_size": batch_size, "precision": precision}
+    how |= {"views": views, "labels_given": labels_given}
     title = f" (best: {CHOSEN})" if best else ""
     entry: dict[str, Any] = {
         "data": dataset.name,
@@ -69,6 +76,8 @@ def evaluate_checkpoint(
         "protocol": PROTOCOLS[protocol],
         "miou": None,
         "command": command_line("cnnseg"),
+        **({"labels_given": True} if labels_given else {}),
+        **({"views": views.identity} if views.identity else {}),
     }
     if protocol == "paper" or not network.module.segments or not keep_masks:
         found = evaluate_network(
@@ -81,13 +90,7 @@ def evaluate_checkpoint(
         stage = Stage.open(
             folder / "masks",
             kind="masks",
-            config={
-                "labels_given": False,
-                "network": network.kind,
-                "checkpoint": path.stem,
-                "size": size,
-                "precision": precision,
-            },
+            config=mask_settings(network, path, size, precision, views, labels_given),
             class_names=dataset.class_names,
             suffix=".png",
             inputs={"network": file_hash(path), "data": dataset.name},
@@ -106,6 +109,21 @@ def evaluate_checkpoint(
         entry["miou"] = _score_masks(folder, dataset, workers, title)
     _print_scores(scores, dataset, title)
     return save_scores(folder / STAGE, entry, scores, dataset.class_names)
+
+
+def mask_settings(
+    network: Network, path: Path, size: int | None, precision: str, views: ViewsConfig, labels_given: bool
+) -> dict[str, Any]:
+    """What the manifest of a network's masks says of how they were made."""
+    return {
+        "labels_given": labels_given,
+        "network": network.kind if network.decoder is None else network.title,
+        "checkpoint": path.stem,
+        "size": size,
+        "precision": precision,
+        **views.identity,
+        **({} if network.learnt_from is None else {"learnt_from": network.learnt_from}),
+    }
 
 
 def is_evaluation_of(
@@ -133,7 +151,7 @@ def save_scores(
             "f1": {name: percent(value) for name, value in zip(names, scores.f1, strict=True)},
             "ap": {name: percent(value) for name, value in zip(names, scores.average_precision, strict=True)},
         }
-    key = ("data", "split", "checkpoint", "protocol", "size", "precision")
+    key = ("data", "split", "checkpoint", "protocol", "size", "precision", "labels_given", "views")
     with locked(folder / f".{SCORES}.lock"):
         old = [row for row in read_scores(folder) if any(row.get(name) != entry.get(name) for name in key)]
         write_json(folder / SCORES, {"entries": [*old, entry]})
@@ -179,12 +197,13 @@ def _print_scores(scores: ClassificationScores | None, dataset: Dataset, title: 
     )
 
 
-def _run_of(path: Path, runs: Path, best: bool) -> Path:
+def _run_of(path: Path, runs: Path, best: bool, labels_given: bool) -> Path:
     """The run that a checkpoint lies in, else one named like the file."""
+    ending = "_best" * best + "_labels" * labels_given
     if path.resolve().parent.name == STAGE:
         run = path.resolve().parents[1]
-        return run.with_name(f"{run.name}_best") if best else run
-    return runs / path.stem
+        return run.with_name(f"{run.name}{ending}")
+    return runs / f"{path.stem}{ending}"
 
 
 def _show(value: float | None) -> str:

@@ -11,6 +11,8 @@ from cyclopts import App, Parameter
 from cnnseg.explain_commands import explain, list_methods, list_rules
 from cnnseg.judge_commands import perturbation_test, segmentation_test
 from cnnseg.seed_commands import evolution, seeds
+from cnnseg.segmentation.commands import list_decoders, pseudo_masks, segment, train_segmentation
+from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.settings import NETWORKS, NetworkConfig, TrainConfig
 from wsss.console import Flat, Several, note, run
 from wsss.errors import InputError
@@ -31,6 +33,10 @@ app.command(seeds)
 app.command(evolution)
 app.command(perturbation_test)
 app.command(segmentation_test)
+app.command(train_segmentation)
+app.command(pseudo_masks)
+app.command(segment)
+app.command(list_decoders)
 
 TrainSplit = Annotated[str, Parameter(help="Split to train on.")]
 ValSplit = Annotated[
@@ -125,11 +131,14 @@ def evaluate(
     batch_size: int = 4,
     classes_at_once: int | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
+    labels_given: bool = False,
+    views: Annotated[ViewsConfig, Flat] = ViewsConfig(),
     workers: Workers = None,
 ) -> None:
     """Segment and classify whole images: masks, mIoU in metrics.json, F1 and average precision in scores.json.
 
-    No image-level labels are given to the network. wsss compare shows the figures beside those of other runs.
+    No image-level labels are given to the network, unless asked for. wsss compare shows the figures beside those of
+    other runs.
 
     Parameters
     ----------
@@ -140,7 +149,8 @@ def evaluate(
     which
         last: the end of the training; best: the checkpoint that was chosen on the validation split.
     name
-        Run that gets masks and figures; unless given, that of the network (of best: NAME_best).
+        Run that gets masks and figures; unless given, that of the network (of best: NAME_best; with the labels given:
+        NAME_labels).
     size
         Resize images to an area of SIZE x SIZE before the network sees them; native size unless given.
     protocol
@@ -152,6 +162,8 @@ def evaluate(
         Decoder branches of an unrolled network that are held in memory at once; all unless given.
     precision
         bf16: autocast to bfloat16.
+    labels_given
+        A pixel can only be background or a class that its image is labelled with.
     workers
         Processes that compare masks; one for each core unless given.
     """
@@ -172,6 +184,8 @@ def evaluate(
         batch_size=batch_size,
         classes_at_once=classes_at_once,
         precision=precision,
+        views=views,
+        labels_given=labels_given,
         workers=worker_count(workers),
     )
 
@@ -240,3 +254,7 @@ def _splits(data: str, train_split: str, val_split: str | None, root: Path | Non
 def main() -> None:
     """Entry point of ``cnnseg``."""
     sys.exit(run(app))
+
+
+if __name__ == "__main__":
+    main()

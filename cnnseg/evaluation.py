@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from cnnseg.models import Network
+from cnnseg.segmentation.settings import ViewsConfig
+from cnnseg.views import look, resized
 from wsss.console import track
 from wsss.data import BACKGROUND, IGNORE, Dataset, Sample
 from wsss.errors import InputError
@@ -34,11 +35,15 @@ PROTOCOLS = {
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says of an image: mask (H, W) uint8 in 0..C, class probabilities (C,) float32; None if unsaid."""
+    """What a network says of an image: mask (H, W) uint8 in 0..C, class probabilities (C,) float32; None if unsaid.
+
+    ``pixels``, where they were asked for: probabilities of background and classes at each pixel, float32 (C + 1, H, W).
+    """
 
     sample: Sample
     mask: np.ndarray | None
     probabilities: np.ndarray | None
+    pixels: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,9 @@ def predict(
     device: str = "cpu",
     batch_size: int = 4,
     precision: str = "fp32",
+    views: ViewsConfig = ViewsConfig(),
+    labels_given: bool = False,
+    pixels: bool = False,
 ) -> Iterator[Prediction]:
     """Run whole images through a network; those of equal size together, so not in the order given.
 
@@ -101,23 +109,30 @@ def predict(
         centre: the largest square in the middle, resized to that side, is treated as the image.
         masks: False: class probabilities alone, without the cost of a decoder.
         precision: "bf16" for autocast.
+        views: sizes and mirror images over which the probabilities of pixels are averaged.
+        labels_given: a pixel can only be background or a class that its image is labelled with.
+        pixels: the probabilities of pixels are wanted too; with labels given, among background and those classes.
 
     Raises:
         InputError: an image cannot be read, or a network that gives NaN or infinite values.
     """
-    module = network.module.to(device).eval()
+    network.module.to(device).eval()
     for group, native, seen in _groups(dataset, samples, size, centre, batch_size):
         pictures = [_picture(dataset.load_image(sample), centre) for sample in group]
-        images = torch.stack([network.prepare(picture, seen) for picture in pictures]).to(device)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
-            logits, maps = module(images, decode=None if masks else 0)
+        logits, maps = look(network, pictures, seen, views, masks=masks, device=device, precision=precision)
         for index, sample in enumerate(group):
-            mask = probabilities = None
+            mask = probabilities = of_pixels = None
             if masks and maps is not None:
-                mask = _strongest(_finite(maps[index : index + 1], sample), native).cpu().numpy()
+                allowed = [BACKGROUND, *sample.classes] if labels_given else None
+                scores = _allowed(_finite(maps[index : index + 1], sample), allowed)
+                mask = _strongest(scores, native).cpu().numpy()
+                if pixels:
+                    likely = scores if views.several else (scores.float() * network.strength(seen)).softmax(1)
+                    likely = resized(likely.clamp(min=0), native)[0]
+                    of_pixels = (likely / likely.sum(0)).cpu().numpy()
             if logits is not None:
                 probabilities = _finite(logits[index, 1:].float(), sample).sigmoid().cpu().numpy()
-            yield Prediction(sample, mask, probabilities)
+            yield Prediction(sample, mask, probabilities, of_pixels)
 
 
 def evaluate_network(
@@ -137,7 +152,7 @@ def evaluate_network(
         protocol: of ``PROTOCOLS``.
         masks: False: classification scores alone, without the cost of a decoder.
         description: of the progress that is shown; None: none is, as where a training shows its own.
-        how: `size`, `device`, `batch_size` and `precision` of :func:`predict`.
+        how: `size`, `device`, `batch_size`, `precision`, `views` and `labels_given` of :func:`predict`.
     """
     check_classes(network, dataset)
     samples = dataset.samples if samples is None else samples
@@ -174,7 +189,7 @@ def predict_masks(
     """Write ``<folder>/<id>.png`` of the images in `todo`, each as soon as it is made.
 
     Args:
-        how: `size`, `device`, `batch_size` and `precision` of :func:`predict`.
+        how: `size`, `device`, `batch_size`, `precision`, `views` and `labels_given` of :func:`predict`.
 
     Returns:
         Classification scores over all images of `dataset` (those whose mask is there are classified only); None if
@@ -247,11 +262,18 @@ def _centre(pixels: np.ndarray, side: int, interpolation: int) -> np.ndarray:
     return cv2.resize(pixels[top : top + short, left : left + short], (side, side), interpolation=interpolation)
 
 
+def _allowed(maps: Tensor, outputs: Sequence[int] | None) -> Tensor:
+    """Maps (1, C + 1, h, w) with all but these outputs so low that they win nowhere; None: as they are."""
+    if outputs is None:
+        return maps
+    low = torch.full_like(maps, torch.finfo(maps.dtype).min)
+    low[:, list(outputs)] = maps[:, list(outputs)]
+    return low
+
+
 def _strongest(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """(1, C + 1, h, w) to the index of the strongest map at each pixel of `size`, uint8."""
-    if maps.shape[-2:] != size:
-        maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
-    return maps[0].argmax(0).to(torch.uint8)
+    return resized(maps, size)[0].argmax(0).to(torch.uint8)
 
 
 def _finite(values: Tensor, sample: Sample) -> Tensor:

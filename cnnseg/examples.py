@@ -74,13 +74,25 @@ class Examples(data.Dataset):
         image = tv_tensors.Image(np.asarray(self.dataset.load_image(sample)).transpose(2, 0, 1).copy())
         if index not in self.masked:
             (image,) = apply_seeded(self.transform, seed, image)
-            return image, torch.full((self.size, self.size), IGNORE, dtype=torch.uint8), self.labels[index]
-        mask = tv_tensors.Mask(torch.from_numpy(self.dataset.load_mask(sample)))
-        if image.shape[-2:] != mask.shape:
-            sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, its image {image.shape[2]} x {image.shape[1]}"
+            return image, self.unknown(), self.labels[index]
+        mask = tv_tensors.Mask(torch.from_numpy(self.target(sample)))
+        if image.shape[-2:] != mask.shape[-2:]:
+            sizes = f"{mask.shape[-1]} x {mask.shape[-2]} pixels, its image {image.shape[2]} x {image.shape[1]}"
             raise InputError(f"mask {sample.mask_path}: {sizes} (width x height); they must be equal")
         image, mask = apply_seeded(self.transform, seed, image, mask)
-        return image, mask, self.crop_labels(mask)
+        return image, mask, self.labels_of(mask, index)
+
+    def target(self, sample: Sample) -> np.ndarray:
+        """What the pixels of an image are to be, at its own size: a mask, uint8 (H, W)."""
+        return self.dataset.load_mask(sample)
+
+    def unknown(self) -> Tensor:
+        """The target of a crop of which nothing is known."""
+        return torch.full((self.size, self.size), IGNORE, dtype=torch.uint8)
+
+    def labels_of(self, mask: Tensor, index: int) -> Tensor:
+        """The labels (C,) of a crop of image `index`, whose target has been cropped alike."""
+        return self.crop_labels(mask)
 
     def crop_labels(self, mask: Tensor) -> Tensor:
         """(C,) float32 of 0 and 1: the classes that cover enough of a mask (S, S)."""

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from cnnseg.baselines import create_fcn, create_unet, load_encoder
 from cnnseg.classifiers import create_classifier, file_weights, normalisation, without_head
+from cnnseg.segmentation.network import create_module, encoder_colours
+from cnnseg.segmentation.settings import SEGMENTATION, SegmentationConfig
 from cnnseg.settings import BEST, LAST, NETWORKS, STAGE, NetworkConfig
 from cnnseg.unroll import UnrolledNetwork, unroll
 from wsss.errors import InputError, did_you_mean
@@ -36,7 +38,8 @@ class Network:
     ``class_names[c - 1]``. ``mean`` and ``std`` normalise RGB in [0, 1]. ``crop`` and ``masks``: side of the crops and
     number of masks that it was trained with; None where nobody knows. ``new_head``: the layer of the class scores is
     at random, and did not come with a trained classifier. ``baseline``: of an unrolled
-    network's heat-maps, see `NetworkConfig`.
+    network's heat-maps, see `NetworkConfig`. ``decoder``: of a segmentation network, see `SegmentationConfig`;
+    ``learnt_from``: whose masks it has learnt.
     """
 
     module: nn.Module
@@ -49,6 +52,13 @@ class Network:
     masks: int | None = None
     new_head: bool = True
     baseline: str | None = None
+    decoder: str | None = None
+    learnt_from: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What it is, in a few words."""
+        return " ".join(filter(None, (self.kind, self.decoder, self.architecture)))
 
     def prepare(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
         """The image at (height, width) `size`, as the network wants it: (3, height, width) float32 (PIL, bicubic)."""
@@ -112,6 +122,14 @@ def create_network(config: NetworkConfig, class_names: tuple[str, ...]) -> Netwo
     return replace(network, new_head=not _load_encoder(network, trained.module.model.state_dict(), keep_head=True))
 
 
+def create_segmentation(
+    config: SegmentationConfig, class_names: tuple[str, ...], learnt_from: str | None = None
+) -> Network:
+    """A segmentation network for these classes and the background. InputError as of `create_module`."""
+    network = _build_segmentation(config, class_names, load_weights=True, colours=encoder_colours(config.encoder))
+    return replace(network, learnt_from=learnt_from)
+
+
 def save_network(network: Network, path: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write weights (in `dtype`; statistics as they are) and description into one safetensors file, atomically."""
     description = {
@@ -124,6 +142,7 @@ def save_network(network: Network, path: Path, dtype: torch.dtype = torch.float3
         "crop": network.crop,
         "masks": network.masks,
         "baseline": network.baseline,
+        **{key: getattr(network, key) for key in ("decoder", "learnt_from") if getattr(network, key) is not None},
     }
     write_checkpoint(path, stored_state(network.module, dtype), description)
 
@@ -145,22 +164,26 @@ def load_network(path: Path, *, classes_at_once: int | None = None) -> Network:
         crop, masks = (description.get(key) for key in ("crop", "masks"))  # older files do not say
         if not all(isinstance(value, int | None) for value in (crop, masks)) or crop == 0:
             raise ValueError("crop and masks are whole numbers")
-        config = NetworkConfig(
-            network=description["kind"],
-            architecture=description["architecture"],
-            baseline=description.get("baseline") or "mean",  # older files do not say
-            classes_at_once=classes_at_once,
-        )
-        network = _build(config, len(names) + 1, names, pretrained=False, colours=(mean, std))
+        if description["kind"] == SEGMENTATION:
+            what = SegmentationConfig(decoder=description["decoder"], encoder=description["architecture"])
+            network = _build_segmentation(what, names, load_weights=False, colours=(mean, std))
+        else:
+            config = NetworkConfig(
+                network=description["kind"],
+                architecture=description["architecture"],
+                baseline=description.get("baseline") or "mean",  # older files do not say
+                classes_at_once=classes_at_once,
+            )
+            network = _build(config, len(names) + 1, names, pretrained=False, colours=(mean, std))
         network.module.load_state_dict(widened(state))
     except (KeyError, ValueError, RuntimeError) as error:
         raise InputError(f"network {path}: does not fit its own description ({str(error).splitlines()[0]})") from None
     network.module.eval()
-    return replace(network, crop=crop, masks=masks, new_head=False)
+    return replace(network, crop=crop, masks=masks, new_head=False, learnt_from=description.get("learnt_from"))
 
 
 def find_network(name: str, runs: Path, which: str = LAST, *, option: str = "--network") -> Path:
-    """The checkpoint of that path, or the `which` one (LAST or BEST) of the run of that name.
+    """The checkpoint of that path, or the `which` one (LAST or BEST) of the run of that name or path.
 
     Raises InputError if there is neither.
     """
@@ -168,10 +191,12 @@ def find_network(name: str, runs: Path, which: str = LAST, *, option: str = "--n
     if path.is_file():
         return path
     of_run = runs / name / STAGE / which
-    if of_run.is_file():
-        return of_run
+    for found in (of_run, path / STAGE / which):
+        if found.is_file():
+            return found
     other = runs / name / STAGE / (BEST if which == LAST else LAST)
-    hint = f"; {other} is there" if other.is_file() else "; `cnnseg train-classifier` or `train-unrolled` makes one"
+    makers = "`cnnseg train-segmentation`, `train-classifier` or `train-unrolled` makes one"
+    hint = f"; {other} is there" if other.is_file() else f"; {makers}"
     raise InputError(f"{option} {name}: no such file, and no {of_run}{hint}")
 
 
@@ -206,6 +231,17 @@ def _build(
             load_encoder(module, model.state_dict(), head=False)
     colour = config.baseline if kind in UNROLLED else None
     return Network(module, kind, config.architecture, class_names, mean, std, baseline=colour)
+
+
+def _build_segmentation(
+    config: SegmentationConfig,
+    class_names: tuple[str, ...],
+    *,
+    load_weights: bool,
+    colours: tuple[tuple[float, ...], tuple[float, ...]],
+) -> Network:
+    module = create_module(config, len(class_names) + 1, load_weights=load_weights)
+    return Network(module, SEGMENTATION, config.encoder, class_names, *colours, decoder=config.decoder)
 
 
 def _load_encoder(network: Network, state: dict[str, Tensor], *, keep_head: bool) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cnnseg.history import row_line
 from cnnseg.models import UNROLLED, Network, create_network, find_network
@@ -34,10 +36,6 @@ def train_run(
 
     Raises InputError as `train_network`, or if the folder holds a training with other settings or starting weights.
     """
-    import torch
-
-    begin = time.monotonic()
-    where = choose_device(device)
     start = None
     if net.classifier is not None:
         start = find_network(net.classifier, runs, option="--classifier")
@@ -47,6 +45,50 @@ def train_run(
             raise InputError(f"--weights {net.weights}: the encoder starts at --classifier {net.classifier}; give one")
         net = net.model_copy(update={"classifier": str(start)})
     identity, inputs = _start_of(net)
+    return train_stage(
+        folder,
+        train,
+        val,
+        config,
+        identity=identity,
+        inputs=inputs,
+        create=lambda: create_network(net, train.class_names),
+        masks=net.network != "classifier",
+        device=device,
+        workers=workers,
+    )
+
+
+def train_stage(
+    folder: Path,
+    train: Dataset,
+    val: Dataset | None,
+    config: TrainConfig,
+    *,
+    identity: dict[str, Any],
+    inputs: dict[str, str],
+    create: Callable[[], Network],
+    masks: bool = True,
+    check: Callable[[Sequence[Sample]], None] | None = None,
+    device: str = "auto",
+    workers: int = 0,
+    **how: Any,
+) -> Path:
+    """Train any network into ``<folder>/network``, unless that is done; returns ``last.safetensors``.
+
+    Args:
+        identity: what the manifest is to say of the network, beside the config. inputs: fingerprints of files.
+        create: makes the network; what it draws at random is a function of the seed.
+        masks: the network learns from masks, of as many images as the budget says.
+        check: looks at these images before the training; unless given, whether masks and labels agree.
+        how: `examples` and `ema` of `train_network`.
+
+    Raises InputError as `train_network`, or if the folder holds a training with other settings or starting weights.
+    """
+    import torch
+
+    begin = time.monotonic()
+    where = choose_device(device)
 
     def open_stage() -> Stage:
         return Stage.open(
@@ -69,13 +111,13 @@ def train_run(
         open_stage()  # refuses other settings
         note(f"{path}: trained already")
         return path
-    masked = sample_masks(train, config.budget, config.budget_seed) if net.network != "classifier" else ()
-    _warn_of_disagreement(train, masked)
+    masked = sample_masks(train, config.budget, config.budget_seed) if masks else ()
     torch.manual_seed(stable_seed(config.seed))
-    network = create_network(net, train.class_names)
+    network = create()
+    (check or partial(_warn_of_disagreement, train))(masked)
     stage = open_stage()
     size = f"{parameter_count(network) / 1e6:.2f} M parameters"
-    note(f"{net.network} {net.architecture}: {size}, {len(masked)} of {len(train)} images with their mask")
+    note(f"{network.title}: {size}, {len(masked)} of {len(train)} images with their mask")
     trained = train_network(
         network,
         train,
@@ -86,6 +128,7 @@ def train_run(
         new_head=network.new_head,
         device=where,
         workers=workers,
+        **how,
     )
     stage.done(
         command=command_line("cnnseg"),

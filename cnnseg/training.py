@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
+from cnnseg.averaging import MovingAverage
 from cnnseg.evaluation import check_classes, evaluate_network, evenly_spread
 from cnnseg.examples import Examples, StepBatches, masked_places
 from cnnseg.history import Progress, Row, is_better, row_line, write_history
@@ -47,6 +48,8 @@ def train_network(
     config: TrainConfig = TrainConfig(),
     *,
     new_head: bool = True,
+    examples: type[Examples] = Examples,
+    ema: float | None = None,
     device: str = "cpu",
     workers: int = 0,
 ) -> Trained:
@@ -65,6 +68,9 @@ def train_network(
         network: trained in place.
         masked: images of `train` whose masks are used; none: image-level labels alone.
         new_head: the last layer of the classifier starts at random, so that its learning rate is that of new layers.
+        examples: what reads images and targets of `train`.
+        ema: decay of the running average of the weights (`MovingAverage`), which is then what is evaluated and written;
+            None or 0: the weights themselves.
 
     Raises:
         InputError: nothing to learn from, unknown snapshot ids, unreadable files, a loss that is not finite (the
@@ -88,6 +94,8 @@ def train_network(
     network = replace(network, crop=config.crop, masks=len(masked) if places else 0)
     module.to(device)
     optimizer = make_optimizer(network, config, new_head)
+    average = MovingAverage(module, ema) if ema else None
+    kept = replace(network, module=average.module) if average else network
     identity = {
         "config": config.model_dump(mode="json", exclude={"save_every"}),
         "network": [network.kind, network.architecture],
@@ -99,12 +107,14 @@ def train_network(
     if state := read_state(folder / STATE, identity, "cpu"):
         module.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
+        if average:
+            average.module.load_state_dict(state["average"])
         done = Progress(**state["progress"])
         note(f"going on after step {done.step} of {config.steps}")
     start = done.step
     batches = StepBatches(train, masked, config, places, start)
     loader = DataLoader(
-        Examples(train, masked, config),
+        examples(train, masked, config),
         batch_sampler=batches,
         num_workers=workers,
         pin_memory=device.startswith("cuda"),
@@ -113,23 +123,25 @@ def train_network(
 
     def save() -> None:
         state = {"network": module.state_dict(), "optimizer": optimizer.state_dict(), "progress": vars(done)}
+        if average:
+            state["average"] = average.module.state_dict()
         save_state(folder / STATE, identity, state)
 
     def evaluate() -> None:
         how = {"size": config.evaluate_size, "device": device}
         found = None
         if val is not None:  # no mIoU of a network that has seen no mask: best is chosen by what it learns
-            found = evaluate_network(network, val, judged, masks=places > 0, precision=config.precision, **how)
+            found = evaluate_network(kept, val, judged, masks=places > 0, precision=config.precision, **how)
         row = done.row(config, found)
         done.history.append(row)
         for dataset, sample in pictured:
-            write_snapshot(network, dataset, sample, folder / SNAPSHOTS / str(done.step), **how)
+            write_snapshot(kept, dataset, sample, folder / SNAPSHOTS / str(done.step), **how)
         if done.step and is_better(row, done.best):
             done.best = row
-            save_network(network, folder / BEST)
+            save_network(kept, folder / BEST)
         if done.step:
             save()  # before the checkpoint: one without a state beside it is a finished one
-            save_network(network, folder / LAST)
+            save_network(kept, folder / LAST)
         write_history(folder, done.history)
         note(f"{network.kind}, step {done.step}/{config.steps}: {row_line(row)}")
 
@@ -143,6 +155,8 @@ def train_network(
             batch = (images.to(device, non_blocking=True), masks[:places].to(device), labels.to(device))
             losses = _step(network, optimizer, *batch, places, config, done.step + 1)
             done.add(losses)
+            if average:
+                average.update(module, done.step)
             if done.step % config.evaluate_every == 0 or done.step == config.steps:
                 evaluate()
             elif done.step % config.save_every == 0:
@@ -154,7 +168,7 @@ def train_network(
             pass
     module.eval()
     path, best_path = folder / LAST, folder / BEST
-    save_network(network, path)
+    save_network(kept, path)
     write_history(folder, done.history)
     (folder / STATE).unlink(missing_ok=True)
     return Trained(path, tuple(done.history), best_path if done.best else None, done.best)

@@ -28,6 +28,9 @@ MAKERS: dict[str, str] = MADE_BY | {"refined": MADE_BY["masks"]}
 SUFFIX: dict[str, str] = {"seeds": ".npz", "affinity_labels": ".png", "masks": ".png"}
 """Kind of files -> suffix."""
 
+TRUE_MASKS = "true masks"
+"""What `MetricEntry.learnt_from` says of a network that has learnt a data set's own masks."""
+
 TestName = Literal["perturbation", "segmentation"]
 """The tests of an explanation; also the folder of a run that holds their results."""
 
@@ -62,6 +65,10 @@ class MetricEntry(Config):
     """Affinity labels: share of the pixels labelled with a class that truly show that class."""
     background_precision: float | None = None
     """Affinity labels: share of the pixels labelled background that truly are background."""
+    network: str | None = None
+    """Kind of the network that the masks come from; None where they were made from seeds."""
+    learnt_from: str | None = None
+    """Whose masks that network has learnt: "true masks", "masks of lrp_vit"; None where nobody says."""
     command: str
     protocol: str
     source: str

@@ -112,7 +112,8 @@ def _evaluate_stage(
         raise InputError(
             f"data set {dataset.name}, split {dataset.split}: every pixel of its ground truth is 255 (ignored)"
         )
-    declared = bool(stage.manifest.get("config", {}).get("labels_given", True))
+    made = stage.manifest.get("config", {})
+    declared = bool(made.get("labels_given", True))
     labels_given = declared and not strangers
     if declared and strangers:
         note(f"{name}: {strangers} images show classes that their labels do not name: not counted as made from labels")
@@ -142,7 +143,8 @@ def _evaluate_stage(
     if kind == "affinity_labels":
         return [_label_entry(entry, matrices[0].counts, confident / counted)]
     if kind == "masks":
-        return [entry("masks", matrices[0], "masks as written", headline=True)]
+        origin = {key: made.get(key) for key in ("network", "learnt_from")}
+        return [entry("masks", matrices[0], "masks as written", headline=True, **origin)]
     bilinear = "seeds upsampled bilinearly"
     rows = [
         entry(

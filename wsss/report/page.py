@@ -63,6 +63,7 @@ def fill_page(
         show=tables.show,
         rule_text=tables.rule_text,
         titles=tables.STAGE_TITLES,
+        stage_title=tables.stage_title,
         iou_rows=chosen,
         iou_classes=[(name, tables.best_of_class(chosen, name)) for name in classes],
         protocol=protocol_of(rows),

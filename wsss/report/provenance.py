@@ -9,7 +9,7 @@ from typing import Any
 
 from wsss.console import warn
 from wsss.data import Dataset
-from wsss.entries import STAGES, MetricEntry
+from wsss.entries import STAGES, TRUE_MASKS, MetricEntry
 from wsss.report import tables
 from wsss.report.tables import FigureRow
 from wsss.store import Stage
@@ -67,7 +67,21 @@ def notes_on(
     counts = {entry.images for entries in metrics.values() for entry in entries}
     if len(counts) > 1:
         notes.append("Rows differ in their number of images and do not compare with each other.")
-    return notes
+    return notes + prices(metrics)
+
+
+def prices(metrics: dict[str, list[MetricEntry]]) -> list[str]:
+    """How far each network that learnt pseudo-masks is behind the same network that learnt true ones."""
+    known = [(run, e) for run, entries in metrics.items() for e in entries if e.learnt_from and e.miou is not None]
+    taught = [(run, entry) for run, entry in known if entry.learnt_from == TRUE_MASKS]
+    return [
+        f"{run} is {best.miou - entry.miou:.1f} points behind {other}, the same network learnt from true masks: the "
+        "price of not drawing masks."
+        for run, entry in known
+        if entry.learnt_from != TRUE_MASKS
+        for other, best in taught
+        if (best.network, best.labels_given, best.images) == (entry.network, entry.labels_given, entry.images)
+    ]
 
 
 @dataclass(frozen=True)
@@ -90,7 +104,7 @@ def protocol_of(rows: Sequence[FigureRow]) -> Protocol:
     commands: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         how, _, rest = row.entry.protocol.partition("; ")
-        stage = tables.STAGE_TITLES[row.entry.stage]
+        stage = tables.stage_title(row.entry)
         shared.setdefault(rest, []).append(f"{row.run} {stage}")
         rule = tables.rule_text(row.entry)
         rules[rule if rule != "as written" else "masks"] = how

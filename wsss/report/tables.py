@@ -111,10 +111,15 @@ def show(name: str, value: float | None) -> str:
     return f"{value:+.1f}" if name in ("gain", "total_gain") else f"{value:.1f}"
 
 
+def stage_title(entry: MetricEntry) -> str:
+    """What tables call the stage of an entry."""
+    return STAGE_TITLES[entry.stage] if entry.network is None else "masks of the network"
+
+
 def rule_text(entry: MetricEntry) -> str:
-    """The rule as tables show it: an oracle is called one."""
+    """The rule as tables show it: an oracle is called one; of a network's masks, what it was taught by."""
     if STAGES[entry.stage] == "masks":
-        return "as written"
+        return "as written" if entry.learnt_from is None else f"learnt from {entry.learnt_from}"
     return entry.rule
 
 
@@ -126,6 +131,7 @@ def to_csv(rows: Sequence[FigureRow], tests: Sequence[dict[str, str]] = ()) -> s
     """
     classes = list(dict.fromkeys(name for row in rows for name in row.entry.iou))
     head = ["run", "data", "split", "stage", "rule", "headline", "oracle", "labels_given", "images"]
+    head += [name for name in ("network", "learnt_from") if any(getattr(row.entry, name) for row in rows)]
     stages = [*head, *COLUMNS, *(f"iou:{name}" for name in classes)] if rows or not tests else []
     last = ("protocol", "command")
     fields = dict.fromkeys([*stages, *(key for record in tests for key in record)])
@@ -158,7 +164,7 @@ def to_markdown(rows: Sequence[FigureRow], title: str, notes: Sequence[str]) -> 
                 for c, text in zip(columns, figures, strict=True)
             ]
             tail = [str(entry.images), entry.split, "yes" if entry.labels_given else "no"]
-            lines.append(cells([row.run, STAGE_TITLES[entry.stage], rule, *marked, *tail]))
+            lines.append(cells([row.run, stage_title(entry), rule, *marked, *tail]))
         lines += ["", "Figures in per cent, gains in points of mIoU; bold: best of the column, oracles left out.", ""]
         lines += _iou_markdown(rows)
     lines += [f"- {note}" for note in notes]
@@ -181,7 +187,7 @@ def _iou_markdown(rows: Sequence[FigureRow]) -> list[str]:
     chosen = iou_columns(rows)
     if not chosen:
         return []
-    head = ["IoU by class", *(f"{row.run} {STAGE_TITLES[row.entry.stage]} ({rule_text(row.entry)})" for row in chosen)]
+    head = ["IoU by class", *(f"{row.run} {stage_title(row.entry)} ({rule_text(row.entry)})" for row in chosen)]
     lines = [cells(head), cells(["---", *["---:"] * len(chosen)])]
     for name in dict.fromkeys(key for row in chosen for key in row.entry.iou):
         best = best_of_class(chosen, name)

@@ -27,7 +27,7 @@ MADE_BY = {
     "affinity_net": "affinity train",
     "masks": "affinity refine",
     "classifier": "vitseg train-classifier",
-    "network": "cnnseg train-unrolled",
+    "network": "cnnseg train-segmentation (or train-unrolled)",
     "perturbation_test": "vitseg perturbation-test (or cnnseg perturbation-test)",
     "segmentation_test": "vitseg segmentation-test (or cnnseg segmentation-test)",
 }

@@ -55,7 +55,7 @@ def create_backbone(name: str, weights: str | None, **options: Any) -> nn.Module
             ) from None
     state = read_weights(name, weights)
     # timm itself puts the state into the model: it resamples position embeddings and drops the head, and says so.
-    with _quiet("timm.models._builder"):
+    with quiet():
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": state}, **options)
 
 
@@ -122,7 +122,8 @@ def _nearby(name: str) -> list[str]:
 
 
 @contextmanager
-def _quiet(logger: str) -> Iterator[None]:
+def quiet(logger: str = "timm.models._builder") -> Iterator[None]:
+    """Inside, a logger of timm's says nothing but errors: that a head was dropped is what was asked for."""
     log = logging.getLogger(logger)
     level = log.level
     log.setLevel(logging.ERROR)

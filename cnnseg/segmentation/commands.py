@@ -1,0 +1,185 @@
+"""The commands about networks that segment: their training, and what they are used for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from cnnseg.segmentation.settings import (
+    DECODERS,
+    SegmentationConfig,
+    SegmentationTrainConfig,
+    SegmentConfig,
+    ViewsConfig,
+)
+from cnnseg.settings import BEST, LAST
+from wsss.console import Flat, Several, note
+from wsss.errors import InputError
+from wsss.options import Data, Device, Root, Runs, check_positive
+
+NetworkOption = Annotated[str, Parameter(help="Checkpoint (.safetensors), or the name of a run that holds one.")]
+Which = Annotated[
+    Literal["last", "best"],
+    Parameter(help="last: the end of the training; best: the checkpoint that was chosen on the validation split."),
+]
+BatchSize = Annotated[int, Parameter(help="Images of one size that go through the network together.")]
+Precision = Annotated[Literal["fp32", "bf16"], Parameter(help="bf16: autocast to bfloat16.")]
+Readers = Annotated[int, Parameter(help="Processes that read images; 0 reads in the main process.")]
+
+
+def train_segmentation(
+    *,
+    masks: Annotated[list[str], Several],
+    data: Data,
+    split: str,
+    val_split: str | None = None,
+    name: str = "segmentation",
+    root: Root = None,
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
+    workers: Readers = 0,
+    net: Annotated[SegmentationConfig, Flat] = SegmentationConfig(),
+    cfg: Annotated[SegmentationTrainConfig, Flat] = SegmentationTrainConfig(),
+) -> None:
+    """Train a network that segments, on the pseudo-masks of a run and on the image-level labels.
+
+    Writes network/last.safetensors into the run, and best.safetensors, which is chosen on the validation split;
+    history.jsonl has the figures of every evaluation. A training that was killed goes on and, on a CPU, ends with the
+    same network.
+
+    Parameters
+    ----------
+    masks
+        Runs whose masks are learnt: names below the folder of runs, or paths. Of several, pixels count where they
+        agree. Or the word true: the data set's own masks.
+    split
+        Split to train on.
+    val_split
+        Split that is evaluated while training, and that best.safetensors is chosen on.
+    name
+        Name of the run.
+    """
+    from cnnseg.segmentation.training import train_segmentation as train
+    from wsss.data import load_dataset
+
+    train_set = load_dataset(data, split, root)
+    val_set = load_dataset(data, val_split, root) if val_split else None
+    train(runs / name, train_set, val_set, net, cfg, masks=masks, runs=runs, device=device, workers=workers)
+
+
+def pseudo_masks(
+    *,
+    network: NetworkOption,
+    data: Data,
+    split: str,
+    name: str,
+    which: Which = "last",
+    size: int | None = None,
+    root: Root = None,
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
+    batch_size: BatchSize = 4,
+    precision: Precision = "fp32",
+    views: Annotated[ViewsConfig, Flat] = ViewsConfig(),
+) -> None:
+    """Make masks with a trained network that is told which classes each image shows, for the next one to learn from.
+
+    Writes stages masks and refined into the run, as affinity refine does: `train-segmentation --masks NAME` with
+    --ignore-below learns from those pixels that this network is sure of (a round of self-training). Goes on where it
+    was stopped.
+
+    Parameters
+    ----------
+    split
+        Split to make masks of.
+    name
+        Name of the run that gets them.
+    size
+        Resize images to an area of SIZE x SIZE before the network sees them; native size unless given.
+    """
+    from cnnseg.segmentation.labelling import write_pseudo_masks
+    from wsss.data import load_dataset
+
+    for option, value in (("--size", size), ("--batch-size", batch_size)):
+        check_positive(option, value)
+    write_pseudo_masks(
+        network,
+        load_dataset(data, split, root),
+        runs / name,
+        runs=runs,
+        which={"last": LAST, "best": BEST}[which],
+        size=size,
+        views=views,
+        device=device,
+        batch_size=batch_size,
+        precision=precision,
+    )
+
+
+def segment(
+    images: Annotated[list[Path], Parameter(negative_iterable="")],
+    /,
+    *,
+    network: NetworkOption,
+    out: Path,
+    which: Which = "last",
+    overlays: bool = True,
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
+    batch_size: BatchSize = 4,
+    precision: Precision = "fp32",
+    workers: int = 2,
+    cfg: Annotated[SegmentConfig, Flat] = SegmentConfig(),
+) -> None:
+    """Segment new photographs: masks, overlays, and a table of how much of each photograph each class covers.
+
+    Writes masks/NAME.png (palette PNG, pixel value = class index), overlays/NAME.jpg and shares.csv. Masks have the
+    size of the photograph, which is turned upright by its EXIF orientation. Goes on where it was stopped; a photograph
+    that cannot be read is reported, and the others are still segmented.
+
+    Parameters
+    ----------
+    images
+        Photographs, or folders of them (with all that lies below).
+    out
+        Folder for the results.
+    overlays
+        Write overlays.
+    workers
+        Threads that read photographs and write results beside the network.
+    """
+    from cnnseg.models import find_network, load_network
+    from cnnseg.segmentation.api import check_segments
+    from cnnseg.segmentation.photographs import find_photographs, segment_photographs
+    from wsss.training import choose_device
+
+    for option, value in (("--batch-size", batch_size), ("--workers", workers)):
+        check_positive(option, value)
+    photographs = find_photographs(images, out)
+    path = find_network(network, runs, {"last": LAST, "best": BEST}[which])
+    model = load_network(path)
+    check_segments(model)
+    written = segment_photographs(
+        model,
+        path,
+        photographs,
+        out,
+        cfg,
+        overlays=overlays,
+        device=choose_device(device),
+        batch_size=batch_size,
+        precision=precision,
+        workers=workers,
+    )
+    note(f"{out}: {written.made} photographs segmented now; class shares: {written.table}")
+    if written.failed:
+        first = next(iter(written.failed.values()))
+        raise InputError(f"{len(written.failed)} of {len(photographs)} photographs were left out; the first: {first}")
+
+
+def list_decoders() -> None:
+    """List the decoders that train-segmentation puts on an encoder."""
+    for name, line in DECODERS.items():
+        note(f"{name:20s} {line}")

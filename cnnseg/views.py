@@ -1,0 +1,61 @@
+"""An image seen at several sizes, and mirrored: what a network says of its pixels, averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from cnnseg.models import Network
+from cnnseg.segmentation.settings import ViewsConfig
+
+
+def look(
+    network: Network,
+    pictures: Sequence[Image.Image],
+    size: tuple[int, int],
+    views: ViewsConfig = ViewsConfig(),
+    *,
+    masks: bool = True,
+    device: str = "cpu",
+    precision: str = "fp32",
+) -> tuple[Tensor | None, Tensor | None]:
+    """Class scores (B, C + 1) of pictures, and the scores of their pixels (B, C + 1, h, w) at about `size`.
+
+    Pixels: of one view the maps as the network gives them; of several the mean of their probabilities, at `size`. Class
+    scores are averaged over the views. Either is None where the network does not give it.
+
+    Args:
+        size: (height, width) that the network sees the pictures at, times each scale.
+        masks: False: class scores alone, without the cost of a decoder.
+        precision: "bf16" for autocast.
+    """
+    passes = [(scale, mirrored) for scale in views.scales for mirrored in ((False, True) if views.flip else (False,))]
+    scores: list[Tensor] = []
+    total: Tensor | None = None
+    for scale, mirrored in passes:
+        seen = tuple(max(1, round(scale * side)) for side in size)
+        images = torch.stack([network.prepare(picture, seen) for picture in pictures]).to(device)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
+            logits, maps = network.module(images.flip(-1) if mirrored else images, decode=None if masks else 0)
+        if logits is not None:
+            scores.append(logits)
+        if maps is None:
+            continue
+        if len(passes) == 1:
+            return logits, maps
+        found = resized((maps.float() * network.strength(seen)).softmax(1), size)
+        found = found.flip(-1) if mirrored else found
+        total = found if total is None else total + found
+    logits = torch.stack(scores).mean(0) if scores else None
+    return logits, None if total is None else total / len(passes)
+
+
+def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (B, K, h, w) at (height, width) `size`, bilinear."""
+    if maps.shape[-2:] == torch.Size(size):
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
