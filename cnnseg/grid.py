@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
+from cnnseg.reading import find_reading
 from cnnseg.settings import Kind, NetworkConfig, TrainConfig
 from wsss.configs import find_config
 from wsss.console import Config, validation_line
@@ -25,7 +26,11 @@ class RowConfig(Config):
     label: str
     network: Kind
     architecture: str = "resnet50"
+    name: str | None = None
+    """what the names of its runs begin with; the network's unless given"""
     classes_at_once: int | None = Field(None, ge=1)
+    net: dict[str, Any] = Field(default_factory=dict)
+    """other settings of its network, such as its strides"""
     train: dict[str, Any] = Field(default_factory=dict)
     """what this row's training has otherwise than the others"""
     published: dict[int, float] = Field(default_factory=dict)
@@ -73,6 +78,10 @@ class TableConfig(Config):
                     raise ValueError(f"{place}: {key} is the table's; give it under {key}s")
         for cell in self.cells():
             cell.train_config()
+            try:
+                find_reading(cell.network_config())
+            except InputError as error:
+                raise ValueError(f"{cell.row.label}: {error}") from None
         self.pretraining_config()
         names = [cell.name for cell in self.cells()]
         if len(set(names)) < len(names):
@@ -108,7 +117,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Name of its run."""
-        return f"{self.row.network}_{self.row.architecture}_{self.budget}_s{self.seed}"
+        return f"{self.row.name or self.row.network}_{self.row.architecture}_{self.budget}_s{self.seed}"
 
     @property
     def classifier(self) -> str:
@@ -125,6 +134,7 @@ class Cell:
         """Its network."""
         row = self.row
         return NetworkConfig(
+            **row.net,
             network=row.network,
             architecture=row.architecture,
             classifier=self.classifier,

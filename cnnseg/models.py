@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cnnseg.baselines import create_fcn, create_unet, load_encoder
 from cnnseg.classifiers import create_classifier, file_weights, normalisation, without_head
+from cnnseg.reading import Reading, find_reading, read_reading
 from cnnseg.segmentation.network import create_module, encoder_colours
 from cnnseg.segmentation.settings import SEGMENTATION, SegmentationConfig
 from cnnseg.settings import BEST, LAST, NETWORKS, STAGE, NetworkConfig
@@ -22,6 +23,7 @@ from wsss.weights import read_checkpoint, stored_state, widened, write_checkpoin
 FORMAT = "relseg-network"
 UNROLLED = {
     "unrolled": {},
+    "unrolled_pixels": {},
     "ws_ae": {"tied_relu": False},
     "free_convolutions": {"tied_convolutions": False},
     "nearest_upsampling": {"tied_upsampling": False},
@@ -38,7 +40,7 @@ class Network:
     ``class_names[c - 1]``. ``mean`` and ``std`` normalise RGB in [0, 1]. ``crop`` and ``masks``: side of the crops and
     number of masks that it was trained with; None where nobody knows. ``new_head``: the layer of the class scores is
     at random, and did not come with a trained classifier. ``baseline``: of an unrolled
-    network's heat-maps, see `NetworkConfig`. ``decoder``: of a segmentation network, see `SegmentationConfig`;
+    network's heat-maps, see `NetworkConfig`. ``reading``: of an unrolled network. ``decoder``: of a segmentation network, see `SegmentationConfig`;
     ``learnt_from``: whose masks it has learnt.
     """
 
@@ -52,6 +54,7 @@ class Network:
     masks: int | None = None
     new_head: bool = True
     baseline: str | None = None
+    reading: Reading | None = None
     decoder: str | None = None
     learnt_from: str | None = None
 
@@ -76,9 +79,9 @@ class Network:
 
         Heat-maps sum to about the class score whatever the size, so that a pixel has 1 / (height x width) of it: those
         of a network trained on crops of 96 x 96 are 22 times as weak at 448 x 448. 1 for networks that are not
-        unrolled, and where the crop is not known.
+        unrolled, where relevance is multiplied by the number of cells, and where the crop is not known.
         """
-        if self.crop is None or not isinstance(self.module, UnrolledNetwork):
+        if self.crop is None or not isinstance(self.module, UnrolledNetwork) or self.module.readout.name != "sum":
             return 1.0
         return size[0] * size[1] / self.crop**2
 
@@ -142,6 +145,7 @@ def save_network(network: Network, path: Path, dtype: torch.dtype = torch.float3
         "crop": network.crop,
         "masks": network.masks,
         "baseline": network.baseline,
+        **({} if network.reading is None else network.reading.described()),
         **{key: getattr(network, key) for key in ("decoder", "learnt_from") if getattr(network, key) is not None},
     }
     write_checkpoint(path, stored_state(network.module, dtype), description)
@@ -174,9 +178,12 @@ def load_network(path: Path, *, classes_at_once: int | None = None) -> Network:
                 baseline=description.get("baseline") or "mean",  # older files do not say
                 classes_at_once=classes_at_once,
             )
-            network = _build(config, len(names) + 1, names, pretrained=False, colours=(mean, std))
+            reading = read_reading(description) if config.network in UNROLLED else None
+            network = _build(
+                config, len(names) + 1, names, pretrained=False, colours=(mean, std), reading=reading
+            )
         network.module.load_state_dict(widened(state))
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"network {path}: does not fit its own description ({str(error).splitlines()[0]})") from None
     network.module.eval()
     return replace(network, crop=crop, masks=masks, new_head=False, learnt_from=description.get("learnt_from"))
@@ -207,6 +214,7 @@ def _build(
     *,
     pretrained: bool,
     colours: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    reading: Reading | None = None,
 ) -> Network:
     kind = config.network
     mean, std = colours or normalisation(config.architecture)
@@ -218,9 +226,11 @@ def _build(
         module = PlainClassifier(model, config.classes_at_once)
     elif kind in UNROLLED:
         model = create_classifier(config.architecture, outputs, pretrained=pretrained)
+        reading = reading or find_reading(config)
         black = [-middle / spread for middle, spread in zip(mean, std, strict=True)]
-        baseline = black if config.baseline == "black" else None
-        module = unroll(model, classes_at_once=config.classes_at_once, baseline=baseline, **UNROLLED[kind])
+        baseline = black if config.baseline == "black" and reading.has_pixels else None
+        options = reading.options(model) | UNROLLED[kind]
+        module = unroll(model, classes_at_once=config.classes_at_once, baseline=baseline, **options)
     else:
         if kind == "fcn":
             module = create_fcn(config.architecture, outputs)
@@ -230,7 +240,7 @@ def _build(
             model = create_classifier(config.architecture, outputs, pretrained=True)
             load_encoder(module, model.state_dict(), head=False)
     colour = config.baseline if kind in UNROLLED else None
-    return Network(module, kind, config.architecture, class_names, mean, std, baseline=colour)
+    return Network(module, kind, config.architecture, class_names, mean, std, baseline=colour, reading=reading)
 
 
 def _build_segmentation(

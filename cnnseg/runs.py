@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cnnseg.history import row_line
 from cnnseg.models import UNROLLED, Network, create_network, find_network
+from cnnseg.reading import Reading, find_reading
 from cnnseg.sampling import check_agreement, sample_masks
 from cnnseg.settings import BEST, CHOSEN, LAST, STAGE, STATE, NetworkConfig, TrainConfig
 from cnnseg.training import is_finished, train_network
@@ -145,10 +147,15 @@ def train_stage(
     return path
 
 
-def _start_of(net: NetworkConfig) -> tuple[dict[str, str], dict[str, str]]:
+_READING = {field.name for field in fields(Reading)}
+
+
+def _start_of(net: NetworkConfig) -> tuple[dict[str, Any], dict[str, str]]:
     """What a manifest says of the network at its start: its config, without paths, and the fingerprints of files."""
-    without = {"classifier", "classes_at_once"} | (set() if net.network in UNROLLED else {"baseline"})
+    without = {"classifier", "classes_at_once", *_READING} | (set() if net.network in UNROLLED else {"baseline"})
     config = net.model_dump(mode="json", exclude=without)  # classes at once are memory alone
+    if net.network in UNROLLED:
+        config |= find_reading(net).described()
     if net.classifier is not None:
         del config["weights"]
         return config, {"classifier": file_hash(Path(net.classifier))}

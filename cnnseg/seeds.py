@@ -81,7 +81,7 @@ def settle(network: Network, config: SeedConfig) -> SeedConfig:
     """
     if isinstance(network.module, UnrolledNetwork) and config.rules is not None:
         raise InputError(
-            f"--rules {config.rules}: this {network.kind} was trained with LRP-0 and keeps it; rules are of --method "
+            f"--rules {config.rules}: this {network.kind} keeps the rules that it was trained with; rules are of --method "
             "lrp on a classifier of `cnnseg train-classifier`"
         )
     if config.method != "lrp" or not isinstance(network.module, PlainClassifier):
@@ -130,11 +130,14 @@ def explanation(network: Network, config: SeedConfig) -> Explain:
         unrolled = network.module
 
     def relevance(images: Tensor, outputs: Sequence[int]) -> Tensor:
-        maps = unrolled.heatmaps(images, outputs, layer, positive=layer is not None)[1]
+        if layer is None and not plain:
+            maps = unrolled.read(images, outputs)
+        else:
+            maps = unrolled.heatmaps(images, outputs, layer, positive=layer is not None)[1]
         return averaged(maps.clamp(min=0), images, cell)
 
     def probability(images: Tensor, outputs: Sequence[int]) -> Tensor:
-        maps = unrolled.heatmaps(images, [BACKGROUND_CLASS, *outputs])[1] * network.strength(images.shape[-2:])
+        maps = unrolled.read(images, [BACKGROUND_CLASS, *outputs]) * network.strength(images.shape[-2:])
         return averaged(maps.softmax(1)[:, 1:], images, cell)
 
     return relevance if config.scores == "relevance" else probability

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from wsss.console import Config, Several
 from wsss.judging import settings as judging
@@ -22,11 +22,12 @@ BACKGROUND_CLASS = 0
 """The output of every network that belongs to the background; output c is class c."""
 
 Kind = Literal[
-    "unrolled", "ws_ae", "free_convolutions", "nearest_upsampling", "unet", "multitask_unet", "fcn", "classifier"
+    "unrolled", "unrolled_pixels", "ws_ae", "free_convolutions", "nearest_upsampling", "unet", "multitask_unet", "fcn", "classifier"
 ]
 
 NETWORKS: dict[str, str] = {
-    "unrolled": "unrolled LRP-0: tied weights, tied activations, tied up-sampling, a branch for each class",
+    "unrolled": "unrolled LRP-0, read at strides 32 to 4: tied weights, activations, up-sampling; a branch for each class",
+    "unrolled_pixels": "unrolled LRP-0 down to the pixels, as the paper describes it; hardly learns to segment",
     "ws_ae": "unrolled without tied activations: ordinary ReLUs in the decoder (weight-sharing autoencoder)",
     "free_convolutions": "unrolled, the decoder with its own convolutions, which start as the encoder's; learns sooner",
     "nearest_upsampling": "unrolled without tied up-sampling: nearest neighbour instead of un-pooling and strides",
@@ -36,6 +37,9 @@ NETWORKS: dict[str, str] = {
     "classifier": "the classifier alone, trained with the classification loss alone",
 }
 """Every network that the training loop takes (seed paper, tables 1 and 3), with a line for the list."""
+
+READ_AT: dict[str, tuple[int, ...]] = {"unrolled": (32, 16, 8, 4)}
+"""Strides at which unrolled networks are read unless told otherwise; those that are not named, at the image alone."""
 
 PIXELS = "pixels"
 """The layer of a network that the image itself is."""
@@ -66,6 +70,21 @@ class NetworkConfig(Config):
     baseline: Literal["black", "mean"] = "black"
     """colour that has no relevance in unrolled networks: black (the paper's code: RGB values times gradient), or
     ImageNet's mean colour (normalised values times gradient)"""
+    strides: Annotated[tuple[PositiveInt, ...], Several] | None = None
+    """where unrolled networks read relevance out: at the last layer of each of these strides (pixels a cell), coarsest
+    first; 1 is the image; unless given, 32 16 8 4 for unrolled, 1 for the others"""
+    stride_weights: Annotated[tuple[PositiveFloat, ...], Several] | None = None
+    """weight of each of them in the heat-maps; 1 for the first and 0.5 for the others unless given"""
+    learn_weights: bool = False
+    """these weights are learnt"""
+    readout: Literal["sum", "mean", "asinh"] | None = None
+    """how heat-maps are made of relevance: sum (as it is), mean (times the number of cells), asinh (of that); asinh
+    unless given, sum at the image alone"""
+    features: Literal["constant", "trained"] | None = None
+    """whether the segmentation loss reaches the layers below a stride, through the features that relevance is of;
+    trained unless given, constant at the image alone"""
+    rules: str | None = None
+    """composite of propagation rules of unrolled networks, see list-rules; LRP-0 if not given; not with a baseline"""
     classes_at_once: int | None = Field(None, ge=1)
     """decoder branches of unrolled networks that are held in memory at once; all of them if not given"""
 

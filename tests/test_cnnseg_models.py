@@ -99,7 +99,7 @@ def test_the_baseline_goes_round(tmp_path: Path) -> None:
     maps = {}
     for baseline in ("black", "mean"):
         torch.manual_seed(0)
-        made = create_network(config("unrolled", "test_resnet", baseline=baseline), NAMES)
+        made = create_network(config("unrolled_pixels", "test_resnet", baseline=baseline), NAMES)
         made.module.eval()
         save_network(made, tmp_path / "x.safetensors")
         loaded = load_network(tmp_path / "x.safetensors")

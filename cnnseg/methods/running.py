@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -81,26 +82,35 @@ class Run:
 
 
 _AS_IT_IS = Way(Options())
+_SIDE, _CELLS = 256, 8
+"""Of the image that strides are read off: at least so large, and with at least so many cells along a side."""
 
 
-@torch.no_grad()
 def layer_at_stride(model: nn.Module, stride: int) -> str | None:
     """Name of the last layer that all relevance passes through whose maps have a value for `stride` pixels or fewer.
 
     None if there is no such layer.
     """
+    return layers_at_strides(model, [stride])[stride]
+
+
+@torch.no_grad()
+def layers_at_strides(model: nn.Module, strides: Sequence[int]) -> dict[int, str | None]:
+    """The layer of each stride, as `layer_at_stride`; one pass for all of them."""
     traced = trace(model)
-    side = 32 * stride  # so large that a network deeper than this has maps
+    side = max([_SIDE, *(_CELLS * stride for stride in strides)])
     images = next(model.parameters()).new_zeros(1, 3, side, side)
-    narrow, found, values = set(narrow_places(traced)), None, {IMAGES: images}
+    narrow, values = set(narrow_places(traced)), {IMAGES: images}
+    found: dict[int, int] = {}
     for index, step in enumerate(traced.steps):
         inputs = tuple(values[place] for place in step.inputs)
         values[index + 1] = out = run_step(step, inputs, _AS_IT_IS, images)[0]
         if index + 1 in narrow:
-            if not _is_spatial(out) or out.shape[2] * stride < side:
+            fine = [stride for stride in strides if _is_spatial(out) and out.shape[2] * stride >= side]
+            if not fine:
                 break
-            found = index + 1
-    return None if found is None else name_of(traced, found)
+            found |= dict.fromkeys(fine, index + 1)
+    return {stride: name_of(traced, found[stride]) if stride in found else None for stride in strides}
 
 
 def _is_spatial(value: Any) -> bool:

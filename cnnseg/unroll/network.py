@@ -14,7 +14,7 @@ from cnnseg.unroll.encoded import Encoded, check_maps, check_scores, run_step
 from cnnseg.unroll.layers import Options, Record
 from cnnseg.unroll.places import INPUT, find_end
 from cnnseg.unroll.plan import plan
-from cnnseg.unroll.readout import Features, Readout, Sum, find_readout
+from cnnseg.unroll.readout import Features, Readout, find_readout
 from cnnseg.unroll.rules import AlphaBeta, Epsilon
 from cnnseg.unroll.steps import Step
 from cnnseg.unroll.trace import trace
@@ -63,7 +63,7 @@ class UnrolledNetwork(nn.Module):
         self.plan = plan(self.traced, composite, options)
         self.ends = tuple(ends)
         self.places = tuple(find_end(self.traced, name) for name in ends)
-        self.readout = Sum() if readout is None else readout
+        self.readout = find_readout("sum", ends) if readout is None else readout
         self.features: Features = features
         gates = [index for index, step in enumerate(self.steps) if isinstance(step.layer, Relu)]
         self._bottleneck = gates[-1] if gates and not options.tied_relu else None
@@ -125,6 +125,11 @@ class UnrolledNetwork(nn.Module):
         """
         encoded = self.encode(images, len(images), self.ends)
         return encoded.logits, dict(zip(self.ends, encoded.relevance(classes), strict=True))
+
+    def read(self, images: Tensor, classes: Sequence[int]) -> Tensor:
+        """Heat-maps (B, K, H, W) of the K named outputs, as `forward` makes them of all."""
+        relevance = self.encode(images, len(images), self.ends).relevance(classes)
+        return self.readout(relevance, images.shape[-2:])
 
     def encode(self, images: Tensor, keep: int, ends: Sequence[str]) -> Encoded:
         """The classifier's own pass, and what the decoder needs of it for the first `keep` images.
@@ -196,6 +201,7 @@ def unroll(
     tied_upsampling: bool = True,
     ends: Sequence[str] | Mapping[str, float] = (INPUT,),
     readout: str = "sum",
+    learn_weights: bool = False,
     features: Features = "constant",
     classes_at_once: int | None = None,
 ) -> UnrolledNetwork:
@@ -222,7 +228,8 @@ def unroll(
         ends: where the decoder reads relevance out: names of layers, the image being "input"; one pass gives them all,
             and layers below the last of them have no part in it. A mapping says the weight of each in the readout; 1 /
             their number unless given.
-        readout: how the heat-maps are made of them: "sum", "mean" or "learnt", see `cnnseg.unroll.readout`.
+        readout: how the heat-maps are made of them: "sum", "mean" or "asinh", see `cnnseg.unroll.readout`.
+        learn_weights: the weights of the ends are parameters, which start there and stay above 0.
         features: what relevance at a layer multiplies the decoder's last field by: "constant" to autograd, so that a
             loss on heat-maps trains weights by their use in the decoder alone; or "trained", so that it reaches the
             layers below each end as well, by their use in the encoder. At the image they are the same.
@@ -268,6 +275,6 @@ def unroll(
         contrastive=contrastive,
         baseline=baseline,
         ends=tuple(ends),
-        readout=find_readout(readout, ends),
+        readout=find_readout(readout, ends, learnt=learn_weights),
         features=features,
     )
