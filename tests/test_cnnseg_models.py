@@ -41,7 +41,7 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["unet", "multitask_unet", "fcn", "unrolled", "free_convolutions"])
+@pytest.mark.parametrize("kind", ["unet", "multitask_unet", "fcn", "unrolled", "unrolled_pixels", "free_convolutions"])
 def test_every_network_starts_as_the_classifier_ended(classifier: Path, kind: str) -> None:
     made = create_network(config(kind, classifier=str(classifier)), NAMES)
     state, taken = load_file(classifier), made.module.state_dict()
@@ -115,17 +115,19 @@ def test_the_baseline_goes_round(tmp_path: Path) -> None:
 def test_strength_of_maps() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        unrolled = create_network(config("unrolled", "test_resnet"), NAMES)
+        unrolled = create_network(config("unrolled_pixels", "test_resnet"), NAMES)
+        by_cells = create_network(config("unrolled", "test_resnet"), NAMES)
         unet = create_network(config("unet"), NAMES)
     assert replace(unrolled, crop=96).strength((448, 224)) == pytest.approx(448 * 224 / 96**2)
     assert unrolled.strength((448, 224)) == replace(unet, crop=96).strength((448, 224)) == 1
+    assert replace(by_cells, crop=96).strength((448, 224)) == 1  # its maps have the class score as mean, not as sum
 
 
 @torch.no_grad()
 def test_strength_makes_up_for_the_size() -> None:
     """A picture tiled 2 x 2 has the same class scores, so heat-maps a quarter as strong, as far as borders allow."""
     torch.manual_seed(0)
-    made = replace(create_network(config("unrolled", "test_resnet"), NAMES), crop=64)
+    made = replace(create_network(config("unrolled_pixels", "test_resnet"), NAMES), crop=64)
     made.module.eval()
     small = torch.randn(1, 3, 128, 128)
     large = small.repeat(1, 1, 2, 2)

@@ -297,7 +297,7 @@ def test_what_does_not_go_together_is_refused() -> None:
             SeedConfig(method="layercam", layer="conv3"),
             r"layer 'conv3' is unknown to the model: did you mean 'conv",
         ),
-        (trained, SeedConfig(rules="zero"), "--rules zero: this unrolled was trained with LRP-0 and keeps it"),
+        (trained, SeedConfig(rules="zero"), "--rules zero: this unrolled keeps the rules that it was trained with"),
         (trained, SeedConfig(method="cam", rules="zero"), "rules"),
     ):
         with pytest.raises(InputError, match=line) as caught:
@@ -545,7 +545,7 @@ def test_seeds_of_before_there_were_rules(place: Path, cnnseg: Cnnseg, capsys: p
         (("--rules", "x", "--name", "new"), "error: rules 'x' are unknown"),
         (
             ("--network", "trained", "--rules", "zplus", "--name", "new"),
-            "error: --rules zplus: this unrolled was trained",
+            "error: --rules zplus: this unrolled keeps the rules",
         ),
     ):
         assert cnnseg("--network", "plain", *options) == 2 if "--network" not in options else cnnseg(*options) == 2
