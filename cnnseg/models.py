@@ -179,9 +179,7 @@ def load_network(path: Path, *, classes_at_once: int | None = None) -> Network:
                 classes_at_once=classes_at_once,
             )
             reading = read_reading(description) if config.network in UNROLLED else None
-            network = _build(
-                config, len(names) + 1, names, pretrained=False, colours=(mean, std), reading=reading
-            )
+            network = _build(config, len(names) + 1, names, pretrained=False, colours=(mean, std), reading=reading)
         network.module.load_state_dict(widened(state))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"network {path}: does not fit its own description ({str(error).splitlines()[0]})") from None

@@ -98,7 +98,7 @@ def train_stage(
             kind="network",
             config={
                 **identity,
-                **config.model_dump(mode="json", exclude={"save_every"}),
+                **config.identity,
                 "data": train.name,
                 "split": train.split,
                 "val_split": val.split if val is not None else None,
@@ -113,7 +113,7 @@ def train_stage(
         open_stage()  # refuses other settings
         note(f"{path}: trained already")
         return path
-    masked = sample_masks(train, config.budget, config.budget_seed) if masks else ()
+    masked = sample_masks(train, config.budget, config.budget_seed, rule=config.budget_rule) if masks else ()
     torch.manual_seed(stable_seed(config.seed))
     network = create()
     (check or partial(_warn_of_disagreement, train))(masked)

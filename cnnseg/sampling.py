@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -16,7 +17,9 @@ MIXED_FROM = 25
 """Budgets of at least so many images a class go on by the average of the uniform and the data set's distribution."""
 
 
-def sample_masks(dataset: Dataset, budget: int | None, seed: int = 0) -> tuple[Sample, ...]:
+def sample_masks(
+    dataset: Dataset, budget: int | None, seed: int = 0, *, rule: Literal["even", "deficit"] = "even"
+) -> tuple[Sample, ...]:
     """The images whose masks are used, in the order of the data set; the others keep their image-level labels.
 
     Seed paper, section 3: the two small budgets (1 and 5 images a class) are "maximally uniform distributed
@@ -32,6 +35,8 @@ def sample_masks(dataset: Dataset, budget: int | None, seed: int = 0) -> tuple[S
        data set takes its turn. Of its images that are left, those count whose other classes go least beyond
        their quotas (sum over classes of the images in excess); one of them is drawn at random.
     3. When no class is below its quota, the next level begins. Images without any class come last, at random.
+
+    That is `rule` "even"; "deficit" is the published code's draw, see `_by_deficit`, whose budgets are not nested.
 
     So images of several classes are neither sought nor avoided as long as they fit, each class has one image after C
     or fewer draws, and the budgets 1, 5, 25 a class and all are nested: each holds the ones before it.
@@ -51,7 +56,8 @@ def sample_masks(dataset: Dataset, budget: int | None, seed: int = 0) -> tuple[S
         raise InputError(f"--budget {budget}: 0 or more")
     if budget > len(pool):
         raise InputError(f"--budget {budget}: {where} has {len(pool)} images with masks")
-    chosen = {pool[index].id for index in _order(_class_table(dataset, pool), budget, seed)}
+    order = _by_deficit if rule == "deficit" else _order
+    chosen = {pool[index].id for index in order(_class_table(dataset, pool), budget, seed)}
     return tuple(sample for sample in pool if sample.id in chosen)
 
 
@@ -91,6 +97,41 @@ def _order(shown: np.ndarray, budget: int, seed: int) -> list[int]:
         index = int(candidates[(shown[candidates] @ excess).argmin()])
         left[index] = False
         have += shown[index]
+        chosen.append(index)
+    return chosen
+
+
+def _by_deficit(shown: np.ndarray, budget: int, seed: int) -> list[int]:
+    """Rows of `shown` (N, C) drawn one after the other for the class that lacks most.
+
+    As the seed paper's code draws (``utils/sampling_utils.py``): class c is to have its share w_c, as in
+    `sample_masks`, of all labels of the images drawn in the end, of which there are as many as images and one more for
+    each further class that an image drawn so far shows. What it lacks, in parts of what all lack, is its chance; that
+    of an image the least chance of its classes; and only images of the class that lacks most are drawn from. Where that
+    leaves none, the code draws one image fewer; here the class that lacks next most takes the turn, at last anything.
+    """
+    count, classes = shown.shape
+    share = np.full(classes, 1 / classes)
+    if budget >= MIXED_FROM * classes:
+        share = (share + shown.sum(0) / max(1, shown.sum())) / 2
+    generator = np.random.default_rng(seed)
+    left = np.ones(count, bool)
+    have = np.zeros(classes)
+    chosen: list[int] = []
+    labels = float(budget)
+    while len(chosen) < budget:
+        lacking = np.maximum(share * labels - have, 0)
+        chance = np.where(shown, lacking, np.inf).min(1, initial=np.inf)
+        chance = np.where(left & np.isfinite(chance), chance, 0)
+        weights = left.astype(float)
+        for turn in np.argsort(-lacking, kind="stable"):
+            if (chance * shown[:, turn]).any():
+                weights = chance * shown[:, turn]
+                break
+        index = int(generator.choice(count, p=weights / weights.sum()))
+        left[index] = False
+        have += shown[index]
+        labels += max(0, shown[index].sum() - 1)
         chosen.append(index)
     return chosen
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -22,7 +22,15 @@ BACKGROUND_CLASS = 0
 """The output of every network that belongs to the background; output c is class c."""
 
 Kind = Literal[
-    "unrolled", "unrolled_pixels", "ws_ae", "free_convolutions", "nearest_upsampling", "unet", "multitask_unet", "fcn", "classifier"
+    "unrolled",
+    "unrolled_pixels",
+    "ws_ae",
+    "free_convolutions",
+    "nearest_upsampling",
+    "unet",
+    "multitask_unet",
+    "fcn",
+    "classifier",
 ]
 
 NETWORKS: dict[str, str] = {
@@ -96,6 +104,9 @@ class TrainConfig(Config):
     """number of training images whose masks are used; all that there are if not given; 0: image-level labels alone"""
     budget_seed: int = Field(0, ge=0)
     """seed of the choice of those images, the same for all networks and trainings that are compared"""
+    budget_rule: Literal["even", "deficit"] = "even"
+    """how they are chosen: even (classes as even as the data allow), deficit (drawn for the class that lacks most, as
+    the seed paper's code does)"""
     steps: int = Field(20000, ge=1)
     """optimiser steps"""
     batch_size: int = Field(10, ge=1)
@@ -147,6 +158,15 @@ class TrainConfig(Config):
     """steps between saves of the state that a killed training goes on from"""
     seed: int = Field(0, ge=0)
     """seed of new layers, the order of the images and their augmentation"""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a manifest says of the settings: all that changes the result.
+
+        Options that came later are left out where they say what was done before there were any.
+        """
+        found = self.model_dump(mode="json", exclude={"save_every"})
+        return {key: value for key, value in found.items() if (key, value) != ("budget_rule", "even")}
 
 
 class SeedConfig(Config):

@@ -97,7 +97,7 @@ def train_network(
     average = MovingAverage(module, ema) if ema else None
     kept = replace(network, module=average.module) if average else network
     identity = {
-        "config": config.model_dump(mode="json", exclude={"save_every"}),
+        "config": config.identity,
         "network": [network.kind, network.architecture],
         "labels": {sample.id: list(sample.classes) for sample in train},
         "masked": [sample.id for sample in masked],

@@ -126,6 +126,52 @@ def test_each_class_once_and_nested(seed: int) -> None:
     assert several  # images of several classes are not shunned
 
 
+def slowly_by_deficit(dataset: Dataset, budget: int, seed: int) -> list[str]:
+    """The draw of the published code, image by image and class by class; of its own accord it stops at no image."""
+    pool = [sample for sample in dataset if sample.mask_path is not None]
+    size, generator = dataset.num_classes, np.random.default_rng(seed)
+    total = Counter(c for sample in pool for c in sample.classes)
+    share = {c: 1 / size for c in range(1, size + 1)}
+    if budget >= 25 * size:
+        share = {c: (1 / size + total[c] / sum(total.values())) / 2 for c in share}
+    have: Counter[int] = Counter()
+    chosen: list[Sample] = []
+    due = budget
+    while len(chosen) < budget:
+        lack = {c: max(0.0, share[c] * due - have[c]) for c in share}
+        weights: list[float] = []
+        for turn in sorted(lack, key=lambda c: -lack[c]):
+            weights = [
+                min(lack[c] for c in sample.classes) if turn in sample.classes and sample not in chosen else 0.0
+                for sample in pool
+            ]
+            if sum(weights) > 0:
+                break
+        else:
+            weights = [float(sample not in chosen) for sample in pool]
+        sample = pool[generator.choice(len(pool), p=np.array(weights) / sum(weights))]
+        chosen.append(sample)
+        have.update(sample.classes)
+        due += max(0, len(sample.classes) - 1)
+    return sorted(sample.id for sample in chosen)
+
+
+@pytest.mark.parametrize("budget", [1, 4, 20, 60, 100])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_draw_by_deficit(budget: int, seed: int) -> None:
+    dataset = mixed(150, 4, seed)
+    found = sorted(sample.id for sample in sample_masks(dataset, budget, seed, rule="deficit"))
+    assert found == slowly_by_deficit(dataset, budget, seed)
+    assert len(set(found)) == budget
+
+
+def test_the_draw_by_deficit_evens_the_classes_out() -> None:
+    dataset = mixed(150, 4, 3)
+    counts = Counter(c for sample in sample_masks(dataset, 24, rule="deficit") for c in sample.classes)
+    assert max(counts.values()) - min(counts.values()) <= 3
+    assert {s.id for s in sample_masks(dataset, 24, rule="deficit")} != {s.id for s in sample_masks(dataset, 24)}
+
+
 def test_impossible_budgets_are_refused() -> None:
     dataset = mixed(50, 3, seed=0, masks=False)
     with pytest.raises(InputError, match=r"^--budget 43: data set made/train has 42 images with masks$"):

@@ -151,7 +151,9 @@ def test_readouts(name: str) -> None:
 
 
 def test_learnt_weights_are_counted_and_learn(model: nn.Module, images: Tensor) -> None:
-    network = unroll(copy.deepcopy(model), ends={"layer4": 0.5, "layer2": 0.25}, readout="mean", learn_weights=True).double()
+    network = unroll(
+        copy.deepcopy(model), ends={"layer4": 0.5, "layer2": 0.25}, readout="mean", learn_weights=True
+    ).double()
     own = sum(p.numel() for p in model.parameters())
     assert sum(p.numel() for p in network.parameters()) == own + 2
     torch.testing.assert_close(network.readout.log_weights.detach().exp(), torch.tensor([0.5, 0.25]).double())
