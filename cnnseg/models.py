@@ -39,8 +39,8 @@ class Network:
     ``module.classifies`` or ``module.segments`` is False. Output 0 is the background, output c is
     ``class_names[c - 1]``. ``mean`` and ``std`` normalise RGB in [0, 1]. ``crop`` and ``masks``: side of the crops and
     number of masks that it was trained with; None where nobody knows. ``new_head``: the layer of the class scores is
-    at random, and did not come with a trained classifier. ``baseline``: of an unrolled
-    network's heat-maps, see `NetworkConfig`. ``reading``: of an unrolled network. ``decoder``: of a segmentation network, see `SegmentationConfig`;
+    at random, and did not come with a trained classifier. ``baseline``: of an unrolled network's heat-maps, see
+    `NetworkConfig`; ``reading``: where they are read. ``decoder``: of a segmentation network, see `SegmentationConfig`;
     ``learnt_from``: whose masks it has learnt.
     """
 

@@ -1,4 +1,4 @@
-"""Where an unrolled network reads relevance out, and what it makes of it: the part of its settings that its file keeps."""
+"""Where an unrolled network reads relevance out, and what it makes of it: what its file keeps of its settings."""
 
 from __future__ import annotations
 

@@ -81,8 +81,8 @@ def settle(network: Network, config: SeedConfig) -> SeedConfig:
     """
     if isinstance(network.module, UnrolledNetwork) and config.rules is not None:
         raise InputError(
-            f"--rules {config.rules}: this {network.kind} keeps the rules that it was trained with; rules are of --method "
-            "lrp on a classifier of `cnnseg train-classifier`"
+            f"--rules {config.rules}: this {network.kind} keeps the rules that it was trained with; rules are of "
+            "--method lrp on a classifier of `cnnseg train-classifier`"
         )
     if config.method != "lrp" or not isinstance(network.module, PlainClassifier):
         return config

@@ -131,7 +131,7 @@ def slowly_by_deficit(dataset: Dataset, budget: int, seed: int) -> list[str]:
     pool = [sample for sample in dataset if sample.mask_path is not None]
     size, generator = dataset.num_classes, np.random.default_rng(seed)
     total = Counter(c for sample in pool for c in sample.classes)
-    share = {c: 1 / size for c in range(1, size + 1)}
+    share = dict.fromkeys(range(1, size + 1), 1 / size)
     if budget >= 25 * size:
         share = {c: (1 / size + total[c] / sum(total.values())) / 2 for c in share}
     have: Counter[int] = Counter()

@@ -20,10 +20,10 @@ from wsss.errors import InputError, did_you_mean
 Features = Literal["constant", "trained"]
 
 READOUTS = ("sum", "mean", "asinh")
-"""sum: relevance shared out among the pixels, so that heat-maps sum to what the ends sum to. mean: relevance times number
-of cells, so that heat-maps have that as their mean. asinh: as mean, but each cell's value is put through asinh, which is
-the value itself near 0 and its logarithm far from it: relevance has heavy tails, more so the finer the depth, and a
-softmax exaggerates what stands out."""
+"""sum: relevance shared out among the pixels, so that heat-maps sum to what the ends sum to. mean: relevance times
+number of cells, so that heat-maps have that as their mean. asinh: as mean, but each cell's value is put through asinh,
+which is the value itself near 0 and its logarithm far from it: relevance has heavy tails, more so the finer the depth,
+and a softmax exaggerates what stands out."""
 
 
 class Readout(nn.Module):
