@@ -34,7 +34,7 @@ Kind = Literal[
 ]
 
 NETWORKS: dict[str, str] = {
-    "unrolled": "unrolled LRP-0, read at strides 32 to 4; weights, activations, up-sampling tied; a branch for each class",
+    "unrolled": "unrolled LRP-0, read at strides 32 to 4: all weights tied, a branch for each class",
     "unrolled_pixels": "unrolled LRP-0 down to the pixels, as the paper describes it; hardly learns to segment",
     "ws_ae": "unrolled without tied activations: ordinary ReLUs in the decoder (weight-sharing autoencoder)",
     "free_convolutions": "unrolled, the decoder with its own convolutions, which start as the encoder's; learns sooner",
