@@ -5,8 +5,9 @@
 
 Reads masks: run it on a training split, and choose there. Image-level labels are given. The last column is the oracle:
 the best fixed threshold on these very masks. Maps are those of ``cnnseg seeds``, with the mirror image's: NAME is a
-composite or a method, NAME:LAYER at a layer, NAME:LAYER:contrastive of a class minus the mean of all others; A*B is the
-geometric mean of two.
+composite or a method, NAME:LAYER at a layer, NAME:LAYER:contrastive of a class minus the mean of all others;
+depths:mean and depths:asinh are LRP-0 read at strides 32 to 4 and joined as in unrolled networks; A*B is the geometric
+mean of two.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cnnseg.models import Network, find_network, load_network
+from cnnseg.reading import find_reading
 from cnnseg.rules import COMPOSITES
 from cnnseg.seeds import STRIDE, Explain, averaged, explanation, outputs_for, settle
-from cnnseg.settings import PIXELS, SeedConfig
+from cnnseg.settings import PIXELS, NetworkConfig, SeedConfig
 from cnnseg.unroll import unroll
 from wsss.console import note, track
 from wsss.data import Sample, load_dataset, read_image
@@ -37,6 +39,10 @@ def maker(network: Network, name: str, cell: int) -> Explain:
     """The function that makes the maps of that name."""
     first, *more = name.split(":")
     layer = more[0] if more else None
+    if first == "depths":
+        reading = find_reading(NetworkConfig(readout=layer))
+        unrolled = unroll(network.module.model, **reading.options(network.module.model))
+        return lambda images, outputs: averaged(unrolled.read(images, outputs).clamp(min=0), images, cell)
     if first not in COMPOSITES:
         return explanation(network, SeedConfig(method=first, layer=layer, cell=cell))
     config = settle(network, SeedConfig(rules=first, layer=layer, cell=cell))

@@ -24,6 +24,7 @@ class Reading:
     stride_weights: tuple[float, ...]
     learn_weights: bool
     readout: str
+    smooth: bool
     features: str
     rules: str | None = None
 
@@ -33,18 +34,28 @@ class Reading:
         return 1 in self.strides
 
     def ends(self, model: nn.Module) -> dict[str, float]:
-        """Layer and weight of each stride, for `cnnseg.unroll`. InputError if a stride has no layer of its own."""
-        from cnnseg.methods.running import layers_at_strides
+        """Layer and weight of each stride, for `cnnseg.unroll`: the last layer of the first stride, which is CAM's, and
+        the first ones of the others.
+
+        At the last layer of a stride all relevance lies on the places that the next strided convolution looks at: one
+        in four, if its kernel is 1 x 1. Layers of that stride that come after the first spread it out on the way.
+
+        Raises:
+            InputError: a stride that no layer has which all relevance passes through.
+        """
+        from cnnseg.methods.running import layers_with_maps
         from cnnseg.unroll.places import INPUT
 
-        layers = layers_at_strides(model, [stride for stride in self.strides if stride > 1])
+        layers = layers_with_maps(model, max(self.strides))
         found: dict[str, float] = {}
         for stride, weight in zip(self.strides, self.stride_weights, strict=True):
-            name = INPUT if stride == 1 else layers[stride]
-            if name is None or name in found:
-                what = "no layer" if name is None else f"{name} again"
-                raise InputError(f"--strides {_words(self.strides)}: {what} at stride {stride} of this network")
-            found[name] = weight
+            names = [INPUT] if stride == 1 else [name for name, own in layers.items() if stride / 2 < own <= stride]
+            if not names:
+                known = _words(sorted({round(own) for own in layers.values()} | {1}))
+                raise InputError(
+                    f"--strides {_words(self.strides)}: this network has no layer of {stride}; it has {known}"
+                )
+            found[names[0] if found else names[-1]] = weight
         return found
 
     def options(self, model: nn.Module) -> dict[str, Any]:
@@ -53,6 +64,7 @@ class Reading:
             "ends": self.ends(model),
             "learn_weights": self.learn_weights,
             "readout": self.readout,
+            "smooth": self.smooth,
             "features": self.features,
             "rules": self.rules,
         }
@@ -62,7 +74,7 @@ class Reading:
         return {} if self == AT_THE_PIXELS else {"reading": asdict(self)}
 
 
-AT_THE_PIXELS = Reading(PIXELS, (1.0,), False, "sum", "constant")
+AT_THE_PIXELS = Reading(PIXELS, (1.0,), False, "sum", False, "constant")
 """The paper's: relevance of pixels, as it is."""
 
 
@@ -85,6 +97,7 @@ def find_reading(config: NetworkConfig) -> Reading:
         weights,
         config.learn_weights,
         config.readout or ("sum" if pixels else "asinh"),
+        config.smooth if config.smooth is not None else not pixels,
         config.features or ("constant" if pixels else "trained"),
         config.rules,
     )

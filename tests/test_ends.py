@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cnnseg import unroll
-from cnnseg.unroll.readout import find_readout
+from cnnseg.unroll.readout import find_readout, smoothed
 from wsss.errors import InputError
 
 ENDS = ("layer4", "layer3", "layer1", "input")
@@ -148,6 +148,23 @@ def test_readouts(name: str) -> None:
     total = level.sum() if name == "sum" else level.mean()
     expected = 0.7 * math.asinh(1) if name == "asinh" else 0.7
     torch.testing.assert_close(total, torch.tensor(expected).double())
+
+
+def test_smoothing_takes_out_every_other_cell_and_keeps_the_sum() -> None:
+    maps = torch.rand(2, 3, 6, 7).double()
+    found = smoothed(maps)
+    wide = F.pad(maps, (1, 1, 1, 1), mode="replicate")
+    window = torch.tensor([[1, 2, 1], [2, 4, 2], [1, 2, 1]]).double() / 16
+    for row in range(6):
+        for column in range(7):
+            expected = (wide[:, :, row : row + 3, column : column + 3] * window).sum((2, 3))
+            torch.testing.assert_close(found[:, :, row, column], expected)
+    torch.testing.assert_close(found.sum((2, 3)), maps.sum((2, 3)))
+    sparse = torch.zeros(1, 1, 6, 8).double()
+    sparse[:, :, ::2, ::2] = 1.0
+    torch.testing.assert_close(smoothed(sparse)[:, :, 1:-1, 1:-1], torch.full((1, 1, 4, 6), 0.25).double())
+    readout = find_readout("mean", {"a": 1.0, "b": 1.0}, smooth=True)
+    torch.testing.assert_close(readout((maps, maps), (6, 7)), 42 * (maps + found))
 
 
 def test_learnt_weights_are_counted_and_learn(model: nn.Module, images: Tensor) -> None:

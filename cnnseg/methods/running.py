@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -91,26 +90,29 @@ def layer_at_stride(model: nn.Module, stride: int) -> str | None:
 
     None if there is no such layer.
     """
-    return layers_at_strides(model, [stride])[stride]
+    fine = [name for name, own in layers_with_maps(model, stride).items() if own <= stride]
+    return fine[-1] if fine else None
 
 
 @torch.no_grad()
-def layers_at_strides(model: nn.Module, strides: Sequence[int]) -> dict[int, str | None]:
-    """The layer of each stride, as `layer_at_stride`; one pass for all of them."""
+def layers_with_maps(model: nn.Module, stride: int) -> dict[str, float]:
+    """Layers with maps that all relevance passes through, in order, each with its stride: pixels for a value.
+
+    Args:
+        stride: the largest that is of interest.
+    """
     traced = trace(model)
-    side = max([_SIDE, *(_CELLS * stride for stride in strides)])
+    side = max(_SIDE, _CELLS * stride)
     images = next(model.parameters()).new_zeros(1, 3, side, side)
-    narrow, values = set(narrow_places(traced)), {IMAGES: images}
-    found: dict[int, int] = {}
+    narrow, values, found = set(narrow_places(traced)), {IMAGES: images}, {}
     for index, step in enumerate(traced.steps):
         inputs = tuple(values[place] for place in step.inputs)
         values[index + 1] = out = run_step(step, inputs, _AS_IT_IS, images)[0]
         if index + 1 in narrow:
-            fine = [stride for stride in strides if _is_spatial(out) and out.shape[2] * stride >= side]
-            if not fine:
+            if not _is_spatial(out) or out.shape[2] * stride < side:
                 break
-            found |= dict.fromkeys(fine, index + 1)
-    return {stride: name_of(traced, found[stride]) if stride in found else None for stride in strides}
+            found[name_of(traced, index + 1)] = side / out.shape[2]
+    return found
 
 
 def _is_spatial(value: Any) -> bool:

@@ -202,6 +202,7 @@ def unroll(
     ends: Sequence[str] | Mapping[str, float] = (INPUT,),
     readout: str = "sum",
     learn_weights: bool = False,
+    smooth: bool = False,
     features: Features = "constant",
     classes_at_once: int | None = None,
 ) -> UnrolledNetwork:
@@ -230,6 +231,7 @@ def unroll(
             their number unless given.
         readout: how the heat-maps are made of them: "sum", "mean" or "asinh", see `cnnseg.unroll.readout`.
         learn_weights: the weights of the ends are parameters, which start there and stay above 0.
+        smooth: relevance at all ends but the first is averaged over neighbouring cells first, see `Readout`.
         features: what relevance at a layer multiplies the decoder's last field by: "constant" to autograd, so that a
             loss on heat-maps trains weights by their use in the decoder alone; or "trained", so that it reaches the
             layers below each end as well, by their use in the encoder. At the image they are the same.
@@ -275,6 +277,6 @@ def unroll(
         contrastive=contrastive,
         baseline=baseline,
         ends=tuple(ends),
-        readout=find_readout(readout, ends, learnt=learn_weights),
+        readout=find_readout(readout, ends, learnt=learn_weights, smooth=smooth),
         features=features,
     )

@@ -27,11 +27,16 @@ and a softmax exaggerates what stands out."""
 
 
 class Readout(nn.Module):
-    """Weighted sum of the ends' relevance, each enlarged to the image's size (bilinear)."""
+    """Weighted sum of the ends' relevance, each enlarged to the image's size (bilinear).
 
-    def __init__(self, name: str, weights: Sequence[float], *, learnt: bool = False) -> None:
+    With ``smooth``, relevance at all ends but the first is averaged over windows of 3 x 3 cells, weighed 1 2 1 both
+    ways: a convolution of stride 2 leaves a pattern of every other cell, which that takes out and no more. Sums stay.
+    """
+
+    def __init__(self, name: str, weights: Sequence[float], *, learnt: bool = False, smooth: bool = False) -> None:
         super().__init__()
         self.name = name
+        self.smooth = smooth
         self.log_weights = nn.Parameter(torch.tensor(weights).log()) if learnt else None
         self._weights = tuple(weights)
 
@@ -44,7 +49,9 @@ class Readout(nn.Module):
         """Maps (B, K, h, w), one for each end, to heat-maps (B, K, H, W) of (height, width) `size`."""
         pixels = size[0] * size[1]
         total = None
-        for weight, maps in zip(self.weights, relevance, strict=True):
+        for place, (weight, maps) in enumerate(zip(self.weights, relevance, strict=True)):
+            if self.smooth and place:
+                maps = smoothed(maps)
             cells = maps.shape[2] * maps.shape[3]
             scale = cells / pixels if self.name == "sum" else cells
             part = maps if scale == 1 else maps * scale
@@ -58,11 +65,18 @@ class Readout(nn.Module):
         return total
 
 
-def find_readout(name: str, ends: Sequence[str] | Mapping[str, float], *, learnt: bool = False) -> Readout:
+def smoothed(maps: Tensor) -> Tensor:
+    """Maps (B, K, h, w) averaged over 3 x 3 cells weighed 1 2 1; what leaves at a border comes back there."""
+    return F.avg_pool2d(F.avg_pool2d(F.pad(maps, (1, 1, 1, 1), mode="replicate"), 2, 1), 2, 1)
+
+
+def find_readout(
+    name: str, ends: Sequence[str] | Mapping[str, float], *, learnt: bool = False, smooth: bool = False
+) -> Readout:
     """A readout by its name. InputError if there is no such one, or a weight is not above 0."""
     weights = [float(w) for w in ends.values()] if isinstance(ends, Mapping) else [1 / len(ends)] * len(ends)
     if not all(0 < weight < math.inf for weight in weights):
         raise InputError(f"ends {ends}: expected weights above 0")
     if name not in READOUTS:
         raise InputError(f"readout {name!r}: {did_you_mean(str(name), READOUTS)}")
-    return Readout(name, weights, learnt=learnt)
+    return Readout(name, weights, learnt=learnt, smooth=smooth)
