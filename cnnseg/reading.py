@@ -21,6 +21,7 @@ class Reading:
     """The settings of `NetworkConfig` of the same names, nothing left open."""
 
     strides: tuple[int, ...]
+    stride_layers: str
     stride_weights: tuple[float, ...]
     learn_weights: bool
     readout: str
@@ -35,10 +36,10 @@ class Reading:
 
     def ends(self, model: nn.Module) -> dict[str, float]:
         """Layer and weight of each stride, for `cnnseg.unroll`: the last layer of the first stride, which is CAM's, and
-        the first ones of the others.
+        as ``stride_layers`` says the last or the first ones of the others.
 
         At the last layer of a stride all relevance lies on the places that the next strided convolution looks at: one
-        in four, if its kernel is 1 x 1. Layers of that stride that come after the first spread it out on the way.
+        in four, if its kernel is 1 x 1. On the way to the first layer of that stride it is spread out.
 
         Raises:
             InputError: a stride that no layer has which all relevance passes through.
@@ -55,7 +56,7 @@ class Reading:
                 raise InputError(
                     f"--strides {_words(self.strides)}: this network has no layer of {stride}; it has {known}"
                 )
-            found[names[0] if found else names[-1]] = weight
+            found[names[0] if found and self.stride_layers == "first" else names[-1]] = weight
         return found
 
     def options(self, model: nn.Module) -> dict[str, Any]:
@@ -74,7 +75,7 @@ class Reading:
         return {} if self == AT_THE_PIXELS else {"reading": asdict(self)}
 
 
-AT_THE_PIXELS = Reading(PIXELS, (1.0,), False, "sum", False, "constant")
+AT_THE_PIXELS = Reading(PIXELS, "last", (1.0,), False, "sum", False, "constant")
 """The paper's: relevance of pixels, as it is."""
 
 
@@ -94,10 +95,11 @@ def find_reading(config: NetworkConfig) -> Reading:
     pixels = strides == PIXELS
     return Reading(
         strides,
+        config.stride_layers,
         weights,
         config.learn_weights,
         config.readout or ("sum" if pixels else "asinh"),
-        config.smooth if config.smooth is not None else not pixels,
+        config.smooth,
         config.features or ("constant" if pixels else "trained"),
         config.rules,
     )
@@ -111,7 +113,7 @@ def read_reading(description: dict[str, Any]) -> Reading:
     strides, weights = tuple(said.pop("strides")), tuple(said.pop("stride_weights"))
     if not all(isinstance(stride, int) and stride > 0 for stride in strides):
         raise ValueError("strides are whole numbers")
-    return Reading(strides, weights, **said)
+    return Reading(strides=strides, stride_weights=weights, **said)
 
 
 def _words(values: Sequence[float]) -> str:

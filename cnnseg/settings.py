@@ -81,6 +81,8 @@ class NetworkConfig(Config):
     strides: Annotated[tuple[PositiveInt, ...], Several] | None = None
     """where unrolled networks read relevance out: at a layer of each of these strides (pixels a cell), coarsest first;
     1 is the image; unless given, 32 16 8 4 for unrolled, 1 for the others"""
+    stride_layers: Literal["first", "last"] = "last"
+    """which layer of each stride but the coarsest; at the last one relevance may lie on every other cell alone"""
     stride_weights: Annotated[tuple[PositiveFloat, ...], Several] | None = None
     """weight of each of them in the heat-maps; 1 for the first and 0.5 for the others unless given"""
     learn_weights: bool = False
@@ -88,9 +90,8 @@ class NetworkConfig(Config):
     readout: Literal["sum", "mean", "asinh"] | None = None
     """how heat-maps are made of relevance: sum (as it is), mean (times the number of cells), asinh (of that); asinh
     unless given, sum at the image alone"""
-    smooth: bool | None = None
-    """average relevance over neighbouring cells at all strides but the first, see cnnseg.unroll; they are unless given,
-    but not at the image alone"""
+    smooth: bool = False
+    """average relevance over neighbouring cells at all strides but the first, see cnnseg.unroll"""
     features: Literal["constant", "trained"] | None = None
     """whether the segmentation loss reaches the layers below a stride, through the features that relevance is of;
     trained unless given, constant at the image alone"""
