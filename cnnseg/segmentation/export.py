@@ -32,6 +32,9 @@ OPSET = 17
 INPUT, OUTPUTS = "image", ("mask", "pixels", "classes")
 
 
+OTHERS = "decoders unet, fpn, deeplabv3plus, segformer and others can, see docs/segmentation_networks.md"
+
+
 @dataclass(frozen=True)
 class Difference:
     """How far an exported network is from the one that it was made of, over some photographs."""
@@ -84,12 +87,19 @@ def export_onnx(network: Network, path: Path, photographs: Sequence[Image.Image]
         }.items():
             model.metadata_props.add(key=key, value=value)
         onnx.save(model, temporary)
-        session = runtime.InferenceSession(temporary.read_bytes(), providers=["CPUExecutionProvider"])
-        found = _compare(
-            module,
-            lambda image: [torch.from_numpy(array) for array in session.run(None, {INPUT: image.numpy()})],
-            photographs,
-        )
+        quiet = runtime.SessionOptions()
+        quiet.log_severity_level = 4
+        session = runtime.InferenceSession(temporary.read_bytes(), quiet, providers=["CPUExecutionProvider"])
+
+        def exported(image: Tensor) -> list[Tensor]:
+            try:
+                return [torch.from_numpy(array) for array in session.run(None, {INPUT: image.numpy()})]
+            except Exception as error:  # ONNX Runtime's own, which have no base of their own
+                raise InputError(
+                    f"--format onnx: this network cannot be exported for images of any size ({_line(error)}); {OTHERS}"
+                ) from None
+
+        found = _compare(module, exported, photographs)
         if not found.largest <= TOLERANCE:
             raise InputError(
                 f"--format onnx: ONNX Runtime and PyTorch differ by {found.largest:.2g} in a probability, at most "
@@ -150,8 +160,12 @@ def _trace(module: nn.Module, path: Path) -> None:
                 torch.onnx.export(module, (image,), str(path), **(common | way))
             return
         except Exception as error:  # each exporter, and each step of it, raises its own
-            reasons.append(" ".join(str(error).split())[:160] or type(error).__name__)
-    raise InputError(f"--format onnx: this network cannot be exported ({reasons[-1]}); another --decoder can")
+            reasons.append(_line(error))
+    raise InputError(f"--format onnx: this network cannot be exported ({reasons[-1]}); {OTHERS}")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:160] or type(error).__name__
 
 
 def _compare(
