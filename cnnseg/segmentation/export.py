@@ -119,7 +119,7 @@ def export_small(network: Network, path: Path, photographs: Sequence[Image.Image
 def _check(network: Network) -> None:
     if isinstance(network.module, UnrolledNetwork):
         raise InputError(
-            f"--network: a {network.title} cannot be exported, its way back depends on what its way there has passed; "
+            f"--network: {network.title} cannot be exported, its way back depends on what its way there has passed; "
             "those of train-segmentation can"
         )
 

@@ -130,7 +130,8 @@ def segment_photographs(
             for job in writing:
                 job.result()
     finally:  # also of what was done until an interruption
-        _write_shares(stage, out / SHARES, earlier | {name: str(path) for name, path in photographs.items()})
+        mine = {name: str(path) for name, path in photographs.items()}
+        _write_shares(stage, out / SHARES, mine | {name: path for name, path in earlier.items() if name not in mine})
     if made:
         counts = {"images": len(photographs), "made": made}
         stage.done(command=command_line("cnnseg"), split="", counts=counts, seconds=time.monotonic() - begin)
