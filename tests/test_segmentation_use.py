@@ -505,3 +505,20 @@ def test_small_checkpoints(checkpoint: Path, tmp_path: Path, capsys: pytest.Capt
     assert "is the network itself" in capsys.readouterr().err
     assert run(cli.app, [*words, str(tmp_path / "small.onnx")]) == 2
     assert "ends in .safetensors" in capsys.readouterr().err
+
+
+def test_the_page_on_using_it_without_this_toolkit(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    page = (Path(__file__).parents[1] / "docs/segmentation_networks.md").read_text()
+    code = page.split("### Without this toolkit")[1].split("```python\n")[1].split("```")[0]
+    network, image = load_network(checkpoint), picture(66, 90)
+    export_onnx(network, tmp_path / "segmentation.onnx", [image])
+    image.save(tmp_path / "cat.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "page", "exec"), {})
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["background", "cat", "dog"]
+    with Image.open(tmp_path / "mask.png") as mask:
+        assert (np.asarray(mask) == plain_mask(network, Image.open(tmp_path / "cat.jpg"))).mean() > 0.999

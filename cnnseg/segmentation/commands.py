@@ -22,6 +22,9 @@ from wsss.options import Data, Device, Root, Runs, check_positive
 if TYPE_CHECKING:
     from PIL import Image
 
+FEW = 8
+"""Up to so many photographs, segment prints what each of them shows."""
+
 NetworkOption = Annotated[str, Parameter(help="Checkpoint (.safetensors), or the name of a run that holds one.")]
 Which = Annotated[
     Literal["last", "best"],
@@ -176,6 +179,9 @@ def segment(
         precision=precision,
         workers=workers,
     )
+    for name, shares in written.shares.items() if len(photographs) <= FEW else ():
+        parts = ", ".join(f"{key} {100 * share:.1f} %" for key, share in shares.items() if share)
+        note(f"{out / 'masks' / name}.png: {parts}")
     note(f"{out}: {written.made} photographs segmented now; class shares: {written.table}")
     if written.failed:
         first = next(iter(written.failed.values()))

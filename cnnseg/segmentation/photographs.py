@@ -39,11 +39,14 @@ OVERLAY_WIDTH = 1600
 
 @dataclass(frozen=True)
 class Written:
-    """What `segment_photographs` has made: the table, and by name why a photograph could not be segmented."""
+    """What `segment_photographs` has made."""
 
     table: Path
     made: int
+    shares: dict[str, dict[str, float]]
+    """Of each photograph of this call, see `Segmentation.shares`."""
     failed: dict[str, str]
+    """Why the others could not be segmented."""
 
 
 def find_photographs(paths: Sequence[Path], out: Path) -> dict[str, Path]:
@@ -131,11 +134,12 @@ def segment_photographs(
                 job.result()
     finally:  # also of what was done until an interruption
         mine = {name: str(path) for name, path in photographs.items()}
-        _write_shares(stage, out / SHARES, mine | {name: path for name, path in earlier.items() if name not in mine})
+        rest = {name: path for name, path in earlier.items() if name not in mine}
+        shares = _write_shares(stage, out / SHARES, mine | rest)
     if made:
         counts = {"images": len(photographs), "made": made}
         stage.done(command=command_line("cnnseg"), split="", counts=counts, seconds=time.monotonic() - begin)
-    return Written(out / SHARES, made, failed)
+    return Written(out / SHARES, made, {name: shares[name] for name in photographs if name in shares}, failed)
 
 
 def _photographs_below(folder: Path, out: Path) -> Iterator[Path]:
@@ -234,8 +238,9 @@ def _earlier(table: Path, photographs: dict[str, Path]) -> dict[str, str]:
     return found
 
 
-def _write_shares(stage: Stage, table: Path, photographs: dict[str, str]) -> None:
-    """A line for each of the photographs whose mask is there."""
+def _write_shares(stage: Stage, table: Path, photographs: dict[str, str]) -> dict[str, dict[str, float]]:
+    """A line for each of the photographs whose mask is there; returns their shares."""
+    shares = {}
     missing = set(stage.pending(photographs))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -245,5 +250,7 @@ def _write_shares(stage: Stage, table: Path, photographs: dict[str, str]) -> Non
             continue
         found = Segmentation(read_mask(stage.folder, name), stage.class_names)
         height, width = found.mask.shape
-        writer.writerow([name, path, width, height, *(f"{share:.6f}" for share in found.shares.values())])
+        shares[name] = found.shares
+        writer.writerow([name, path, width, height, *(f"{share:.6f}" for share in shares[name].values())])
     write_bytes(table, text.getvalue().encode())
+    return shares
