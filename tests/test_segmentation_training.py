@@ -355,6 +355,10 @@ def test_bad_choices_of_masks_are_one_line(data: Path, tmp_path: Path, runs: Pat
     ):
         with pytest.raises(InputError, match=line):
             targets(dataset, masks, tmp_path, CONFIG.model_copy(update=changes))
+    pooled = TINY.model_copy(update={"decoder": "deeplabv3plus"})
+    half = CONFIG.model_copy(update={"mask_share": 0.5})
+    with pytest.raises(InputError, match=r"--batch-size 2: --decoder deeplabv3plus .* at least 2 images"):
+        train_segmentation(tmp_path / "net", dataset, None, pooled, half, masks=["one"], runs=runs)
     with pytest.raises(InputError, match=r"--masks true: .* no image has a mask"):
         targets(load_dataset(data, "own"), ["true"], tmp_path, CONFIG)
     whole = targets(dataset, ["true"], tmp_path, CONFIG.model_copy(update={"ignore_below": 0.5, "soft": True}))

@@ -221,6 +221,7 @@ def test_from_python_in_every_form(checkpoint: Path, tmp_path: Path) -> None:
     for call, line in (
         (lambda: cnnseg.segment(network, image, classes=["cow"]), "class 'cow' is unknown"),
         (lambda: cnnseg.segment(network, image, sise=3), "no option 'sise'; did you mean 'size'"),
+        (lambda: cnnseg.segment(network, image, tile=3), "tile: Input should be greater than or equal to 64"),
         (lambda: cnnseg.segment(network, np.zeros((4, 4), np.uint8)), "expected uint8 RGB"),
         (lambda: cnnseg.segment(network, picture(20, 70)), "70 x 20 pixels .* stride of 32"),
         (lambda: cnnseg.load_network("net", runs=tmp_path), "--network net: no such file"),
@@ -497,7 +498,7 @@ def test_small_checkpoints(checkpoint: Path, tmp_path: Path, capsys: pytest.Capt
     assert run(cli.app, [*words, str(small), "--photographs", str(tmp_path / "1.png")]) == 0
     assert "compared on 1 photographs" in capsys.readouterr().out
     assert small.stat().st_size < 0.6 * checkpoint.stat().st_size
-    image = torch.from_numpy(np.asarray(picture(40, 50)))[None]
+    image = torch.from_numpy(np.array(picture(40, 50)))[None]
     with torch.inference_mode():
         one, other = (Deployed(load_network(path)).eval()(image)[1] for path in (checkpoint, small))
     assert 0 < (one - other).abs().max() < 0.2

@@ -27,6 +27,10 @@ _COARSER = {"pan": 8, "dpt": 2}
 """Decoders that halve the encoder's last map further, so that it must be divisible by so much."""
 
 
+POOLING = ("deeplabv3", "deeplabv3plus", "pan", "upernet")
+"""Decoders that pool to one value an image in front of a batch norm, which needs more than one to train."""
+
+
 class SegmentationNetwork(nn.Module):
     """``network(images, decode=None)`` gives (logits (B, C+1), maps (B', C+1, H, W)), both float32.
 
