@@ -348,13 +348,16 @@ def test_bad_choices_of_masks_are_one_line(data: Path, tmp_path: Path, runs: Pat
     for masks, changes, line in (
         (["plain"], {"ignore_below": 0.5}, r"no seeds there .*"),
         (["plain"], {"soft": True}, r"no seeds there .*"),
+        (["one"], {"budget": 0}, "--budget 0: a segmentation network learns from masks"),
         (["true", "plain"], {}, "the data set's own masks .* or runs, not both"),
         (["nothing"], {}, "nothing: no such run"),
         ([], {}, "--masks: give a run"),
         (["plain", "plain"], {}, "names a run twice"),
     ):
         with pytest.raises(InputError, match=line):
-            targets(dataset, masks, tmp_path, CONFIG.model_copy(update=changes))
+            changed = CONFIG.model_copy(update=changes)
+            train_segmentation(tmp_path / "net", dataset, None, TINY, changed, masks=masks, runs=tmp_path)
+    assert not (tmp_path / "net").exists()
     pooled = TINY.model_copy(update={"decoder": "deeplabv3plus"})
     half = CONFIG.model_copy(update={"mask_share": 0.5})
     with pytest.raises(InputError, match=r"--batch-size 2: --decoder deeplabv3plus .* at least 2 images"):

@@ -38,6 +38,7 @@ from wsss.errors import InputError
 from wsss.evaluate import evaluate_run
 from wsss.report import write_report
 from wsss.report.provenance import prices
+from wsss.report.tables import stage_title
 from wsss.store import read_mask, read_seed
 
 NAMES = ("cat", "dog")
@@ -382,8 +383,9 @@ def test_masks_for_the_next_round(data: Path, checkpoint: Path, tmp_path: Path) 
         assert class_probabilities(seed).shape == (len(seed.classes) + 1, *one.mask.shape)
     again = with_masks_of(dataset, ["round"], tmp_path, ignore_below=0.5)
     assert set(np.unique(again.load_mask(dataset.samples[0]))) <= {0, 1, 255}
-    rows = evaluate_run(tmp_path / "round", dataset, stages=["masks"])
-    assert rows[0].labels_given and rows[0].network
+    rows = {row.stage: row for row in evaluate_run(tmp_path / "round", dataset) if row.headline}
+    assert rows["masks"].labels_given and rows["masks"].network
+    assert [stage_title(row) for row in rows.values()] == ["scores of the network", "masks of the network"]
 
 
 def test_the_whole_way_in_one_table(data: Path, checkpoint: Path, tmp_path: Path) -> None:

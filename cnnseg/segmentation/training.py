@@ -58,6 +58,10 @@ def train_segmentation(
 
 
 def _check_batch(net: SegmentationConfig, config: SegmentationTrainConfig) -> None:
+    if config.budget == 0:
+        raise InputError(
+            "--budget 0: a segmentation network learns from masks; give more, or `cnnseg train-classifier`"
+        )
     decoded = max(1, round(config.batch_size * config.mask_share))
     if decoded == 1 and net.decoder in POOLING:
         raise InputError(
