@@ -253,6 +253,9 @@ def test_a_folder_of_photographs(checkpoint: Path, tmp_path: Path, capsys: pytes
         "error: 2 of 6 photographs"
     )
     assert "broken.jpg: cannot be read" in said.err and "little.png: 10 x 10 pixels" in said.err
+    assert set(find_photographs([folder], out)) == {"one", "two", "beach_one", "big", "broken", "little"}
+    picture(40, 40).save(out / "three.png")
+    assert set(find_photographs([out], out)) == {"three"}  # of who has the results beside the photographs
     rows = rows_of(out / "shares.csv")
     assert set(rows) == {"one", "two", "beach_one", "big"}
     network = load_network(checkpoint)

@@ -52,8 +52,8 @@ class Written:
 def find_photographs(paths: Sequence[Path], out: Path) -> dict[str, Path]:
     """Name of the results -> file, of photographs and of folders of them, with all that lies below.
 
-    A photograph of a folder is named by its path from there, ``trip/beach/1.jpg`` below ``trip`` is ``beach_1``. What
-    lies in `out` is left out.
+    A photograph of a folder is named by its path from there, ``trip/beach/1.jpg`` below ``trip`` is ``beach_1``. The
+    results that lie in `out` are left out.
 
     Raises InputError if a path is not there, nothing is found, or two photographs would have one name.
     """
@@ -143,9 +143,9 @@ def segment_photographs(
 
 
 def _photographs_below(folder: Path, out: Path) -> Iterator[Path]:
-    skipped = out.resolve()
+    skipped = {path.resolve() for path in (out, out / MASKS, out / OVERLAYS)}
     for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name[0] != "." and (Path(parent) / name).resolve() != skipped]
+        folders[:] = [name for name in folders if name[0] != "." and (Path(parent) / name).resolve() not in skipped]
         yield from (Path(parent) / name for name in files if name[0] != "." and name.lower().endswith(SUFFIXES))
 
 
