@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import cnnseg
 from cnnseg import cli
-from cnnseg.checkpoints import evaluate_checkpoint
+from cnnseg.checkpoints import evaluate_checkpoint, is_evaluation_of
 from cnnseg.evaluation import predict
 from cnnseg.models import Network, create_segmentation, load_network, save_network
 from cnnseg.segmentation import export as exporting
@@ -528,3 +528,17 @@ def test_the_page_on_using_it_without_this_toolkit(
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["background", "cat", "dog"]
     with Image.open(tmp_path / "mask.png") as mask:
         assert (np.asarray(mask) == plain_mask(network, Image.open(tmp_path / "cat.jpg"))).mean() > 0.999
+
+
+def test_figures_of_several_looks_or_given_labels_are_not_those_of_one(
+    data: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    dataset = load_dataset(data, "val")
+    rule = {"size": None, "protocol": "voc", "precision": "fp32"}
+    for name, how, plain in (
+        ("plain", {}, True),
+        ("views", {"views": ViewsConfig(flip=True)}, False),
+        ("told", {"labels_given": True}, False),
+    ):
+        entry = evaluate_checkpoint(str(checkpoint), dataset, runs=tmp_path, name=name, device="cpu", **how)
+        assert is_evaluation_of(entry, checkpoint, dataset, **rule) is plain
