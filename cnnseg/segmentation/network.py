@@ -87,7 +87,8 @@ def create_module(config: SegmentationConfig, outputs: int, *, load_weights: boo
             model = smp.create_model(config.decoder, name, in_channels=3, classes=outputs, aux_params=aux, **options)
     except OSError as error:
         raise InputError(
-            f"--weights pretrained: those of {config.encoder} could not be fetched ({_first_line(error)}); give a file"
+            f"--weights pretrained: those of {config.encoder} could not be fetched ({_first_line(error)}); give "
+            "a file, or package:NAME of an EfficientNet-Lite"
         ) from None
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError, IndexError) as error:
         raise InputError(
