@@ -192,6 +192,36 @@ def test_several_views_are_averaged_as_probabilities() -> None:
     assert not torch.allclose(plain.softmax(1), found)
 
 
+def test_a_gate_keeps_out_what_the_whole_image_does_not_show(data: Path) -> None:
+    network, dataset = near(), load_dataset(data, "val")
+    images = [picture(90, 90, k) for k in range(4)]
+    with torch.inference_mode():
+        likely = [network.module(network.prepare(image, (90, 90))[None])[0][0].sigmoid() for image in images]
+        shown = [network.module(network.prepare(dataset.load_image(s), dataset.image_size(s))[None]) for s in dataset]
+    gate = float(torch.stack(likely)[:, 1].median()) + 1e-4
+    kinds = set()
+    for tile in (1024, 64):
+        found = segment_pictures(network, images, SegmentConfig(gate=gate, size=0, tile=tile, overlap=32))
+        for mask, probability, image in zip(found, likely, images, strict=True):
+            allowed = [0, *(c for c in (1, 2) if probability[c] >= gate)]
+            (told,) = segment_pictures(network, [image], classes=allowed[1:])
+            np.testing.assert_array_equal(mask, told)
+            kinds.add(len(allowed))
+    assert len(kinds) > 1
+    gate = float(torch.stack([logits[0].sigmoid() for logits, _ in shown])[:, 1].median()) + 1e-4
+    for one in predict(network, dataset, dataset.samples, views=ViewsConfig(gate=gate)):
+        logits, maps = shown[[sample.id for sample in dataset].index(one.sample.id)]
+        allowed = [0, *(c for c in (1, 2) if logits[0, c].sigmoid() >= gate)]
+        np.testing.assert_array_equal(one.mask, np.array(allowed)[maps[0, allowed].argmax(0).numpy()])
+    told = predict(network, dataset, dataset.samples, views=ViewsConfig(gate=0.999999), labels_given=True)
+    free = predict(network, dataset, dataset.samples, labels_given=True)
+    for one, other in zip(told, free, strict=True):
+        np.testing.assert_array_equal(one.mask, other.mask)  # labels are given, whatever the network thinks
+    network.module.forward = lambda images, decode=None: (None, torch.zeros(len(images), 3, *images.shape[2:]))
+    with pytest.raises(InputError, match=r"--gate 0\.5: .* does not say which classes"):
+        list(segment_pictures(network, images, SegmentConfig(gate=0.5)))
+
+
 def test_from_python_in_every_form(checkpoint: Path, tmp_path: Path) -> None:
     image = picture(50, 70)
     image.save(tmp_path / "upright.png")
