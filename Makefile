@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml
 	fi
 	@"$(BIN)/python" -c 'import pip' 2>/dev/null || "$(BIN)/python" -m ensurepip
 	@echo "installing into $(VENV): PyTorch and others, about 6 GB, some minutes"
-	@"$(BIN)/python" -m pip install --disable-pip-version-check -q -e '.[dev,oracles]' || { \
+	@"$(BIN)/python" -m pip install --disable-pip-version-check -q -e '.[dev,export,oracles]' || { \
 	  echo "error: the installation failed, see above; pydensecrf2 is compiled here and needs a C++ compiler and" \
 	    "Python's headers (Debian: apt install g++ python3-dev)" >&2; \
 	  exit 2; \

@@ -129,7 +129,9 @@ def mask_settings(
 def is_evaluation_of(
     entry: dict[str, Any], path: Path, dataset: Dataset, *, size: int | None, protocol: str, precision: str
 ) -> bool:
-    """Whether an entry of ``scores.json`` is about this checkpoint, these images, and this rule."""
+    """Whether an entry of ``scores.json`` is about this checkpoint, these images, and this rule, one plain look."""
+    if entry.get("labels_given") or entry.get("views"):
+        return False
     due = {"data": dataset.name, "split": dataset.split, "images": len(dataset)}
     due |= {"size": size, "precision": precision, "protocol": PROTOCOLS[protocol]}
     return all(entry.get(key) == value for key, value in due.items()) and entry.get("network") == file_hash(path)

@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 from cnnseg.explain_commands import explain, list_methods, list_rules
 from cnnseg.judge_commands import perturbation_test, segmentation_test
 from cnnseg.seed_commands import evolution, seeds
-from cnnseg.segmentation.commands import list_decoders, pseudo_masks, segment, train_segmentation
+from cnnseg.segmentation.commands import export, list_decoders, pseudo_masks, segment, train_segmentation
 from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.settings import NETWORKS, NetworkConfig, TrainConfig
 from wsss.console import Flat, Several, note, run
@@ -36,6 +36,7 @@ app.command(segmentation_test)
 app.command(train_segmentation)
 app.command(pseudo_masks)
 app.command(segment)
+app.command(export)
 app.command(list_decoders)
 
 TrainSplit = Annotated[str, Parameter(help="Split to train on.")]

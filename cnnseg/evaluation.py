@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cnnseg.models import Network
 from cnnseg.segmentation.settings import ViewsConfig
-from cnnseg.views import look, resized
+from cnnseg.views import likely_outputs, look, resized
 from wsss.console import track
 from wsss.data import BACKGROUND, IGNORE, Dataset, Sample
 from wsss.errors import InputError
@@ -109,7 +109,7 @@ def predict(
         centre: the largest square in the middle, resized to that side, is treated as the image.
         masks: False: class probabilities alone, without the cost of a decoder.
         precision: "bf16" for autocast.
-        views: sizes and mirror images over which the probabilities of pixels are averaged.
+        views: sizes and mirror images over which the probabilities of pixels are averaged, and the gate of classes.
         labels_given: a pixel can only be background or a class that its image is labelled with.
         pixels: the probabilities of pixels are wanted too; with labels given, among background and those classes.
 
@@ -123,7 +123,9 @@ def predict(
         for index, sample in enumerate(group):
             mask = probabilities = of_pixels = None
             if masks and maps is not None:
-                allowed = [BACKGROUND, *sample.classes] if labels_given else None
+                found = None if logits is None else logits[index]
+                told = [BACKGROUND, *sample.classes] if labels_given else None
+                allowed = told or likely_outputs(network, found, views.gate)
                 scores = _allowed(_finite(maps[index : index + 1], sample), allowed)
                 mask = _strongest(scores, native).cpu().numpy()
                 if pixels:

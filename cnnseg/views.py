@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from cnnseg.models import Network
 from cnnseg.segmentation.settings import ViewsConfig
+from wsss.data import BACKGROUND
+from wsss.errors import InputError
 
 
 def look(
@@ -52,6 +54,19 @@ def look(
         total = found if total is None else total + found
     logits = torch.stack(scores).mean(0) if scores else None
     return logits, None if total is None else total / len(passes)
+
+
+def likely_outputs(network: Network, logits: Tensor | None, gate: float) -> list[int] | None:
+    """Outputs that an image with class scores (C + 1) may show: background and what is at least as probable as `gate`.
+
+    None, all of them, with a gate of 0. InputError for a network that gives no class scores.
+    """
+    if not gate:
+        return None
+    if logits is None:
+        raise InputError(f"--gate {gate:g}: {network.title} does not say which classes an image shows")
+    probable = (logits.float().sigmoid() >= gate).tolist()
+    return [output for output, may in enumerate(probable) if may or output == BACKGROUND]
 
 
 def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,8 +1,8 @@
 """The toolkit in one go: from photographs with image-level labels to masks, on a CPU, without a download.
 
 Every step is a public command, printed as one would type it; on data of one's own the same commands do the same. Only
-the photographs (scikit-image brings them) and their hand-drawn outlines (masks.json) are prepared here. The two
-checkpoints were trained by this toolkit on animals and people of PASCAL VOC 2012, from image-level labels.
+the photographs (scikit-image and matplotlib bring them) and their hand-drawn outlines (masks.json) are prepared here.
+The checkpoints were trained by this toolkit on animals and people of PASCAL VOC 2012, from image-level labels.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ HERE = Path(__file__).resolve().parent
 DATA = HERE / "data.yaml"
 OUTLINES = HERE / "masks.json"
 BIN = Path(sys.executable).parent
+SEGMENTATION = HERE / "checkpoints" / "segmentation.safetensors"
 
 app = App(name="demo", help="The whole chain on three photographs.")
 
@@ -46,9 +47,10 @@ def demo(
     *,
     classifier: Path = HERE / "checkpoints" / "classifier.safetensors",
     affinity: Path = HERE / "checkpoints" / "affinity.safetensors",
+    segmentation: Path | None = SEGMENTATION if SEGMENTATION.is_file() else None,
     out: Path = HERE.parent / "demo_run",
 ) -> int:
-    """Run the chain: seeds by two methods, masks, scores, and a page that shows them.
+    """Run the chain: seeds by two methods, masks, scores, and a page that shows them; then a photograph without labels.
 
     Parameters
     ----------
@@ -56,6 +58,8 @@ def demo(
         Checkpoint of a classifier that knows the classes of demo/data.yaml.
     affinity
         Checkpoint of an affinity network.
+    segmentation
+        Checkpoint of a segmentation network; without one, the last step is left out.
     out
         Folder for everything that is written; a second demo goes on with what is there.
     """
@@ -63,7 +67,11 @@ def demo(
     existing_file(affinity, "--affinity")
     note(f"# The commands are those of {shown(BIN)}; they want it on the PATH where you type them yourself.")
     write_photographs(out / "data")
-    for number, step in enumerate(steps(classifier, affinity, out), start=1):
+    chain = steps(classifier, affinity, out)
+    if segmentation is not None:
+        existing_file(segmentation, "--segmentation")
+        chain.append(last_step(segmentation, write_unseen(out / "new"), out))
+    for number, step in enumerate(chain, start=1):
         note(f"\n# {number}. {step.purpose}\n$ {step.command}")
         status = call(step.command)
         if status:
@@ -117,6 +125,14 @@ def steps(classifier: Path, affinity: Path, out: Path) -> list[Step]:
     ]
 
 
+def last_step(segmentation: Path, photograph: Path, out: Path) -> Step:
+    """What all of it is for: a network that has learnt such masks, and a photograph that nobody has labelled."""
+    return Step(
+        "A network that has learnt masks of this chain needs no labels: a photograph that no stage has seen.",
+        f"cnnseg segment {typed(photograph)} --network {typed(segmentation)} --out {typed(out / 'segmented')}",
+    )
+
+
 def call(command: str) -> int:
     """Run a command line of the toolkit, from the environment of this script. Returns its exit status."""
     name, *options = shlex.split(command)
@@ -140,6 +156,17 @@ def write_photographs(folder: Path) -> None:
         rows.append((f"{name}.png", ";".join(entry["classes"])))
     with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(rows)
+
+
+def write_unseen(folder: Path) -> Path:
+    """A photograph of which neither labels nor outlines are given: a person, which matplotlib brings."""
+    from matplotlib.cbook import get_sample_data
+
+    path = folder / "grace_hopper.jpg"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():  # a second demo goes on: a file written anew would be segmented anew
+        path.write_bytes(Path(get_sample_data("grace_hopper.jpg", asfileobj=False)).read_bytes())
+    return path
 
 
 def draw_mask(objects: list[dict[str, Any]], size: tuple[int, int]) -> np.ndarray:

@@ -50,11 +50,13 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A classifier and an affinity network with random weights."""
+def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A classifier, an affinity network and a segmentation network with random weights."""
     from affinity.checkpoint import save_affinity_network
     from affinity.network import AffinityNetwork
     from affinity.settings import NetworkConfig
+    from cnnseg.models import create_segmentation, save_network
+    from cnnseg.segmentation.settings import SegmentationConfig
     from vitseg.models import create_classifier, save_classifier
 
     folder = tmp_path_factory.mktemp("stand_ins")
@@ -62,7 +64,9 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     save_classifier(create_classifier("vit_tiny_patch16_224", CLASSES, "none"), folder / "classifier.safetensors")
     config = NetworkConfig(backbone="test_resnet", weights=None, levels=(1, 2), widths=(8, 8), dim=16, groups=4)
     save_affinity_network(folder / "affinity.safetensors", AffinityNetwork(config))
-    return folder / "classifier.safetensors", folder / "affinity.safetensors"
+    tiny = SegmentationConfig(decoder="fpn", encoder="mobilenetv3_small_050", weights="none")
+    save_network(create_segmentation(tiny, CLASSES), folder / "segmentation.safetensors")
+    return tuple(folder / f"{name}.safetensors" for name in ("classifier", "affinity", "segmentation"))
 
 
 def _crosses(a: np.ndarray, b: np.ndarray) -> bool:
@@ -135,16 +139,18 @@ def test_later_outlines_are_drawn_over_earlier_ones() -> None:
 def _in_process(command: str) -> int:
     """The command without a process of its own: eleven times the start of PyTorch would take a minute."""
     import affinity.cli
+    import cnnseg.cli
     import vitseg.cli
     import wsss.cli
 
     name, *tokens = shlex.split(command)
-    app = {"wsss": wsss.cli.app, "vitseg": vitseg.cli.app, "affinity": affinity.cli.app}[name]
+    apps = {"wsss": wsss.cli.app, "vitseg": vitseg.cli.app, "affinity": affinity.cli.app, "cnnseg": cnnseg.cli.app}
+    app = apps[name]
     return run(app, tokens)
 
 
 def test_the_chain_and_a_second_run_of_it(
-    stand_ins: tuple[Path, Path],
+    stand_ins: tuple[Path, Path, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -158,12 +164,23 @@ def test_the_chain_and_a_second_run_of_it(
     monkeypatch.setattr(demo, "call", call)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})  # no pool: it would start PyTorch for each command
-    options = ["--classifier", str(stand_ins[0]), "--affinity", str(stand_ins[1]), "--out", "first run"]
+    options = ["--classifier", str(stand_ins[0]), "--affinity", str(stand_ins[1]), "--segmentation", str(stand_ins[2])]
+    options += ["--out", "first run"]
     assert run(demo.app, options) == 0
     printed = capfd.readouterr()
     assert printed.err == ""
     assert [line[2:] for line in printed.out.splitlines() if line.startswith("$ ")] == commands
     assert printed.out.splitlines()[-1].endswith("first run/report.html")
+    assert commands[-1].startswith("cnnseg segment 'first run/new/grace_hopper.jpg' --network")
+    unseen = read_mask(Path("first run/segmented/masks"), "grace_hopper")
+    with (
+        Image.open("first run/new/grace_hopper.jpg") as photograph,
+        Image.open("first run/segmented/overlays/grace_hopper.jpg") as drawn,
+    ):
+        assert photograph.size == drawn.size == unseen.shape[::-1]
+    shown = {name for index, name in enumerate(("background", *CLASSES)) if (unseen == index).any()}
+    (line,) = (line for line in printed.out.splitlines() if line.startswith("first run/segmented/masks"))
+    assert {part.split()[-3] for part in line.split(",")} == shown
     page = Path("first run/report.html").read_text()
     assert all(text in page for text in ("lrp_vit", "rollout_vit", *LABELS))
     for name in ("lrp_vit", "rollout_vit"):
@@ -183,7 +200,7 @@ def test_the_chain_and_a_second_run_of_it(
 
 
 def test_a_failing_command_ends_the_demo_with_its_status(
-    stand_ins: tuple[Path, Path],
+    stand_ins: tuple[Path, Path, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -209,7 +226,7 @@ def judge_commands_run_with_their_own_messages_and_status(capfd: pytest.CaptureF
 
 
 def test_mistakes_are_one_line(
-    stand_ins: tuple[Path, Path],
+    stand_ins: tuple[Path, Path, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -271,7 +288,7 @@ def _calls(tmp_path: Path) -> list[str]:
 
 def test_make_installs_once(environment: dict[str, str], tmp_path: Path) -> None:
     assert _make(environment, "env").returncode == 0
-    assert _calls(tmp_path) == ["python -m pip install --disable-pip-version-check -q -e .[dev,oracles] OMP="]
+    assert _calls(tmp_path) == ["python -m pip install --disable-pip-version-check -q -e .[dev,export,oracles] OMP="]
     assert _make(environment, "demo").returncode == 0
     assert _calls(tmp_path)[1:] == ["python demo/demo.py OMP="]
 

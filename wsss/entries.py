@@ -66,7 +66,7 @@ class MetricEntry(Config):
     background_precision: float | None = None
     """Affinity labels: share of the pixels labelled background that truly are background."""
     network: str | None = None
-    """Kind of the network that the masks come from; None where they were made from seeds."""
+    """The network that masks and scores come from; None where they were made of explanations."""
     learnt_from: str | None = None
     """Whose masks that network has learnt: "true masks", "masks of lrp_vit"; None where nobody says."""
     command: str

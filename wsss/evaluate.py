@@ -136,6 +136,8 @@ def _evaluate_stage(
             images=len(samples),
             command=command,
             source=stage.fingerprint,
+            network=made.get("network"),
+            learnt_from=made.get("learnt_from"),
             protocol=f"{how}; {given}; {PROTOCOL}",
             **(figures | extra),
         )
@@ -143,8 +145,7 @@ def _evaluate_stage(
     if kind == "affinity_labels":
         return [_label_entry(entry, matrices[0].counts, confident / counted)]
     if kind == "masks":
-        origin = {key: made.get(key) for key in ("network", "learnt_from")}
-        return [entry("masks", matrices[0], "masks as written", headline=True, **origin)]
+        return [entry("masks", matrices[0], "masks as written", headline=True)]
     bilinear = "seeds upsampled bilinearly"
     rows = [
         entry(

@@ -8,12 +8,14 @@ from typing import Any, overload
 
 import numpy as np
 from PIL import Image, ImageOps
+from pydantic import ValidationError
 
 from cnnseg import models
 from cnnseg.models import Network
 from cnnseg.segmentation.segmenting import Segmentation, segment_pictures
 from cnnseg.segmentation.settings import SegmentConfig
 from cnnseg.settings import BEST, LAST
+from wsss.console import validation_line
 from wsss.data import read_image
 from wsss.errors import InputError, did_you_mean
 from wsss.training import choose_device
@@ -84,15 +86,12 @@ def segment(
     """
     model = network if isinstance(network, Network) else load_network(network)
     check_segments(model)
-    known = SegmentConfig.model_fields
-    for name in options.keys() - known.keys():
-        raise InputError(f"segment: no option {name!r}; {did_you_mean(name, known)}")
     outputs = None if classes is None else [_output(name, model.class_names) for name in classes]
-    one = isinstance(images, str | Path | Image.Image | np.ndarray)
+    config, one = _config(options), isinstance(images, str | Path | Image.Image | np.ndarray)
     found = segment_pictures(
         model,
         [_picture(image) for image in ([images] if one else images)],
-        SegmentConfig(**options),
+        config,
         classes=outputs,
         device=str(next(model.module.parameters()).device),
         batch_size=batch_size,
@@ -106,6 +105,16 @@ def check_segments(network: Network) -> None:
     """InputError if a network makes no masks."""
     if not network.module.segments or network.masks == 0:
         raise InputError(f"--network: a {network.kind} that was trained without masks does not segment")
+
+
+def _config(options: dict[str, Any]) -> SegmentConfig:
+    known = SegmentConfig.model_fields
+    for name in options.keys() - known.keys():
+        raise InputError(f"segment: no option {name!r}; {did_you_mean(name, known)}")
+    try:
+        return SegmentConfig(**options)
+    except ValidationError as error:
+        raise InputError(f"segment: {validation_line(error)}") from None
 
 
 def _picture(image: Photograph) -> Image.Image:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -18,6 +18,12 @@ from cnnseg.settings import BEST, LAST
 from wsss.console import Flat, Several, note
 from wsss.errors import InputError
 from wsss.options import Data, Device, Root, Runs, check_positive
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FEW = 8
+"""Up to so many photographs, segment prints what each of them shows."""
 
 NetworkOption = Annotated[str, Parameter(help="Checkpoint (.safetensors), or the name of a run that holds one.")]
 Which = Annotated[
@@ -173,10 +179,66 @@ def segment(
         precision=precision,
         workers=workers,
     )
+    for name, shares in written.shares.items() if len(photographs) <= FEW else ():
+        parts = ", ".join(f"{key} {100 * share:.1f} %" for key, share in shares.items() if share)
+        note(f"{out / 'masks' / name}.png: {parts}")
     note(f"{out}: {written.made} photographs segmented now; class shares: {written.table}")
     if written.failed:
         first = next(iter(written.failed.values()))
         raise InputError(f"{len(written.failed)} of {len(photographs)} photographs were left out; the first: {first}")
+
+
+def export(
+    *,
+    network: NetworkOption,
+    out: Path,
+    format: Literal["onnx", "safetensors"] = "onnx",
+    which: Which = "last",
+    photographs: Annotated[list[Path] | None, Several] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write a network into one file: ONNX, to be used without this toolkit, or a checkpoint of half the size.
+
+    onnx: takes uint8 RGB images of any size and number, normalises them itself, and gives masks and probabilities; it
+    is checked with ONNX Runtime against PyTorch before it is written. safetensors: weights in float16, read by all
+    commands here.
+
+    Parameters
+    ----------
+    out
+        File to write, .onnx or .safetensors.
+    photographs
+        Photographs, or folders of them, on which the two networks are compared; three of scikit-image unless given.
+    """
+    from cnnseg.models import find_network, load_network
+    from cnnseg.segmentation.api import check_segments
+    from cnnseg.segmentation.export import export_onnx, export_small
+    from cnnseg.segmentation.photographs import find_photographs
+    from wsss.data import read_image
+
+    if out.suffix != f".{format}":
+        raise InputError(f"--out {out}: a name that ends in .{format} is due with --format {format}")
+    path = find_network(network, runs, {"last": LAST, "best": BEST}[which])
+    if out.exists() and out.samefile(path):
+        raise InputError(f"--out {out}: is the network itself; give another file")
+    model = load_network(path)
+    check_segments(model)
+    files = find_photographs(photographs, out) if photographs else {}
+    images = [read_image(file) for file in files.values()] or _own_photographs()
+    found = (export_onnx if format == "onnx" else export_small)(model, out, images)
+    note(
+        f"compared on {found.photographs} photographs: probabilities of pixels differ by at most {found.largest:.2g}, "
+        f"{100 * found.pixels:.4f} % of the pixels have another class"
+    )
+    note(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
+
+
+def _own_photographs() -> list[Image.Image]:
+    """What scikit-image brings: a cat, a person, and a cup, of three sizes."""
+    from PIL import Image
+    from skimage import data
+
+    return [Image.fromarray(photograph()) for photograph in (data.chelsea, data.astronaut, data.coffee)]
 
 
 def list_decoders() -> None:

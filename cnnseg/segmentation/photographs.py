@@ -39,18 +39,21 @@ OVERLAY_WIDTH = 1600
 
 @dataclass(frozen=True)
 class Written:
-    """What `segment_photographs` has made: the table, and by name why a photograph could not be segmented."""
+    """What `segment_photographs` has made."""
 
     table: Path
     made: int
+    shares: dict[str, dict[str, float]]
+    """Of each photograph of this call, see `Segmentation.shares`."""
     failed: dict[str, str]
+    """Why the others could not be segmented."""
 
 
 def find_photographs(paths: Sequence[Path], out: Path) -> dict[str, Path]:
     """Name of the results -> file, of photographs and of folders of them, with all that lies below.
 
-    A photograph of a folder is named by its path from there, ``trip/beach/1.jpg`` below ``trip`` is ``beach_1``. What
-    lies in `out` is left out.
+    A photograph of a folder is named by its path from there, ``trip/beach/1.jpg`` below ``trip`` is ``beach_1``. The
+    results that lie in `out` are left out.
 
     Raises InputError if a path is not there, nothing is found, or two photographs would have one name.
     """
@@ -130,17 +133,19 @@ def segment_photographs(
             for job in writing:
                 job.result()
     finally:  # also of what was done until an interruption
-        _write_shares(stage, out / SHARES, earlier | {name: str(path) for name, path in photographs.items()})
+        mine = {name: str(path) for name, path in photographs.items()}
+        rest = {name: path for name, path in earlier.items() if name not in mine}
+        shares = _write_shares(stage, out / SHARES, mine | rest)
     if made:
         counts = {"images": len(photographs), "made": made}
         stage.done(command=command_line("cnnseg"), split="", counts=counts, seconds=time.monotonic() - begin)
-    return Written(out / SHARES, made, failed)
+    return Written(out / SHARES, made, {name: shares[name] for name in photographs if name in shares}, failed)
 
 
 def _photographs_below(folder: Path, out: Path) -> Iterator[Path]:
-    skipped = out.resolve()
+    skipped = {path.resolve() for path in (out, out / MASKS, out / OVERLAYS)}
     for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name[0] != "." and (Path(parent) / name).resolve() != skipped]
+        folders[:] = [name for name in folders if name[0] != "." and (Path(parent) / name).resolve() not in skipped]
         yield from (Path(parent) / name for name in files if name[0] != "." and name.lower().endswith(SUFFIXES))
 
 
@@ -233,8 +238,9 @@ def _earlier(table: Path, photographs: dict[str, Path]) -> dict[str, str]:
     return found
 
 
-def _write_shares(stage: Stage, table: Path, photographs: dict[str, str]) -> None:
-    """A line for each of the photographs whose mask is there."""
+def _write_shares(stage: Stage, table: Path, photographs: dict[str, str]) -> dict[str, dict[str, float]]:
+    """A line for each of the photographs whose mask is there; returns their shares."""
+    shares = {}
     missing = set(stage.pending(photographs))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -244,5 +250,7 @@ def _write_shares(stage: Stage, table: Path, photographs: dict[str, str]) -> Non
             continue
         found = Segmentation(read_mask(stage.folder, name), stage.class_names)
         height, width = found.mask.shape
-        writer.writerow([name, path, width, height, *(f"{share:.6f}" for share in found.shares.values())])
+        shares[name] = found.shares
+        writer.writerow([name, path, width, height, *(f"{share:.6f}" for share in shares[name].values())])
     write_bytes(table, text.getvalue().encode())
+    return shares

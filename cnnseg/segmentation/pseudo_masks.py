@@ -154,7 +154,10 @@ def fingerprints(dataset: Dataset) -> dict[str, str]:
     """Run -> fingerprint of its masks, for the manifest of what is learnt from them; none of true masks."""
     if not isinstance(dataset, PseudoMasks):
         return {}
-    return {f"masks {path.parent.name}": Stage.read(path, kind="masks").fingerprint for path in dataset.masks}
+    names = [path.parent.name for path in dataset.masks]
+    keys = names if len(set(names)) == len(names) else [str(path.parent) for path in dataset.masks]
+    found = [Stage.read(path, kind="masks").fingerprint for path in dataset.masks]
+    return {f"masks {key}": value for key, value in zip(keys, found, strict=True)}
 
 
 def examples_for(dataset: Dataset, *, soft: bool) -> type[Examples]:

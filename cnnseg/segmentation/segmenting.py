@@ -16,7 +16,7 @@ from torch import Tensor
 from cnnseg.models import Network
 from cnnseg.segmentation.settings import SegmentConfig
 from cnnseg.segmentation.tiles import Tile, cut
-from cnnseg.views import look
+from cnnseg.views import likely_outputs, look
 from wsss.data import BACKGROUND
 from wsss.errors import InputError
 from wsss.overlay import mask_overlay
@@ -88,14 +88,24 @@ def segment_pictures(
     """
     network.module.to(device).eval()
     stride = stride_of(network)
-    allowed = None if classes is None else [BACKGROUND, *classes]
+    told = None if classes is None else [BACKGROUND, *classes]
 
-    def best(shown: Sequence[Image.Image], sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-        seen = (shown[0].height, shown[0].width)
-        _, maps = look(network, shown, seen, config, device=device, precision=precision)
-        return [strongest(of_one, size, allowed) for of_one, size in zip(_finite(maps), sizes, strict=True)]
+    def best(shown: Sequence[Image.Image], size: tuple[int, int], allowed: list[int] | None = told) -> list[np.ndarray]:
+        logits, maps = look(network, shown, _size(shown[0]), config, device=device, precision=precision)
+        scores = [None] * len(shown) if logits is None else logits
+        own = [allowed or likely_outputs(network, score, config.gate) for score in scores]
+        return [strongest(of_one, size, outputs) for of_one, outputs in zip(_finite(maps), own, strict=True)]
 
-    for size, group in groupby(pictures, key=lambda picture: (picture.height, picture.width)):
+    def shown_by(picture: Image.Image) -> list[int] | None:
+        """Outputs of a picture that goes through in tiles: what it shows is seen when it is looked at as a whole."""
+        if told or not config.gate:
+            return told
+        whole = seen_size(_size(picture), SegmentConfig())
+        how = {"masks": False, "device": device, "precision": precision}
+        logits, _ = look(network, [_at(picture, whole)], whole, config, **how)
+        return likely_outputs(network, None if logits is None else logits[0], config.gate)
+
+    for size, group in groupby(pictures, key=_size):
         if min(size) < stride:
             raise InputError(
                 f"{size[1]} x {size[0]} pixels (width x height) are less than the network's stride of {stride}; "
@@ -105,18 +115,18 @@ def segment_pictures(
         if max(seen) <= config.tile:
             for start in range(0, len(alike), batch_size):
                 part = [_at(picture, seen) for picture in alike[start : start + batch_size]]
-                yield from best(part, [size] * len(part))
+                yield from best(part, size)
             continue
         rows, columns = (cut(extent, config.tile, config.overlap, stride) for extent in seen)
         for picture in alike:
-            small, mask = _at(picture, seen), np.empty(seen, np.uint8)
+            small, mask, outputs = _at(picture, seen), np.empty(seen, np.uint8), shown_by(picture)
             tiles = sorted(((row, column) for row in rows for column in columns), key=_shape)
             for shape, same in groupby(tiles, key=_shape):
                 places = list(same)
                 for start in range(0, len(places), batch_size):
                     part = places[start : start + batch_size]
                     shown = [small.crop((c.start, r.start, c.end, r.end)) for r, c in part]
-                    for (r, c), found in zip(part, best(shown, [shape] * len(part)), strict=True):
+                    for (r, c), found in zip(part, best(shown, shape, outputs), strict=True):
                         inner = found[r.first - r.start : r.last - r.start, c.first - c.start : c.last - c.start]
                         mask[r.first : r.last, c.first : c.last] = inner
             yield mask if seen == size else cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
@@ -141,13 +151,16 @@ def strongest(maps: Tensor, size: tuple[int, int], allowed: Sequence[int] | None
     return found
 
 
+def _size(picture: Image.Image) -> tuple[int, int]:
+    return picture.height, picture.width
+
+
 def _shape(tile: tuple[Tile, Tile]) -> tuple[int, int]:
     return tile[0].end - tile[0].start, tile[1].end - tile[1].start
 
 
 def _at(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    same = (picture.height, picture.width) == size
-    return picture if same else picture.resize(size[::-1], Image.Resampling.BICUBIC)
+    return picture if _size(picture) == size else picture.resize(size[::-1], Image.Resampling.BICUBIC)
 
 
 def _finite(maps: Tensor) -> Tensor:

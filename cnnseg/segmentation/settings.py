@@ -67,6 +67,8 @@ class ViewsConfig(Config):
     """the network sees the image at each of these multiples of its size, and the probabilities are averaged"""
     flip: bool = False
     """average with the mirrored image"""
+    gate: float = Field(0, ge=0, lt=1)
+    """classes that the network finds less probable than this in the whole image are not in its mask; 0: all may be"""
 
     @property
     def several(self) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cnnseg.models import create_segmentation
 from cnnseg.runs import train_stage
+from cnnseg.segmentation.network import POOLING
 from cnnseg.segmentation.pseudo_masks import PseudoMasks, check_masks, examples_for, fingerprints, with_masks_of
 from cnnseg.segmentation.settings import SEGMENTATION, TRUE_MASKS, SegmentationConfig, SegmentationTrainConfig
 from wsss.backbones import PACKAGE
@@ -37,6 +38,7 @@ def train_segmentation(
         InputError: masks that are missing or do not fit, nothing to learn from, an encoder that does not fit, or a
             folder that holds a training with other settings.
     """
+    _check_batch(net, config)
     learnt = targets(train, masks, runs, config)
     identity, inputs = _start_of(net)
     return train_stage(
@@ -53,6 +55,19 @@ def train_segmentation(
         device=device,
         workers=workers,
     )
+
+
+def _check_batch(net: SegmentationConfig, config: SegmentationTrainConfig) -> None:
+    if config.budget == 0:
+        raise InputError(
+            "--budget 0: a segmentation network learns from masks; give more, or `cnnseg train-classifier`"
+        )
+    decoded = max(1, round(config.batch_size * config.mask_share))
+    if decoded == 1 and net.decoder in POOLING:
+        raise InputError(
+            f"--batch-size {config.batch_size}: --decoder {net.decoder} normalises one value for each image; at least "
+            "2 images of each batch must have masks"
+        )
 
 
 def targets(train: Dataset, masks: Sequence[str], runs: Path, config: SegmentationTrainConfig) -> Dataset:

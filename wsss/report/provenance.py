@@ -72,7 +72,8 @@ def notes_on(
 
 def prices(metrics: dict[str, list[MetricEntry]]) -> list[str]:
     """How far each network that learnt pseudo-masks is behind the same network that learnt true ones."""
-    known = [(run, e) for run, entries in metrics.items() for e in entries if e.learnt_from and e.miou is not None]
+    masks = [(run, entry) for run, entries in metrics.items() for entry in entries if entry.stage == "masks"]
+    known = [(run, entry) for run, entry in masks if entry.learnt_from and entry.miou is not None]
     taught = [(run, entry) for run, entry in known if entry.learnt_from == TRUE_MASKS]
     return [
         f"{run} is {best.miou - entry.miou:.1f} points behind {other}, the same network learnt from true masks: the "

@@ -16,6 +16,9 @@ STAGE_TITLES = {
     "masks": "masks",
 }
 
+NETWORK_TITLES = {"refined": "scores of the network", "masks": "masks of the network"}
+"""What those stages are called where a network made them."""
+
 COLUMNS = {
     "miou": "mIoU",
     "gain": "gain",
@@ -113,7 +116,8 @@ def show(name: str, value: float | None) -> str:
 
 def stage_title(entry: MetricEntry) -> str:
     """What tables call the stage of an entry."""
-    return STAGE_TITLES[entry.stage] if entry.network is None else "masks of the network"
+    titles = STAGE_TITLES if entry.network is None else STAGE_TITLES | NETWORK_TITLES
+    return titles[entry.stage]
 
 
 def rule_text(entry: MetricEntry) -> str:
