@@ -150,6 +150,26 @@ def test_mixed_batch_equals_one_image_at_a_time(
         assert not len(outputs) or 0 <= found.min() < found.max() <= 1
 
 
+def test_classes_of_an_image_share_a_forward_pass(
+    classifier: Classifier, images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both 40 x 56 images with two classes go together, the one with one class apart; each with its mirror image."""
+    calls = []
+
+    def counted(model: object, x: Tensor, targets: Sequence[Sequence[int]], *arguments: object, **options: object):
+        calls.append((len(x), [list(row) for row in targets]))
+        return explain(model, x, targets, *arguments, **options)
+
+    monkeypatch.setattr(seeds, "explain", counted)
+    config = EXACT.model_copy(update={"sizes": (32,)})
+    alike = [images[0], images[3], images[0]]
+    class_maps(classifier, alike, [[2, 0], [0, 1], [1]], config, batch_size=8)
+    assert sorted(calls) == [(2, [[1]] * 2), (4, [[2, 0], [0, 1]] * 2)]
+    calls.clear()
+    class_maps(classifier, alike, [[2, 0], [0, 1], [1]], config, batch_size=4)  # maps made at once
+    assert [count for count, _ in calls] == [2, 2, 2]
+
+
 def test_the_mirror_image_has_the_mirrored_map(classifier: Classifier, images: list[Image.Image]) -> None:
     image = images[1]  # 32 x 32, explained at that size: nothing is resized
     mirrored = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
