@@ -144,7 +144,7 @@ def _rows(model: VisionTransformer) -> slice:
 
 
 def _prepare(model: VisionTransformer, first: int) -> None:
-    """Attention that shows its matrix from block `first` on, blocks that run once with their hooks; a private copy's."""
+    """Attention that shows its matrix from block `first` on, blocks that run once, with their hooks."""
     model.grad_checkpointing = False
     for block in model.blocks[first:]:
         block.attn.fused_attn = False  # scaled_dot_product_attention never shows the matrix
