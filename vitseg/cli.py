@@ -182,7 +182,7 @@ def seeds(
         dataset,
         runs / (name or seed_name(cfg.method, model)) / "seeds",
         make,
-        config=cfg.model_dump(mode="json"),
+        config=cfg.identity,
         inputs={"classifier": file_hash(path), "data": dataset.name},
         shard=part,
         command=command_line("vitseg"),

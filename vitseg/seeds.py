@@ -83,7 +83,7 @@ def class_maps(
 
     def maps_of(size: int) -> list[Tensor]:
         maps = _maps_of_size(classifier, images, wanted, size, config, device, batch_size)
-        return [scale_maps(found, config.percentile, config.power) for found in maps]
+        return [scale_maps(found, config.percentile, config.exponent) for found in maps]
 
     return average_sizes(len(images), config.sizes, maps_of)
 
@@ -132,8 +132,16 @@ def _explained(classifier: Classifier, inputs: Tensor, targets: list[Sequence[in
     inputs = inputs.to(getattr(torch, config.precision))
     if config.flip:
         inputs, targets = torch.cat([inputs, inputs.flip(-1)]), targets * 2
-    first = first_block(classifier, config)
-    maps = explain(classifier.model, inputs, targets, config.method, first_block=first, rules=config.rules).maps
+    maps = explain(
+        classifier.model,
+        inputs,
+        targets,
+        config.method,
+        first_block=first_block(classifier, config),
+        rules=config.rules,
+        attention_walk=config.attention_walk,
+        attention_blocks=config.attention_blocks,
+    ).maps
     if not config.flip:
         return maps
     upright, mirrored = maps.chunk(2)

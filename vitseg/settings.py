@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from wsss.console import Config, Several
 from wsss.judging import settings as judging
@@ -76,12 +76,35 @@ class SeedConfig(Config):
     """how relevance is divided: exact (as published; better seeds of several classes), robust (well conditioned)"""
     first_block: int | None = Field(None, ge=0)
     """the rollout multiplies the blocks from this one on (the peers: 1); the last third of the blocks if not given"""
-    power: float = Field(0.5, gt=0)
-    """the min-max scaled map is raised to this power: relevance is peaky, most of an object lies at a few per cent"""
+    attention_walk: int = Field(0, ge=0)
+    """steps that maps are walked over the model's own attention, which spreads them over whole objects; 0: none"""
+    attention_blocks: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), Several] | None = None
+    """blocks whose attention is walked over; from two thirds of the depth to five sixths if not given (8 9 of 12)"""
+    power: float | None = Field(None, gt=0)
+    """the min-max scaled map is raised to this power; if not given, 0.5, as relevance is peaky and most of an object lies
+    at a few per cent, and after an attention walk, which fills objects, 2"""
     percentile: float = Field(100, gt=0, le=100)
     """the scale's upper end; what lies above it is clipped at 1"""
     precision: Literal["float32", "float64"] = "float32"
     """precision of the walk; the exact rules are badly conditioned, float64 takes about twice as long on a CPU"""
+
+    @property
+    def exponent(self) -> float:
+        """The power, given or usual: such that the alpha rule at 8 cuts near the best threshold of training images."""
+        if self.power is not None:
+            return self.power
+        return 2 if self.attention_walk else 0.5
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What a manifest says of the settings: all that changes the maps.
+
+        The options of the attention walk are left out where there is none, as in runs from before there was one.
+        """
+        found = {**self.model_dump(mode="json"), "power": self.exponent}
+        if not self.attention_walk:
+            del found["attention_walk"], found["attention_blocks"]
+        return found
 
 
 class ExplainConfig(SeedConfig):
