@@ -19,7 +19,7 @@ from vitseg.seeds import class_maps
 from vitseg.settings import ExplainConfig, SeedConfig
 from wsss.errors import InputError
 from wsss.maps import scale_maps
-from wsss.store import Stage
+from wsss.store import Stage, config_of
 
 USUAL = {"test_vit": (4,), "test_vit2": (5,)}
 """A model whose head reads the class token (6 blocks), one whose head reads the mean of all patches (8 blocks)."""
@@ -135,10 +135,16 @@ def test_seeds_walk_each_size_by_its_own_attention(model: nn.Module) -> None:
     np.testing.assert_allclose(found, scale_maps(maps), atol=1e-6)
 
 
-def test_power_and_manifest(tmp_path: Path) -> None:
-    """Runs from before there was a walk go on; a walk is another setting."""
-    assert SeedConfig(attention_walk=0).exponent == 0.5 and SeedConfig(attention_walk=1).exponent == 2
-    assert SeedConfig(attention_walk=3, power=0.7).exponent == 0.7 and ExplainConfig(attention_walk=1).exponent == 1
+def test_usual_values() -> None:
+    assert (SeedConfig().walk_steps, SeedConfig().exponent) == (2, 2)
+    assert (SeedConfig(method="rollout").walk_steps, SeedConfig(method="rollout").exponent) == (0, 0.5)
+    assert (SeedConfig(attention_walk=0).walk_steps, SeedConfig(attention_walk=0).exponent) == (0, 0.5)
+    assert SeedConfig(method="rollout", attention_walk=1).exponent == 2
+    assert SeedConfig(attention_walk=3, power=0.7).exponent == 0.7
+    assert (ExplainConfig().walk_steps, ExplainConfig(attention_walk=1).exponent) == (0, 1)
+
+
+def test_runs_from_before_there_was_a_walk_go_on(tmp_path: Path) -> None:
     before = {
         "method": "transformer_attribution",
         "sizes": [224, 320, 448],
@@ -150,8 +156,14 @@ def test_power_and_manifest(tmp_path: Path) -> None:
         "precision": "float32",
     }
     common = {"kind": "seeds", "class_names": ("cat",), "suffix": ".npz"}
-    stage = Stage.open(tmp_path / "seeds", config=before, **common)
+    folder = tmp_path / "seeds"
+    assert config_of(folder) is None and SeedConfig().as_begun(None).walk_steps == 2
+    stage = Stage.open(folder, config=before, **common)
     (stage.folder / "a.npz").write_bytes(b"seed")
-    Stage.open(tmp_path / "seeds", config=SeedConfig(attention_walk=0).identity, **common)
+    assert SeedConfig().as_begun(config_of(folder)).walk_steps == 0
+    Stage.open(folder, config=SeedConfig().as_begun(config_of(folder)).identity, **common)
+    asked = SeedConfig(attention_walk=2, power=0.5).as_begun(config_of(folder))
     with pytest.raises(InputError, match=r"config.attention_walk was None, is 2 now"):
-        Stage.open(tmp_path / "seeds", config=SeedConfig(attention_walk=2, power=0.5).identity, **common)
+        Stage.open(folder, config=asked.identity, **common)
+    walked = Stage.open(tmp_path / "walked", config=SeedConfig().identity, **common)
+    assert SeedConfig().as_begun(config_of(walked.folder)).walk_steps == 2

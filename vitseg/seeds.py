@@ -139,7 +139,7 @@ def _explained(classifier: Classifier, inputs: Tensor, targets: list[Sequence[in
         config.method,
         first_block=first_block(classifier, config),
         rules=config.rules,
-        attention_walk=config.attention_walk,
+        attention_walk=config.walk_steps,
         attention_blocks=config.attention_blocks,
     ).maps
     if not config.flip:

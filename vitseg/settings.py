@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -76,24 +77,32 @@ class SeedConfig(Config):
     """how relevance is divided: exact (as published; better seeds of several classes), robust (well conditioned)"""
     first_block: int | None = Field(None, ge=0)
     """the rollout multiplies the blocks from this one on (the peers: 1); the last third of the blocks if not given"""
-    attention_walk: int = Field(0, ge=0)
-    """steps that maps are walked over the model's own attention, which spreads them over whole objects; 0: none"""
+    attention_walk: int | None = Field(None, ge=0)
+    """steps that maps are walked over the model's own attention, which spreads them over whole objects; 0: none; if not
+    given, 2 for transformer_attribution and generic_attention, else 0"""
     attention_blocks: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), Several] | None = None
     """blocks whose attention is walked over; from two thirds of the depth to five sixths if not given (8 9 of 12)"""
     power: float | None = Field(None, gt=0)
-    """the min-max scaled map is raised to this power; if not given, 0.5, as relevance is peaky and most of an object lies
-    at a few per cent, and after an attention walk, which fills objects, 2"""
+    """the min-max scaled map is raised to this power; if not given, 0.5, as relevance is peaky and most of an object
+    lies at a few per cent, and after an attention walk, which fills objects, 2"""
     percentile: float = Field(100, gt=0, le=100)
     """the scale's upper end; what lies above it is clipped at 1"""
     precision: Literal["float32", "float64"] = "float32"
     """precision of the walk; the exact rules are badly conditioned, float64 takes about twice as long on a CPU"""
 
     @property
+    def walk_steps(self) -> int:
+        """The steps of the attention walk, given or usual: measured on training images (docs/better_masks.md)."""
+        if self.attention_walk is not None:
+            return self.attention_walk
+        return 2 if self.method in ("transformer_attribution", "generic_attention") else 0
+
+    @property
     def exponent(self) -> float:
         """The power, given or usual: such that the alpha rule at 8 cuts near the best threshold of training images."""
         if self.power is not None:
             return self.power
-        return 2 if self.attention_walk else 0.5
+        return 2.0 if self.walk_steps else 0.5
 
     @property
     def identity(self) -> dict[str, object]:
@@ -101,14 +110,27 @@ class SeedConfig(Config):
 
         The options of the attention walk are left out where there is none, as in runs from before there was one.
         """
-        found = {**self.model_dump(mode="json"), "power": self.exponent}
-        if not self.attention_walk:
+        found = {**self.model_dump(mode="json"), "attention_walk": self.walk_steps, "power": self.exponent}
+        if not self.walk_steps:
             del found["attention_walk"], found["attention_blocks"]
         return found
+
+    def as_begun(self, config: Mapping[str, object] | None) -> SeedConfig:
+        """These settings, without a walk that nobody asked for if seeds were begun without one.
+
+        Args:
+            config: what the manifest of the seeds says of their settings, None if there are none yet.
+        """
+        if self.attention_walk is None and config is not None and "attention_walk" not in config:
+            return self.model_copy(update={"attention_walk": 0})
+        return self
 
 
 class ExplainConfig(SeedConfig):
     """How a photograph is explained: as a seed, but with relevance as it is, by the well-conditioned rules."""
+
+    attention_walk: int | None = Field(0, ge=0)
+    """steps that maps are walked over the model's own attention; 0: the explanation itself"""
 
     rules: Literal["robust", "exact"] = "robust"
     """how relevance is divided: robust (well conditioned), exact (as published)"""
