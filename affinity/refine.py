@@ -65,9 +65,9 @@ class RefineConfig(Config):
     """Settings of the walk and of what turns its scores into a mask."""
 
     preset: Literal["relseg", "filled", "seed", "affinitynet"] | None = None
-    """relseg: beta 8, 256 steps, rescaled, alpha 1; filled: beta 8, 32 steps, alpha 8; seed: beta 16, 8 steps, alpha 16;
-    affinitynet: beta 8, 256 steps, alpha 16. If not given, filled for seeds that were made with an attention walk, and
-    relseg for all others"""
+    """relseg: beta 8, 256 steps, rescaled, alpha 1; filled: beta 8, 32 steps, alpha 8; seed: beta 16, 8 steps, alpha
+    16; affinitynet: beta 8, 256 steps, alpha 16. If not given, filled for seeds that were made with an attention walk,
+    and relseg for all others"""
     beta: float | None = Field(None, gt=0)
     """exponent of the affinities, instead of the preset's"""
     steps: int | None = Field(None, ge=0)
