@@ -18,7 +18,7 @@ from vitseg.relevance.attention_walk import walked_blocks
 from vitseg.seeds import class_maps
 from vitseg.settings import ExplainConfig, SeedConfig
 from wsss.errors import InputError
-from wsss.maps import scale_maps
+from wsss.maps import compete, scale_maps
 from wsss.store import Stage, config_of
 
 USUAL = {"test_vit": (4,), "test_vit2": (5,)}
@@ -125,14 +125,16 @@ def test_mistakes_are_named(model: nn.Module, images: Tensor) -> None:
             explain(model, images, 0, **options)
 
 
-def test_seeds_walk_each_size_by_its_own_attention(model: nn.Module) -> None:
+@pytest.mark.parametrize("compete_too", [False, True])
+def test_seeds_walk_each_size_by_its_own_attention(model: nn.Module, compete_too: bool) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 48, 3), np.uint8))
     classifier = Classifier(model, "test_vit", ("a", "b", "c"), (0.5,) * 3, (0.5,) * 3)
     config = SeedConfig(sizes=(48,), flip=False, first_block=1, precision="float64", attention_walk=2, power=1)
+    config = config.model_copy(update={"competition": compete_too})
     (found,) = class_maps(classifier, [image], [[2, 0]], config)
     x = classifier.prepare(image, (48, 48))[None].double()
     maps = explain(model, x, [[2, 0]], first_block=1, rules="exact", attention_walk=2).maps[0]
-    np.testing.assert_allclose(found, scale_maps(maps), atol=1e-6)
+    np.testing.assert_allclose(found, scale_maps(compete(maps) if compete_too else maps), atol=1e-6)
 
 
 def test_usual_values() -> None:
@@ -142,6 +144,9 @@ def test_usual_values() -> None:
     assert SeedConfig(method="rollout", attention_walk=1).exponent == 2
     assert SeedConfig(attention_walk=3, power=0.7).exponent == 0.7
     assert (ExplainConfig().walk_steps, ExplainConfig(attention_walk=1).exponent) == (0, 1)
+    assert SeedConfig().competes and not SeedConfig(attention_walk=0).competes and not ExplainConfig().competes
+    assert SeedConfig(attention_walk=0, competition=True).competes and not SeedConfig(competition=False).competes
+    assert {"attention_walk", "competition"} <= set(SeedConfig(attention_walk=0, competition=True).identity)
 
 
 def test_runs_from_before_there_was_a_walk_go_on(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from vitseg.methods import find_method
 from vitseg.models import Classifier
 from vitseg.settings import SeedConfig
 from wsss.data import Dataset, Sample
-from wsss.maps import SeedCounts, average_sizes, input_size, match_classes, scale_maps, write_seeds
+from wsss.maps import SeedCounts, average_sizes, compete, input_size, match_classes, scale_maps, write_seeds
 
 NAMES = {"transformer_attribution": "lrp", "lrp": "full_lrp"}
 """What seeds of a method are called where it is not the method's own name."""
@@ -78,11 +78,13 @@ def class_maps(
     """Scaled maps (K, h, w) float32 in [0, 1] of each image for the classifier's outputs in `wanted`.
 
     The grid is that of the largest size; the maps of the others are enlarged to it (bilinear). Each size's map is
-    scaled by itself.
+    scaled by itself, after the competition of the classes, if there is one (`wsss.maps.compete`).
     """
 
     def maps_of(size: int) -> list[Tensor]:
         maps = _maps_of_size(classifier, images, wanted, size, config, device, batch_size)
+        if config.competes:
+            maps = [compete(found) for found in maps]
         return [scale_maps(found, config.percentile, config.exponent) for found in maps]
 
     return average_sizes(len(images), config.sizes, maps_of)

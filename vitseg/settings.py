@@ -82,6 +82,9 @@ class SeedConfig(Config):
     given, 2 for transformer_attribution and generic_attention, else 0"""
     attention_blocks: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), Several] | None = None
     """blocks whose attention is walked over; from two thirds of the depth to five sixths if not given (8 9 of 12)"""
+    competition: bool | None = None
+    """the classes of an image compete for each patch, which keeps a person's map off the dog beside; with an attention
+    walk if not given"""
     power: float | None = Field(None, gt=0)
     """the min-max scaled map is raised to this power; if not given, 0.5, as relevance is peaky and most of an object
     lies at a few per cent, and after an attention walk, which fills objects, 2"""
@@ -98,6 +101,11 @@ class SeedConfig(Config):
         return 2 if self.method in ("transformer_attribution", "generic_attention") else 0
 
     @property
+    def competes(self) -> bool:
+        """Whether the classes of an image compete, as given or usual."""
+        return bool(self.walk_steps) if self.competition is None else self.competition
+
+    @property
     def exponent(self) -> float:
         """The power, given or usual: such that the alpha rule at 8 cuts near the best threshold of training images."""
         if self.power is not None:
@@ -108,11 +116,12 @@ class SeedConfig(Config):
     def identity(self) -> dict[str, object]:
         """What a manifest says of the settings: all that changes the maps.
 
-        The options of the attention walk are left out where there is none, as in runs from before there was one.
+        The options of walk and competition are left out where there is neither, as in runs from before there were any.
         """
-        found = {**self.model_dump(mode="json"), "attention_walk": self.walk_steps, "power": self.exponent}
-        if not self.walk_steps:
-            del found["attention_walk"], found["attention_blocks"]
+        settled = {"attention_walk": self.walk_steps, "competition": self.competes, "power": self.exponent}
+        found = {**self.model_dump(mode="json"), **settled}
+        if not self.walk_steps and not self.competes:
+            del found["attention_walk"], found["attention_blocks"], found["competition"]
         return found
 
     def as_begun(self, config: Mapping[str, object] | None) -> SeedConfig:
