@@ -5,20 +5,18 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from affinity.combine import CombineConfig
 from affinity.labels import LabelsConfig
 from affinity.refine import RefineConfig
+from affinity.runs import done, join_seeds, joint_name, open_data, open_run, pending, require
 from affinity.settings import CHECKPOINT, TrainConfig
 from wsss.console import Flat, existing_file, note, run, warn
 from wsss.errors import InputError
-from wsss.options import Data, Device, Root, Runs, SeedRun, Workers, check_positive, command_line, worker_count
-
-if TYPE_CHECKING:
-    from wsss.data import Dataset, Sample
-    from wsss.store import Stage
+from wsss.options import Data, Device, Root, Runs, SeedRuns, Workers, check_positive, worker_count
 
 app = App(
     name="affinity",
@@ -31,14 +29,44 @@ FEW_FOREGROUND = 0.02
 
 
 @app.command
+def combine(
+    *,
+    seeds: SeedRuns,
+    data: Data,
+    split: str,
+    name: str | None = None,
+    root: Root = None,
+    runs: Runs = Path("runs"),
+    workers: Workers = None,
+    cfg: Annotated[CombineConfig, Flat] = CombineConfig(),
+) -> None:
+    """Make one run of the seeds of several: other methods or classifiers make other mistakes.
+
+    Writes seeds/ into the run; the other commands then take it like any other. They also take several runs themselves
+    (--seeds A B), and then do this with equal weights. Goes on where it was stopped.
+
+    Parameters
+    ----------
+    split
+        Split whose seeds are joined.
+    name
+        Name of the new run; the names of the others with + between unless given.
+    """
+    dataset = open_data(data, split, root)
+    join_seeds(seeds, dataset, runs, name or joint_name(seeds, runs), cfg, workers=worker_count(workers))
+
+
+@app.command
 def labels(
     *,
-    seeds: SeedRun,
+    seeds: SeedRuns,
     data: Data,
     split: str,
     root: Root = None,
     runs: Runs = Path("runs"),
     workers: Workers = None,
+    from_: Annotated[Literal["seeds", "refined"], Parameter(name="--from")] = "seeds",
+    into: str | None = None,
     cfg: Annotated[LabelsConfig, Flat] = LabelsConfig(),
 ) -> None:
     """Make confident labels from seeds: a dense CRF with a strong and with a weak background.
@@ -51,22 +79,28 @@ def labels(
     ----------
     split
         Split to label.
+    from_
+        seeds, or refined: the walked scores of `affinity refine`, for a second round of training.
+    into
+        Run that gets the labels, made if it is not there; the run of the seeds unless given.
     """
     from affinity.labels import label_images
     from wsss.store import Stage
 
     begin = time.monotonic()
-    folder, dataset, stage = _open(seeds, data, split, root, runs)
-    _require(stage, dataset, "seed", "make the seeds of this split first")
+    dataset = open_data(data, split, root)
+    folder, stage = open_run(seeds, dataset, runs, from_, workers=worker_count(workers))
+    require(stage, dataset, "seed" if from_ == "seeds" else "walked seed", "make those of this split first")
+    cfg = cfg if from_ == "seeds" else cfg.for_refined()
     output = Stage.open(
-        folder / "affinity_labels",
+        (folder if into is None else runs / into) / "affinity_labels",
         kind="affinity_labels",
         config=cfg.model_dump(mode="json"),
         class_names=dataset.class_names,
         suffix=".png",
-        inputs={"seeds": stage.fingerprint},
+        inputs={from_: stage.fingerprint},
     )
-    todo = _pending(dataset, stage, output)
+    todo = pending(dataset, [stage], [output])
     counts = label_images(todo, stage.folder, output.folder, cfg, workers=worker_count(workers))
     if todo:
         note(f"confident labels: {counts.line()}")
@@ -76,13 +110,13 @@ def labels(
     if counts.images_without_classes:
         note(f"{counts.images_without_classes} images show no class of the list: background throughout")
     extra = {key: value for key, value in vars(counts).items() if key != "images"}
-    _done(output, dataset, len(todo), begin, pixels=extra)
+    done(output, dataset, len(todo), begin, pixels=extra)
 
 
 @app.command
 def train(
     *,
-    seeds: SeedRun,
+    seeds: SeedRuns,
     data: Data,
     split: str,
     root: Root = None,
@@ -112,8 +146,9 @@ def train(
     from wsss.training import choose_device
 
     begin = time.monotonic()
-    folder, dataset, source = _open(seeds, data, split, root, runs, stage="affinity_labels")
-    _require(source, dataset, "affinity label", "run `affinity labels` on this split first")
+    dataset = open_data(data, split, root)
+    folder, source = open_run(seeds, dataset, runs, "affinity_labels")
+    require(source, dataset, "affinity label", "run `affinity labels` on this split first")
     where = choose_device(device)
     AffinityNetwork(cfg.network)  # a mistake in its settings or weights comes out before a folder is made for them
     output = Stage.open(
@@ -129,14 +164,14 @@ def train(
         return
     examples = [Example(s.id, s.image_path, source.folder / f"{s.id}.png") for s in dataset]
     trained = train_affinity_network(examples, output.folder, cfg, device=where, workers=workers)
-    _done(output, dataset, len(examples), begin, losses=[vars(losses) for losses in trained.losses])
+    done(output, dataset, len(examples), begin, losses=[vars(losses) for losses in trained.losses])
     note(f"wrote {trained.path} ({trained.path.stat().st_size / 1e6:.1f} MB)")
 
 
 @app.command
 def refine(
     *,
-    seeds: SeedRun,
+    seeds: SeedRuns,
     data: Data,
     split: str,
     root: Root = None,
@@ -174,8 +209,10 @@ def refine(
 
     begin = time.monotonic()
     check_positive("--batch-size", batch_size)
-    folder, dataset, stage = _open(seeds, data, split, root, runs)
-    _require(stage, dataset, "seed", "make the seeds of this split first")
+    dataset = open_data(data, split, root)
+    folder, stage = open_run(seeds, dataset, runs, workers=worker_count(workers))
+    require(stage, dataset, "seed", "make the seeds of this split first")
+    cfg = cfg.settled(stage.manifest["config"])
     where = choose_device(device)
     path = network or folder / "affinity_net" / CHECKPOINT
     if network is None and not path.is_file():
@@ -186,7 +223,7 @@ def refine(
     common = {"config": cfg.identity(), "class_names": dataset.class_names, "inputs": inputs}
     masks = Stage.open(target / "masks", kind="masks", suffix=".png", **common)
     refined = Stage.open(target / "refined", kind="seeds", suffix=".npz", **common)
-    todo = _pending(dataset, stage, masks, refined)
+    todo = pending(dataset, [stage], [masks, refined])
     count = refine_images(
         todo,
         stage.folder,
@@ -198,60 +235,7 @@ def refine(
         workers=worker_count(workers),
     )
     for output in (refined, masks):
-        _done(output, dataset, count, begin)
-
-
-def _open(
-    seeds: str,
-    data: Data,
-    split: str,
-    root: Path | None,
-    runs: Path,
-    stage: str = "seeds",
-) -> tuple[Path, Dataset, Stage]:
-    """Run folder, data set and the run's stage that the command starts from."""
-    from wsss.data import load_dataset
-    from wsss.store import Stage, resolve_run
-
-    folder = resolve_run(seeds, runs)
-    dataset = load_dataset(data, split, root)
-    if not len(dataset):
-        raise InputError(f"--split {split}: data set {dataset.name} has no images in it")
-    return folder, dataset, Stage.read(folder / stage, kind=stage, class_names=dataset.class_names)
-
-
-def _require(stage: Stage, dataset: Dataset, what: str, remedy: str) -> None:
-    """InputError if an image of the split is missing in a stage that is read."""
-    missing = stage.pending([sample.id for sample in dataset])
-    if missing:
-        raise InputError(
-            f"{stage.folder}: {len(missing)} of {len(dataset)} images of split {dataset.split} have no {what} "
-            f"({missing[0]} is the first); {remedy}"
-        )
-
-
-def _pending(dataset: Dataset, source: Stage, *outputs: Stage) -> list[Sample]:
-    """The images that lack a result, or whose result is older than the seed it was made from."""
-    ids = [sample.id for sample in dataset]
-    todo = {image_id for output in outputs for image_id in output.pending(ids)}
-    for image_id in set(ids) - todo:
-        if min(output.written(image_id) for output in outputs) < source.written(image_id):
-            todo.add(image_id)
-    if len(todo) < len(dataset):
-        note(f"{len(dataset) - len(todo)} of {len(dataset)} images are done already")
-    return [sample for sample in dataset if sample.id in todo]
-
-
-def _done(stage: Stage, dataset: Dataset, count: int, begin: float, **extra: object) -> None:
-    if count:  # a run that finds nothing to do leaves the account to the one that did it
-        stage.done(
-            command=command_line("affinity"),
-            split=dataset.split,
-            counts={"images": len(dataset), "made": count},
-            seconds=time.monotonic() - begin,
-            **extra,
-        )
-    note(f"{stage.folder}: {count} of {len(dataset)} images made now")
+        done(output, dataset, count, begin)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from affinity.crf import CRFConfig, DenseCRF
 from wsss.console import Config
 from wsss.data import BACKGROUND, IGNORE, Sample, read_image
+from wsss.entries import ALPHAS, READING_ALPHA
 from wsss.errors import InputError
 from wsss.metrics import alpha_background
 from wsss.parallel import map_parallel
@@ -23,9 +24,10 @@ class LabelsConfig(Config):
     """How seeds become confident labels."""
 
     alpha_low: float = Field(4, gt=0)
-    """exponent of the strong background: what is foreground even so is confident foreground"""
+    """exponent of the strong background: what is foreground even so is confident foreground; with --from refined, whose
+    scores are to be read with alpha 1 as seeds are with 8, an eighth of it is taken"""
     alpha_high: float = Field(32, gt=0)
-    """exponent of the weak background: what is background even so is confident background"""
+    """exponent of the weak background: what is background even so is confident background; likewise"""
     crf: CRFConfig = CRFConfig()
 
     @model_validator(mode="after")
@@ -33,6 +35,11 @@ class LabelsConfig(Config):
         if self.alpha_low > self.alpha_high:
             raise ValueError(f"alpha_low {self.alpha_low} must not exceed alpha_high {self.alpha_high}")
         return self
+
+    def for_refined(self) -> LabelsConfig:
+        """These settings for walked scores, which reach the scale of seeds at alpha 8 with alpha 1."""
+        scale = READING_ALPHA["refined"] / ALPHAS[0]
+        return self.model_copy(update={"alpha_low": self.alpha_low * scale, "alpha_high": self.alpha_high * scale})
 
 
 def confident_labels(

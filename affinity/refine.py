@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,10 +38,12 @@ class Walk(NamedTuple):
 
 PRESETS = {
     "relseg": Walk(beta=8, steps=256, rescale=True, alpha=1),
+    "filled": Walk(beta=8, steps=32, rescale=False, alpha=8),
     "seed": Walk(beta=16, steps=8, rescale=False, alpha=16),
     "affinitynet": Walk(beta=8, steps=256, rescale=False, alpha=16),
 }
-"""Ours, chosen on training images (README); the seed paper's (section 3.3.3); AffinityNet's own code's (2^8 steps).
+"""Ours, chosen on training images: for seeds that mark parts of objects (README), and for those that an attention walk
+has filled (docs/better_masks.md); the seed paper's (section 3.3.3); AffinityNet's own code's (2^8 steps).
 
 The seed paper does not give the alpha of the background that walks; it is AffinityNet's.
 """
@@ -62,9 +64,10 @@ class FinalCRFConfig(CRFConfig):
 class RefineConfig(Config):
     """Settings of the walk and of what turns its scores into a mask."""
 
-    preset: Literal["relseg", "seed", "affinitynet"] = "relseg"
-    """relseg: beta 8, 256 steps, rescaled, alpha 1; seed: beta 16, 8 steps, alpha 16; affinitynet: beta 8, 256 steps,
-    alpha 16"""
+    preset: Literal["relseg", "filled", "seed", "affinitynet"] | None = None
+    """relseg: beta 8, 256 steps, rescaled, alpha 1; filled: beta 8, 32 steps, alpha 8; seed: beta 16, 8 steps, alpha
+    16; affinitynet: beta 8, 256 steps, alpha 16. If not given, filled for seeds that were made with an attention walk,
+    and relseg for all others"""
     beta: float | None = Field(None, gt=0)
     """exponent of the affinities, instead of the preset's"""
     steps: int | None = Field(None, ge=0)
@@ -90,7 +93,17 @@ class RefineConfig(Config):
     def walk(self) -> Walk:
         """The preset with what was given instead."""
         given = {key: getattr(self, key) for key in Walk._fields if getattr(self, key) is not None}
-        return PRESETS[self.preset]._replace(**given)
+        return PRESETS[self.preset or "relseg"]._replace(**given)
+
+    def settled(self, seeds: Mapping[str, object]) -> RefineConfig:
+        """These settings with the preset that goes with the seeds, where none is given.
+
+        Args:
+            seeds: what their manifest says of their settings.
+        """
+        if self.preset is not None:
+            return self
+        return self.model_copy(update={"preset": "filled" if seeds.get("attention_walk") else "relseg"})
 
     def identity(self) -> dict:
         """What the masks depend on: a preset and the same numbers by hand are the same."""

@@ -21,10 +21,11 @@ from vitseg.settings import SeedConfig
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
 from wsss.explanation import Explanation
-from wsss.maps import input_size, scale_maps
+from wsss.maps import compete, input_size, scale_maps
 from wsss.store import read_seed
 
-EXACT = SeedConfig(sizes=(32, 48), first_block=1, precision="float64")
+EXACT = SeedConfig(sizes=(32, 48), first_block=1, precision="float64", attention_walk=0)
+"""Without what changes the maps of a method: walk and competition."""
 SIZES = ((40, 56), (32, 32), (56, 40), (40, 56), (24, 90))
 
 
@@ -79,7 +80,7 @@ def slow_maps(
             if config.flip:
                 found = (found + one_map(x.flip(2), output)[:, ::-1]) / 2
             low, high = found.min(), np.percentile(found, config.percentile)
-            unit = torch.from_numpy(np.clip((found - low) / (high - low), 0, 1) ** config.power)
+            unit = torch.from_numpy(np.clip((found - low) / (high - low), 0, 1) ** config.exponent)
             scaled.append(F.interpolate(unit[None, None], grid, mode="bilinear", align_corners=False)[0, 0])
         averages.append(torch.stack(scaled).mean(0))
     return torch.stack(averages).numpy()
@@ -103,6 +104,33 @@ def test_scale_maps(percentile: float, power: float) -> None:
     found = scale_maps(broken, percentile, power)
     assert found[:2].isnan().all()  # not hidden, and no other map's business
     np.testing.assert_allclose(found[2], expected[2], atol=1e-6)
+
+
+def test_classes_compete() -> None:
+    maps = noise(3, 4, 5).abs().double()
+    found = compete(maps)
+    m = (maps - maps.flatten(1).min(1).values[:, None, None]).numpy()
+    for y in range(4):
+        for x in range(5):
+            densities = [m[k, y, x] / m[k].sum() for k in range(3)]
+            for k in range(3):
+                assert float(found[k, y, x]) == pytest.approx(m[k, y, x] * densities[k] / sum(densities), rel=1e-12)
+    alone = maps[:1]
+    np.testing.assert_allclose(scale_maps(compete(alone)), scale_maps(alone), atol=1e-6)
+    assert compete(torch.zeros(0, 1, 1)).shape == (0, 1, 1)
+    constant = torch.stack([torch.full((4, 5), 0.5, dtype=torch.float64), maps[0]])
+    assert compete(constant)[0].abs().max() == 0 and compete(constant)[1].max() > 0
+    broken = torch.stack([maps[0], torch.full((4, 5), torch.nan, dtype=torch.float64)])
+    assert scale_maps(compete(broken)).isnan().all()
+
+
+def test_a_map_on_two_objects_leaves_the_one_that_another_map_has_alone() -> None:
+    """The dog's map lies on the dog; the person's as strongly on dog and person."""
+    dog, person = torch.zeros(2, 4, 8, dtype=torch.float64)
+    dog[:, :3] = person[:, :3] = person[:, 4:] = 1
+    found = scale_maps(compete(torch.stack([dog, person])))
+    assert (found.argmax(0)[:, :3] == 0).all() and (found.argmax(0)[:, 4:] == 1).all()
+    assert found[0, :, :3].min() == found[1, :, 4:].min() == 1 and found[1, :, :3].max() < 0.5
 
 
 def test_input_size_keeps_area_and_proportions() -> None:
@@ -140,7 +168,7 @@ def test_class_maps_of_one_image(classifier: Classifier, images: list[Image.Imag
 def test_mixed_batch_equals_one_image_at_a_time(
     classifier: Classifier, images: list[Image.Image], method: str, batch_size: int
 ) -> None:
-    config = EXACT.model_copy(update={"method": method})
+    config = EXACT.model_copy(update={"method": method, "attention_walk": None})
     wanted = [[1, 0], [2], [0, 1, 2], [], [1]]
     together = class_maps(classifier, images, wanted, config, batch_size=batch_size)
     for image, outputs, found in zip(images, wanted, together, strict=True):
@@ -148,6 +176,26 @@ def test_mixed_batch_equals_one_image_at_a_time(
         assert found.shape[0] == len(outputs) and 0 not in found.shape[1:]
         np.testing.assert_allclose(found, alone, atol=1e-5)
         assert not len(outputs) or 0 <= found.min() < found.max() <= 1
+
+
+def test_classes_of_an_image_share_a_forward_pass(
+    classifier: Classifier, images: list[Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both 40 x 56 images with two classes go together, the one with one class apart; each with its mirror image."""
+    calls = []
+
+    def counted(model: object, x: Tensor, targets: Sequence[Sequence[int]], *arguments: object, **options: object):
+        calls.append((len(x), [list(row) for row in targets]))
+        return explain(model, x, targets, *arguments, **options)
+
+    monkeypatch.setattr(seeds, "explain", counted)
+    config = EXACT.model_copy(update={"sizes": (32,)})
+    alike = [images[0], images[3], images[0]]
+    class_maps(classifier, alike, [[2, 0], [0, 1], [1]], config, batch_size=8)
+    assert sorted(calls) == [(2, [[1]] * 2), (4, [[2, 0], [0, 1]] * 2)]
+    calls.clear()
+    class_maps(classifier, alike, [[2, 0], [0, 1], [1]], config, batch_size=4)  # maps made at once
+    assert [count for count, _ in calls] == [2, 2, 2]
 
 
 def test_the_mirror_image_has_the_mirrored_map(classifier: Classifier, images: list[Image.Image]) -> None:

@@ -118,7 +118,7 @@ def test_seeds_go_on_and_split_into_shards(place: Path, vitseg: Vitseg, refused:
     assert {name for name in VAL if after[name] == made[name]} == {"a", "b"} and after["b"] == first["b"]
     read_seed(folder, "c")
 
-    assert "config.power was 0.5, is 1.0 now; write into another run" in refused(*command, "--power", 1)
+    assert "config.power was 2.0, is 1.0 now; write into another run" in refused(*command, "--power", 1)
     other = place / "other.safetensors"
     torch.manual_seed(1)
     save_classifier(create_classifier("test_vit", ("cat", "dog"), "none"), other)

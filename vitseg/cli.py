@@ -163,7 +163,7 @@ def seeds(
     from vitseg.seeds import make_seeds, outputs_for, seed_name
     from wsss.data import load_dataset
     from wsss.maps import run_seeds
-    from wsss.store import file_hash
+    from wsss.store import config_of, file_hash
     from wsss.training import choose_device
 
     find_method(cfg.method)
@@ -174,15 +174,17 @@ def seeds(
     model = load_classifier(path)
     outputs = outputs_for(model, dataset)
     where = choose_device(device)
+    target = runs / (name or seed_name(cfg.method, model)) / "seeds"
+    cfg = cfg.as_begun(config_of(target))
 
     def make(samples: list[Sample], folder: Path) -> SeedCounts:
         return make_seeds(model, samples, outputs, folder, cfg, device=where, batch_size=batch_size)
 
     run_seeds(
         dataset,
-        runs / (name or seed_name(cfg.method, model)) / "seeds",
+        target,
         make,
-        config=cfg.model_dump(mode="json"),
+        config=cfg.identity,
         inputs={"classifier": file_hash(path), "data": dataset.name},
         shard=part,
         command=command_line("vitseg"),

@@ -17,7 +17,7 @@ from vitseg.methods import find_method
 from vitseg.models import Classifier
 from vitseg.settings import SeedConfig
 from wsss.data import Dataset, Sample
-from wsss.maps import SeedCounts, average_sizes, input_size, match_classes, scale_maps, write_seeds
+from wsss.maps import SeedCounts, average_sizes, compete, input_size, match_classes, scale_maps, write_seeds
 
 NAMES = {"transformer_attribution": "lrp", "lrp": "full_lrp"}
 """What seeds of a method are called where it is not the method's own name."""
@@ -78,12 +78,14 @@ def class_maps(
     """Scaled maps (K, h, w) float32 in [0, 1] of each image for the classifier's outputs in `wanted`.
 
     The grid is that of the largest size; the maps of the others are enlarged to it (bilinear). Each size's map is
-    scaled by itself.
+    scaled by itself, after the competition of the classes, if there is one (`wsss.maps.compete`).
     """
 
     def maps_of(size: int) -> list[Tensor]:
         maps = _maps_of_size(classifier, images, wanted, size, config, device, batch_size)
-        return [scale_maps(found, config.percentile, config.power) for found in maps]
+        if config.competes:
+            maps = [compete(found) for found in maps]
+        return [scale_maps(found, config.percentile, config.exponent) for found in maps]
 
     return average_sizes(len(images), config.sizes, maps_of)
 
@@ -105,34 +107,44 @@ def _maps_of_size(
     device: str,
     batch_size: int,
 ) -> list[Tensor]:
-    """Unscaled maps (K, h, w) of each image at one size, on the CPU; pairs (image, class) of one shape in batches."""
+    """Unscaled maps (K, h, w) of each image at one size, on the CPU.
+
+    Images of one shape and as many classes go in batches, all classes of an image from one forward pass.
+    """
     patch = classifier.model.patch_embed.feat_ratio(as_scalar=False)
     specific = find_method(config.method).class_specific
-    first = first_block(classifier, config)
-    pairs: dict[tuple[int, int], list[tuple[int, int]]] = defaultdict(list)
+    alike: dict[tuple[tuple[int, int], int], list[int]] = defaultdict(list)
     for index, (image, outputs) in enumerate(zip(images, wanted, strict=True)):
-        for output in outputs if specific else outputs[:1]:
-            pairs[input_size(image, size, patch)].append((index, output))
-    found: dict[int, list[Tensor]] = defaultdict(list)
-    dtype = getattr(torch, config.precision)
-    step = max(1, batch_size // 2 if config.flip else batch_size)
-    for shape, of_shape in pairs.items():
-        for start in range(0, len(of_shape), step):
-            chunk = of_shape[start : start + step]
-            inputs = torch.stack([classifier.prepare(images[index], shape) for index, _ in chunk]).to(device, dtype)
-            targets = [output for _, output in chunk]
-            if config.flip:
-                inputs, targets = torch.cat([inputs, inputs.flip(-1)]), targets * 2
-            maps = explain(classifier.model, inputs, targets, config.method, first_block=first, rules=config.rules).maps
-            if config.flip:
-                upright, mirrored = maps.chunk(2)
-                maps = (upright + mirrored.flip(-1)) / 2
-            for (index, _), found_map in zip(chunk, maps.cpu(), strict=True):
-                found[index].append(found_map)
-    stacked = [torch.stack(found[index]) if found[index] else torch.zeros(0, 1, 1) for index in range(len(images))]
-    if specific:
-        return stacked
-    return [
-        maps.expand(len(outputs), *maps.shape[1:]) if outputs else maps
-        for maps, outputs in zip(stacked, wanted, strict=True)
-    ]
+        if outputs:
+            alike[input_size(image, size, patch), len(outputs) if specific else 1].append(index)
+    found = [torch.zeros(0, 1, 1) for _ in images]
+    for (shape, classes), places in alike.items():
+        at_once = max(1, batch_size // (classes * (1 + config.flip)))
+        for start in range(0, len(places), at_once):
+            chunk = places[start : start + at_once]
+            inputs = torch.stack([classifier.prepare(images[index], shape) for index in chunk])
+            maps = _explained(classifier, inputs.to(device), [wanted[index][:classes] for index in chunk], config)
+            for index, of_image in zip(chunk, maps.cpu(), strict=True):
+                found[index] = of_image.expand(len(wanted[index]), *of_image.shape[1:])
+    return found
+
+
+def _explained(classifier: Classifier, inputs: Tensor, targets: list[Sequence[int]], config: SeedConfig) -> Tensor:
+    """Maps (B, K, h, w) of images (B, 3, H, W) for targets (B, K), the mean of image and mirror image if so set."""
+    inputs = inputs.to(getattr(torch, config.precision))
+    if config.flip:
+        inputs, targets = torch.cat([inputs, inputs.flip(-1)]), targets * 2
+    maps = explain(
+        classifier.model,
+        inputs,
+        targets,
+        config.method,
+        first_block=first_block(classifier, config),
+        rules=config.rules,
+        attention_walk=config.walk_steps,
+        attention_blocks=config.attention_blocks,
+    ).maps
+    if not config.flip:
+        return maps
+    upright, mirrored = maps.chunk(2)
+    return (upright + mirrored.flip(-1)) / 2

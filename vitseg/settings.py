@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from wsss.console import Config, Several
 from wsss.judging import settings as judging
@@ -76,16 +77,69 @@ class SeedConfig(Config):
     """how relevance is divided: exact (as published; better seeds of several classes), robust (well conditioned)"""
     first_block: int | None = Field(None, ge=0)
     """the rollout multiplies the blocks from this one on (the peers: 1); the last third of the blocks if not given"""
-    power: float = Field(0.5, gt=0)
-    """the min-max scaled map is raised to this power: relevance is peaky, most of an object lies at a few per cent"""
+    attention_walk: int | None = Field(None, ge=0)
+    """steps that maps are walked over the model's own attention, which spreads them over whole objects; 0: none; if not
+    given, 2 for transformer_attribution and generic_attention, else 0"""
+    attention_blocks: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), Several] | None = None
+    """blocks whose attention is walked over; from two thirds of the depth to five sixths if not given (8 9 of 12)"""
+    competition: bool | None = None
+    """the classes of an image compete for each patch, which keeps a person's map off the dog beside; with an attention
+    walk if not given"""
+    power: float | None = Field(None, gt=0)
+    """the min-max scaled map is raised to this power; if not given, 0.5, as relevance is peaky and most of an object
+    lies at a few per cent, and after an attention walk, which fills objects, 2"""
     percentile: float = Field(100, gt=0, le=100)
     """the scale's upper end; what lies above it is clipped at 1"""
     precision: Literal["float32", "float64"] = "float32"
     """precision of the walk; the exact rules are badly conditioned, float64 takes about twice as long on a CPU"""
 
+    @property
+    def walk_steps(self) -> int:
+        """The steps of the attention walk, given or usual: measured on training images (docs/better_masks.md)."""
+        if self.attention_walk is not None:
+            return self.attention_walk
+        return 2 if self.method in ("transformer_attribution", "generic_attention") else 0
+
+    @property
+    def competes(self) -> bool:
+        """Whether the classes of an image compete, as given or usual."""
+        return bool(self.walk_steps) if self.competition is None else self.competition
+
+    @property
+    def exponent(self) -> float:
+        """The power, given or usual: such that the alpha rule at 8 cuts near the best threshold of training images."""
+        if self.power is not None:
+            return self.power
+        return 2.0 if self.walk_steps else 0.5
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What a manifest says of the settings: all that changes the maps.
+
+        The options of walk and competition are left out where there is neither, as in runs from before there were any.
+        """
+        settled = {"attention_walk": self.walk_steps, "competition": self.competes, "power": self.exponent}
+        found = {**self.model_dump(mode="json"), **settled}
+        if not self.walk_steps and not self.competes:
+            del found["attention_walk"], found["attention_blocks"], found["competition"]
+        return found
+
+    def as_begun(self, config: Mapping[str, object] | None) -> SeedConfig:
+        """These settings, without a walk that nobody asked for if seeds were begun without one.
+
+        Args:
+            config: what the manifest of the seeds says of their settings, None if there are none yet.
+        """
+        if self.attention_walk is None and config is not None and "attention_walk" not in config:
+            return self.model_copy(update={"attention_walk": 0})
+        return self
+
 
 class ExplainConfig(SeedConfig):
     """How a photograph is explained: as a seed, but with relevance as it is, by the well-conditioned rules."""
+
+    attention_walk: int | None = Field(0, ge=0)
+    """steps that maps are walked over the model's own attention; 0: the explanation itself"""
 
     rules: Literal["robust", "exact"] = "robust"
     """how relevance is divided: robust (well conditioned), exact (as published)"""

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from wsss.console import Several
 from wsss.errors import InputError
 
 Data = Annotated[str, Parameter(help="Data set: a YAML file, or a name below configs/data.")]
@@ -17,7 +18,14 @@ Root = Annotated[
     Path | None, Parameter(help="Folder of the data, if neither the YAML nor its environment variable gives it.")
 ]
 Runs = Annotated[Path, Parameter(help="Folder of runs.")]
-SeedRun = Annotated[str, Parameter(help="Run with the seeds: a name below the folder of runs, or a path.")]
+SeedRuns = Annotated[
+    list[str],
+    Several,
+    Parameter(
+        help="Run with the seeds: a name below the folder of runs, or a path. Several: their seeds are joined "
+        "(`affinity combine`), and the results go to the run A+B."
+    ),
+]
 Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.")]
 Workers = Annotated[int | None, Parameter(help="Processes; one for each core unless given.")]
 

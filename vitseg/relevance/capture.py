@@ -111,7 +111,7 @@ def run(model: VisionTransformer, images: Tensor, *, first: int = 0, relevance: 
     tokens, the last block finishes with those alone.
     """
     copy = private_copy(model)
-    _prepare(copy)
+    _prepare(copy, first)
     if model.global_pool == "token" and not _hooked(copy.blocks[-1], copy.norm):
         _shorten(copy.blocks[-1], _rows(model))
     records, seen = tuple(BlockRecord(block) for block in copy.blocks), {}
@@ -143,10 +143,10 @@ def _rows(model: VisionTransformer) -> slice:
     return slice(0, len(classifiers(model))) if model.global_pool == "token" else slice(model.num_prefix_tokens, None)
 
 
-def _prepare(model: VisionTransformer) -> None:
-    """Attention that shows its matrix, and blocks that run once, with their hooks; of a private copy."""
+def _prepare(model: VisionTransformer, first: int) -> None:
+    """Attention that shows its matrix from block `first` on, blocks that run once, with their hooks."""
     model.grad_checkpointing = False
-    for block in model.blocks:
+    for block in model.blocks[first:]:
         block.attn.fused_attn = False  # scaled_dot_product_attention never shows the matrix
 
 

@@ -163,6 +163,11 @@ class Stage:
         self.manifest["history"] = json.loads(json.dumps(manifest["history"], default=str))
 
 
+def config_of(folder: Path) -> dict[str, Any] | None:
+    """The settings that the results in a stage folder were made with; None where there is no stage yet."""
+    return _read_manifest(folder)["config"] if (folder / MANIFEST).is_file() else None
+
+
 def resolve_run(name_or_path: str | Path, runs: Path) -> Path:
     """The folder of a run: a name below `runs`, or a path (of the run, or of the ``seeds`` folder in it).
 
