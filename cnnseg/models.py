@@ -181,7 +181,7 @@ def load_network(path: Path, *, classes_at_once: int | None = None) -> Network:
             reading = read_reading(description) if config.network in UNROLLED else None
             network = _build(config, len(names) + 1, names, pretrained=False, colours=(mean, std), reading=reading)
         network.module.load_state_dict(widened(state))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, InputError) as error:
         raise InputError(f"network {path}: does not fit its own description ({str(error).splitlines()[0]})") from None
     network.module.eval()
     return replace(network, crop=crop, masks=masks, new_head=False, learnt_from=description.get("learnt_from"))

@@ -54,7 +54,7 @@ class Reading:
             if not names:
                 known = _words(sorted({round(own) for own in layers.values()} | {1}))
                 raise InputError(
-                    f"--strides {_words(self.strides)}: this network has no layer of {stride}; it has {known}"
+                    f"--strides {_words(self.strides)}: this network has no layer of stride {stride}; it has {known}"
                 )
             found[names[0] if found and self.stride_layers == "first" else names[-1]] = weight
         return found
