@@ -1,6 +1,7 @@
 """What a training step of the unrolled network costs, in forward passes of its encoder, and how much memory.
 
     python benchmarks/unroll.py [--architecture resnet50] [--classes 21] [--batch 2] [--size 128] [--chunks 0 5 1]
+                                [--ends layer4 layer3 layer2 layer1]
 
 A step: class scores, heat-maps of all classes, both losses, all gradients (no optimiser). `--chunks` are numbers of
 classes decoded at once, 0 for all; 1 is the scheme of one decoder pass and one backward pass a class. "double backward"
@@ -32,6 +33,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--chunks", type=int, nargs="+", default=[0, 5, 1])
+    parser.add_argument("--ends", nargs="+", help="layers that are read, with features trained; the image unless given")
+    parser.add_argument("--rules", help="composite of the rules")
     parser.add_argument("--no-double-backward", action="store_true")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--bf16", action="store_true")
@@ -77,7 +80,8 @@ def measure(case: int | None, options: argparse.Namespace, sender) -> None:
     if options.channels_last:
         model, images = model.to(memory_format=torch.channels_last), images.to(memory_format=torch.channels_last)
     truth = torch.randint(0, options.classes, images[:, 0].shape)
-    network = unroll(model, classes_at_once=case or None)
+    read = {"ends": options.ends, "readout": "asinh", "features": "trained"} if options.ends else {}
+    network = unroll(model, rules=options.rules, classes_at_once=case or None, **read)
 
     def autocast() -> torch.autocast:
         return torch.autocast("cpu", torch.bfloat16, enabled=options.bf16)
