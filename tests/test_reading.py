@@ -16,6 +16,7 @@ from cnnseg.methods.running import layer_at_stride, layers_with_maps
 from cnnseg.models import create_network, load_network, save_network
 from cnnseg.reading import AT_THE_PIXELS, Reading, find_reading
 from cnnseg.settings import NetworkConfig
+from cnnseg.unroll import unroll
 from wsss.errors import InputError
 
 NAMES = ("cat", "dog")
@@ -63,6 +64,18 @@ def test_strides_of_layers() -> None:
         InputError, match=re.escape("--strides 64 32: this network has no layer of stride 64; it has 1 2 4")
     ):
         find_reading(config(strides=(64, 32))).ends(model)
+
+
+def test_a_vgg_is_read_as_well() -> None:
+    """Its stages end in pooling; a mask loss reaches the first layer through the features that are read."""
+    torch.manual_seed(0)
+    model = timm.create_model("vgg11_bn", num_classes=3, mlp_ratio=0.02)
+    reading = find_reading(config(strides=(32, 16, 8, 4)))
+    network = unroll(model, **reading.options(model))
+    logits, maps = network(torch.randn(2, 3, 64, 64))
+    assert logits.shape == (2, 3) and maps.shape == (2, 3, 64, 64)
+    maps.square().mean().backward()
+    assert model.features[0].weight.grad.abs().max() > 0
 
 
 @torch.no_grad()
