@@ -111,7 +111,8 @@ def run(model: VisionTransformer, images: Tensor, *, first: int = 0, relevance: 
     tokens, the last block finishes with those alone.
     """
     copy = private_copy(model)
-    _prepare(copy, first)
+    # of the blocks below, fused attention is faster; it rounds differently, which who asks for float64 does not want
+    _prepare(copy, 0 if images.dtype == torch.float64 else first)
     if model.global_pool == "token" and not _hooked(copy.blocks[-1], copy.norm):
         _shorten(copy.blocks[-1], _rows(model))
     records, seen = tuple(BlockRecord(block) for block in copy.blocks), {}
