@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from cnnseg.baselines import create_fcn, create_unet, load_encoder
 from cnnseg.classifiers import create_classifier, file_weights, normalisation, without_head
-from cnnseg.reading import Reading, find_reading, read_reading
+from cnnseg.reading import Reading, check_options, find_reading, read_reading
 from cnnseg.segmentation.network import create_module, encoder_colours
 from cnnseg.segmentation.settings import SEGMENTATION, SegmentationConfig
 from cnnseg.settings import BEST, LAST, NETWORKS, STAGE, NetworkConfig
 from cnnseg.unroll import UnrolledNetwork, unroll
+from cnnseg.unroll.composites import find_composite
 from wsss.errors import InputError, did_you_mean
 from wsss.weights import read_checkpoint, stored_state, widened, write_checkpoint
 
@@ -219,6 +220,8 @@ def _build(
     if kind not in NETWORKS:
         raise InputError(f"--network {kind}: no such network; {did_you_mean(kind, NETWORKS)}")
     module: nn.Module
+    if kind not in UNROLLED:
+        check_options(config)
     if kind == "classifier":
         model = create_classifier(config.architecture, outputs, pretrained=pretrained)
         module = PlainClassifier(model, config.classes_at_once)
@@ -227,6 +230,10 @@ def _build(
         reading = reading or find_reading(config)
         black = [-middle / spread for middle, spread in zip(mean, std, strict=True)]
         baseline = black if config.baseline == "black" and reading.has_pixels else None
+        if baseline is not None and reading.rules is not None and not find_composite(reading.rules).is_plain:
+            raise InputError(
+                f"--rules {reading.rules}: relevance of the image by these has no black; give --baseline mean"
+            )
         options = reading.options(model) | UNROLLED[kind]
         module = unroll(model, classes_at_once=config.classes_at_once, baseline=baseline, **options)
     else:

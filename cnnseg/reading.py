@@ -48,11 +48,14 @@ class Reading:
         from cnnseg.unroll.places import INPUT
 
         layers = layers_with_maps(model, max(self.strides))
+        smaller = layers_with_maps(model, max(self.strides), halved=True)
+        # a grid that does not follow the image, as of pooling to a fixed size, has no stride
+        layers = {name: round(own) for name, own in layers.items() if round(own) == round(smaller.get(name, own))}
         found: dict[str, float] = {}
         for stride, weight in zip(self.strides, self.stride_weights, strict=True):
-            names = [INPUT] if stride == 1 else [name for name, own in layers.items() if stride / 2 < own <= stride]
+            names = [INPUT] if stride == 1 else [name for name, own in layers.items() if own == stride]
             if not names:
-                known = _words(sorted({round(own) for own in layers.values()} | {1}))
+                known = _words(sorted({*layers.values(), 1}))
                 raise InputError(
                     f"--strides {_words(self.strides)}: this network has no layer of stride {stride}; it has {known}"
                 )
@@ -75,6 +78,9 @@ class Reading:
         return {} if self == AT_THE_PIXELS else {"reading": asdict(self)}
 
 
+LARGEST = 128
+"""Stride that is looked for; strides are read off an image of several times that side."""
+
 AT_THE_PIXELS = Reading(PIXELS, "last", (1.0,), False, "sum", False, "constant")
 """The paper's: relevance of pixels, as it is."""
 
@@ -88,8 +94,8 @@ def find_reading(config: NetworkConfig) -> Reading:
     strides = config.strides or READ_AT.get(config.network, PIXELS)
     usual = (1.0, *[0.5] * (len(strides) - 1))
     weights = usual if config.stride_weights is None else tuple(config.stride_weights)
-    if len(set(strides)) < len(strides):
-        raise InputError(f"--strides {_words(strides)}: each once")
+    if list(strides) != sorted(set(strides), reverse=True) or strides[0] > LARGEST:
+        raise InputError(f"--strides {_words(strides)}: expected each once, coarsest first, {LARGEST} at most")
     if len(weights) != len(strides):
         raise InputError(f"--stride-weights {_words(weights)}: expected one for each of --strides {_words(strides)}")
     pixels = strides == PIXELS
@@ -103,6 +109,13 @@ def find_reading(config: NetworkConfig) -> Reading:
         config.features or ("constant" if pixels else "trained"),
         config.rules,
     )
+
+
+def check_options(config: NetworkConfig) -> None:
+    """InputError naming the first option of unrolled networks that is given for a network that is none."""
+    for name in ("strides", "stride_weights", "readout", "features", "rules", "smooth", "learn_weights"):
+        if getattr(config, name) not in (None, False):
+            raise InputError(f"--{name.replace('_', '-')}: of unrolled networks; --network {config.network} has none")
 
 
 def read_reading(description: dict[str, Any]) -> Reading:

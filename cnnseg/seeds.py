@@ -94,10 +94,10 @@ def explanation(network: Network, config: SeedConfig) -> Explain:
     """The function that makes the maps of a method, before they are scaled and averaged over sizes.
 
     lrp, relevance: the positive part of the relevance of pixels, or of each channel of a layer, the channels then
-    summed; of a classifier with the rules and at the layer of `settle`, of an unrolled network as it was trained (its
-    baseline). lrp, softmax: probabilities among background and the outputs asked for, of heat-maps as strong as in
-    training (`Network.strength`). Others: the positive part. All are averaged over cells of ``config.cell`` pixels, but
-    for cam.
+    summed; of a classifier with the rules and at the layer of `settle`, of an unrolled network the positive part of its
+    heat-maps as it was trained (where it is read, its baseline). lrp, softmax: probabilities among background and the
+    outputs asked for, of heat-maps as strong as in training (`Network.strength`). Others: the positive part. All are
+    averaged over cells of ``config.cell`` pixels, but for cam.
 
     Raises:
         InputError: an unknown method or rules, a network without the layers that the method needs, or options that the
@@ -130,7 +130,7 @@ def explanation(network: Network, config: SeedConfig) -> Explain:
         unrolled = network.module
 
     def relevance(images: Tensor, outputs: Sequence[int]) -> Tensor:
-        if layer is None and not plain:
+        if config.layer is None and not plain:
             maps = unrolled.read(images, outputs)
         else:
             maps = unrolled.heatmaps(images, outputs, layer, positive=layer is not None)[1]

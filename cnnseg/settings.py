@@ -182,8 +182,8 @@ class SeedConfig(Config):
     """composite of lrp's rules, of a classifier; a network of train-unrolled keeps the rule that it was trained with"""
     layer: str | None = None
     """lrp: layer such as layer3 whose relevance is mapped, or pixels; unless given, of a classifier the last layer of
-    stride 8, of a network of train-unrolled the pixels; gradcam and layercam: layer that is weighed, the last one with
-    spatial maps unless given"""
+    stride 8, of a network of train-unrolled where it is read; gradcam and layercam: layer that is weighed, the last one
+    with spatial maps unless given"""
     scores: Literal["relevance", "softmax"] = "relevance"
     """relevance: positive relevance, averaged over cells and scaled; softmax: probabilities among background and the
     image's classes, averaged over cells, of a network trained with masks"""

@@ -184,6 +184,11 @@ def test_layers_below_the_last_end_are_not_decoded(model: nn.Module) -> None:
     inside = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d)]
     above = [name for name in inside if name.startswith("layer4")]
     assert len(whole.decoder) == len(inside) and len(short.decoder) == len(above)
+    images = torch.randn(1, 3, 64, 64).double()
+    assert short.heatmaps(images, [0], "layer4")[1].shape == (1, 1, 2, 2)
+    for layer, name in ((None, "input"), ("layer1", "layer1")):
+        with pytest.raises(InputError, match=f"layer '{name}': the decoder has no convolutions below 'layer3'"):
+            short.heatmaps(images, [0], layer)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +198,10 @@ def test_layers_below_the_last_end_are_not_decoded(model: nn.Module) -> None:
         ({"ends": "layer4"}, "expected names of layers"),
         ({"ends": ("layer5",)}, "layer 'layer5' is unknown to the model: did you mean 'layer4'"),
         ({"ends": {"layer4": 0.0}}, "expected weights above 0"),
+        ({"ends": {"layer4": 1e-60}}, "expected weights above 0"),
+        ({"ends": {"layer4": "a"}}, "expected weights above 0"),
+        ({"ends": 5}, "expected names of layers"),
+        ({"ends": ["layer4", 3]}, "expected names of layers"),
         ({"ends": ("layer4", "layer4")}, "each once"),
         ({"ends": ("layer4",), "readout": "max"}, "readout 'max'"),
         ({"ends": ("layer4",), "features": "both"}, "features 'both'"),

@@ -37,7 +37,9 @@ def test_what_is_usual() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"strides": (32, 8, 32)}, "--strides 32 8 32: each once"),
+        ({"strides": (32, 8, 32)}, "--strides 32 8 32: expected each once, coarsest first, 128 at most"),
+        ({"strides": (4, 8)}, "--strides 4 8: expected each once, coarsest first"),
+        ({"strides": (1024,)}, "--strides 1024: expected each once, coarsest first, 128 at most"),
         ({"strides": (32, 8), "stride_weights": (1.0,)}, "--stride-weights 1: expected one for each of --strides 32 8"),
     ],
 )
@@ -60,10 +62,20 @@ def test_strides_of_layers() -> None:
     assert layer_at_stride(model, 8) == "layer2" and layer_at_stride(model, 1) is None
     first = find_reading(config(strides=(32, 16, 1), stride_layers="first")).ends(model)
     assert [*first][::2] == ["layer4", "input"] and [*first][1] not in ("layer3", "layer2")
+    with pytest.raises(InputError, match=re.escape("no layer of stride 12; it has 1 2 4 8")):
+        find_reading(config(strides=(12,))).ends(model)
     with pytest.raises(
         InputError, match=re.escape("--strides 64 32: this network has no layer of stride 64; it has 1 2 4")
     ):
         find_reading(config(strides=(64, 32))).ends(model)
+
+
+def test_options_of_other_networks_are_refused() -> None:
+    with pytest.raises(InputError, match="--strides: of unrolled networks; --network unet has none"):
+        create_network(config(network="unet", architecture="resnet18", strides=(7,)), NAMES)
+    with pytest.raises(InputError, match="--rules epsilon_plus: .*give --baseline mean"):
+        create_network(config(network="unrolled_pixels", rules="epsilon_plus"), NAMES)
+    create_network(config(network="unrolled_pixels", rules="epsilon_plus", baseline="mean"), NAMES)
 
 
 def test_a_vgg_is_read_as_well() -> None:
@@ -71,6 +83,7 @@ def test_a_vgg_is_read_as_well() -> None:
     torch.manual_seed(0)
     model = timm.create_model("vgg11_bn", num_classes=3, mlp_ratio=0.02)
     reading = find_reading(config(strides=(32, 16, 8, 4)))
+    assert next(iter(reading.ends(model))).startswith("features")  # the head enlarges small maps to 7 x 7
     network = unroll(model, **reading.options(model))
     logits, maps = network(torch.randn(2, 3, 64, 64))
     assert logits.shape == (2, 3) and maps.shape == (2, 3, 64, 64)

@@ -95,14 +95,15 @@ def layer_at_stride(model: nn.Module, stride: int) -> str | None:
 
 
 @torch.no_grad()
-def layers_with_maps(model: nn.Module, stride: int) -> dict[str, float]:
+def layers_with_maps(model: nn.Module, stride: int, *, halved: bool = False) -> dict[str, float]:
     """Layers with maps that all relevance passes through, in order, each with its stride: pixels for a value.
 
     Args:
         stride: the largest that is of interest.
+        halved: read it off an image of half the usual side.
     """
     traced = trace(model)
-    side = max(_SIDE, _CELLS * stride)
+    side = max(_SIDE, _CELLS * stride) // (1 + halved)
     images = next(model.parameters()).new_zeros(1, 3, side, side)
     narrow, values, found = set(narrow_places(traced)), {IMAGES: images}, {}
     for index, step in enumerate(traced.steps):

@@ -141,6 +141,11 @@ class UnrolledNetwork(nn.Module):
             InputError: no such layer, or one without maps.
         """
         places = self.places if ends is self.ends else tuple(find_end(self.traced, name) for name in ends)
+        if not self.options.tied_convolutions and min(places) < min(self.places):
+            where = self.ends[self.places.index(min(self.places))]
+            raise InputError(
+                f"layer {ends[places.index(min(places))]!r}: the decoder has no convolutions below {where!r}"
+            )
         constant = not (self.training or torch.is_grad_enabled() or torch.is_autocast_enabled(images.device.type))
         ways = self.plan.at(keep=keep, training=self.training, constant=constant, end=min(places))
         last = {place: index for index, step in enumerate(self.steps) for place in step.inputs}
@@ -261,7 +266,12 @@ def unroll(
         raise InputError(f"baseline {tuple(baseline)}: a value for each of the three channels")
     if classes_at_once is not None and classes_at_once < 1:
         raise InputError(f"classes_at_once {classes_at_once}: at least 1")
-    if not ends or isinstance(ends, str):
+    if (
+        not isinstance(ends, Sequence | Mapping)
+        or isinstance(ends, str)
+        or not ends
+        or not all(isinstance(name, str) for name in ends)
+    ):
         raise InputError(f"ends {ends!r}: expected names of layers, such as ('layer4', 'layer2'), or ('input',)")
     if len(set(ends)) < len(ends):
         raise InputError(f"ends {tuple(ends)}: each once")

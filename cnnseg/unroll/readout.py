@@ -26,6 +26,10 @@ which is the value itself near 0 and its logarithm far from it: relevance has he
 and a softmax exaggerates what stands out."""
 
 
+_LEAST = 1e-30
+"""Of weights, so that those that are learnt are numbers in single precision."""
+
+
 class Readout(nn.Module):
     """Weighted sum of the ends' relevance, each enlarged to the image's size (bilinear).
 
@@ -74,9 +78,12 @@ def find_readout(
     name: str, ends: Sequence[str] | Mapping[str, float], *, learnt: bool = False, smooth: bool = False
 ) -> Readout:
     """A readout by its name. InputError if there is no such one, or a weight is not above 0."""
-    weights = [float(w) for w in ends.values()] if isinstance(ends, Mapping) else [1 / len(ends)] * len(ends)
-    if not all(0 < weight < math.inf for weight in weights):
-        raise InputError(f"ends {ends}: expected weights above 0")
+    try:
+        weights = [float(w) for w in ends.values()] if isinstance(ends, Mapping) else [1 / len(ends)] * len(ends)
+    except (TypeError, ValueError):
+        weights = [math.nan]
+    if not all(_LEAST < weight < 1 / _LEAST for weight in weights):
+        raise InputError(f"ends {ends}: expected weights above 0, and finite")
     if name not in READOUTS:
         raise InputError(f"readout {name!r}: {did_you_mean(str(name), READOUTS)}")
     return Readout(name, weights, learnt=learnt, smooth=smooth)
