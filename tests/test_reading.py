@@ -73,7 +73,7 @@ def test_strides_of_layers() -> None:
 def test_options_of_other_networks_are_refused() -> None:
     with pytest.raises(InputError, match="--strides: of unrolled networks; --network unet has none"):
         create_network(config(network="unet", architecture="resnet18", strides=(7,)), NAMES)
-    with pytest.raises(InputError, match="--rules epsilon_plus: .*give --baseline mean"):
+    with pytest.raises(InputError, match=r"--rules epsilon_plus: .*give --baseline mean"):
         create_network(config(network="unrolled_pixels", rules="epsilon_plus"), NAMES)
     create_network(config(network="unrolled_pixels", rules="epsilon_plus", baseline="mean"), NAMES)
 
