@@ -51,7 +51,7 @@ def seeds(
         i/n: this process makes the i-th of n parts; run the others beside it, on other devices or machines.
     """
     from cnnseg.models import find_network, load_network
-    from cnnseg.seeds import explanation, make_seeds, outputs_for, settle
+    from cnnseg.seeds import explanation, identity, make_seeds, outputs_for, settle
     from wsss.data import load_dataset
     from wsss.maps import run_seeds
     from wsss.store import file_hash
@@ -75,7 +75,7 @@ def seeds(
         dataset,
         runs / (name or f"{cfg.method}_cnn") / "seeds",
         make,
-        config=cfg.identity,
+        config=identity(model, cfg),
         inputs={"network": file_hash(path), "data": dataset.name},
         shard=part,
         command=command_line("cnnseg"),

@@ -16,6 +16,7 @@ from cnnseg.explanation import check_explanation, explain
 from cnnseg.methods import find_method
 from cnnseg.methods.running import layer_at_stride
 from cnnseg.models import Network, PlainClassifier
+from cnnseg.reading import AT_THE_PIXELS
 from cnnseg.settings import BACKGROUND_CLASS, LRP_STRIDE, PIXELS, RULES, SeedConfig
 from cnnseg.unroll import UnrolledNetwork, unroll
 from wsss.data import Dataset, Sample
@@ -88,6 +89,12 @@ def settle(network: Network, config: SeedConfig) -> SeedConfig:
         return config
     layer = config.layer or layer_at_stride(network.module.model, LRP_STRIDE) or PIXELS
     return config.model_copy(update={"rules": config.rules or RULES, "layer": layer})
+
+
+def identity(network: Network, config: SeedConfig) -> dict[str, object]:
+    """What a manifest says of the settings; that pixels are asked for only of a network that is read elsewhere."""
+    elsewhere = network.reading not in (None, AT_THE_PIXELS)
+    return config.identity | ({"layer": PIXELS} if elsewhere and config.layer == PIXELS else {})
 
 
 def explanation(network: Network, config: SeedConfig) -> Explain:

@@ -19,10 +19,10 @@ from torch.nn import functional as F
 
 from cnnseg import explain
 from cnnseg.methods import METHODS
-from cnnseg.models import Network, PlainClassifier, load_network, save_network
+from cnnseg.models import Network, PlainClassifier, create_network, load_network, save_network
 from cnnseg.seed_commands import seeds
-from cnnseg.seeds import averaged, class_maps, explanation, make_seeds, outputs_for, settle
-from cnnseg.settings import LAST, RULES, SeedConfig
+from cnnseg.seeds import averaged, class_maps, explanation, identity, make_seeds, outputs_for, settle
+from cnnseg.settings import LAST, PIXELS, RULES, NetworkConfig, SeedConfig
 from cnnseg.unroll import unroll
 from cnnseg.unroll.decoding import Decoding
 from wsss.console import run
@@ -508,6 +508,23 @@ def test_the_command(place: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[
     save_file({"w": torch.zeros(1)}, place / "plain.safetensors")
     assert cnnseg("--network", place / "plain.safetensors") == 2
     assert "holds no network of cnnseg" in capsys.readouterr().err
+
+
+@torch.no_grad()
+def test_pixels_of_a_network_that_is_read_elsewhere() -> None:
+    """They are relevance of the image, not the network's heat-maps, and a manifest tells the two apart."""
+    torch.manual_seed(0)
+    made = create_network(NetworkConfig(architecture="test_resnet", weights="none"), ("dog", "cat"))
+    made.module.eval()
+    images = torch.randn(1, 3, 64, 64)
+    usual, pixels = (explanation(made, SeedConfig(cell=1, layer=layer))(images, [1]) for layer in (None, PIXELS))
+    torch.testing.assert_close(usual, made.module(images)[1][:, [1]].clamp(min=0))
+    torch.testing.assert_close(pixels, unroll(made.module.model)(images)[1][:, [1]].clamp(min=0))
+    assert identity(made, SeedConfig()) != identity(made, SeedConfig(layer=PIXELS))
+    strict = create_network(
+        NetworkConfig(network="unrolled_pixels", architecture="test_resnet", weights="none"), ("dog", "cat")
+    )
+    assert identity(strict, SeedConfig()) == identity(strict, SeedConfig(layer=PIXELS)) == SeedConfig().identity
 
 
 def test_seeds_of_before_there_were_rules(place: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[str]) -> None:
