@@ -16,7 +16,7 @@ from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.settings import NETWORKS, NetworkConfig, TrainConfig
 from wsss.console import Flat, Several, note, run
 from wsss.errors import InputError
-from wsss.options import Data, Device, Root, Runs, Workers, check_positive, worker_count
+from wsss.options import Data, Device, Readers, Root, Runs, Workers, check_positive, worker_count
 
 if TYPE_CHECKING:
     from wsss.data import Dataset
@@ -43,7 +43,6 @@ TrainSplit = Annotated[str, Parameter(help="Split to train on.")]
 ValSplit = Annotated[
     str | None, Parameter(help="Split that is evaluated while training, and that best.safetensors is chosen on.")
 ]
-Readers = Annotated[int, Parameter(help="Processes that read images; 0 reads in the main process.")]
 
 
 @app.command

@@ -47,6 +47,8 @@ class Reading:
         from cnnseg.methods.running import layers_with_maps
         from cnnseg.unroll.places import INPUT
 
+        if self.strides == PIXELS:  # no layer needs to be looked for
+            return {INPUT: self.stride_weights[0]}
         layers = layers_with_maps(model, max(self.strides))
         smaller = layers_with_maps(model, max(self.strides), halved=True)
         # a grid that does not follow the image, as of pooling to a fixed size, has no stride

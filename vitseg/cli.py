@@ -14,7 +14,7 @@ from vitseg.judge_commands import perturbation_test, segmentation_test
 from vitseg.settings import CHECKPOINT, ClassifierConfig, ExplainConfig, SeedConfig
 from wsss.console import Flat, note, run
 from wsss.errors import InputError
-from wsss.options import Data, Device, Root, Runs, check_positive, command_line, shard_of
+from wsss.options import Data, Device, Readers, Root, Runs, check_positive, command_line, shard_of
 
 if TYPE_CHECKING:
     from wsss.data import Dataset, Sample
@@ -40,7 +40,7 @@ def train_classifier(
     root: Root = None,
     runs: Runs = Path("runs"),
     device: Device = "auto",
-    workers: int = 0,
+    workers: Readers = 0,
     cfg: Annotated[ClassifierConfig, Flat] = ClassifierConfig(),
 ) -> None:
     """Fine-tune a ViT to name the classes of an image, from image-level labels alone.
@@ -56,8 +56,6 @@ def train_classifier(
         Split whose F1 and average precision are reported at the end.
     name
         Name of the run.
-    workers
-        Processes that read images; 0 reads in the main process.
     """
     from vitseg.classifier import train_classifier as train
     from wsss.data import load_dataset

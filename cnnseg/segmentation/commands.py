@@ -17,7 +17,7 @@ from cnnseg.segmentation.settings import (
 from cnnseg.settings import BEST, LAST
 from wsss.console import Flat, Several, note
 from wsss.errors import InputError
-from wsss.options import Data, Device, Root, Runs, check_positive
+from wsss.options import Data, Device, Readers, Root, Runs, check_positive
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,7 +32,6 @@ Which = Annotated[
 ]
 BatchSize = Annotated[int, Parameter(help="Images of one size that go through the network together.")]
 Precision = Annotated[Literal["fp32", "bf16"], Parameter(help="bf16: autocast to bfloat16.")]
-Readers = Annotated[int, Parameter(help="Processes that read images; 0 reads in the main process.")]
 
 
 def train_segmentation(

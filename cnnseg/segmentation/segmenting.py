@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cnnseg.evaluation import seen_size as seen_at
 from cnnseg.models import Network
 from cnnseg.segmentation.settings import SegmentConfig
 from cnnseg.segmentation.tiles import Tile, cut
@@ -62,8 +63,8 @@ def stride_of(network: Network) -> int:
 
 def seen_size(size: tuple[int, int], config: SegmentConfig) -> tuple[int, int]:
     """(height, width) at which the network sees a photograph of (height, width) `size`: shrunk, never enlarged."""
-    factor = min(1.0, config.size / (size[0] * size[1]) ** 0.5) if config.size else 1.0
-    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+    shrinks = config.size and size[0] * size[1] > config.size**2
+    return seen_at(size, config.size) if shrinks else size
 
 
 @torch.inference_mode()
