@@ -262,7 +262,8 @@ def _build_segmentation(
     colours: tuple[tuple[float, ...], tuple[float, ...]],
 ) -> Network:
     module = create_module(config, len(class_names) + 1, load_weights=load_weights)
-    return Network(module, SEGMENTATION, config.encoder, class_names, *colours, decoder=config.decoder, width=config.width)
+    shape = {"decoder": config.decoder, "width": config.width}
+    return Network(module, SEGMENTATION, config.encoder, class_names, *colours, **shape)
 
 
 def _load_encoder(network: Network, state: dict[str, Tensor], *, keep_head: bool) -> bool:

