@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -16,16 +17,22 @@ from torch import Tensor
 
 import cnnseg
 from cnnseg.adapter import RegionClassifier, adapt
+from cnnseg.methods import METHODS, find_method
 from cnnseg.models import Network
 from cnnseg.regions.geometry import Size, enlarged, mask_at, pixels_at
+from cnnseg.regions.layers import LayerMaps, list_layers, usual_layer
 from cnnseg.regions.settings import Mask, Pixels, Predicted, Region, SegmentationQuestion, question_of
 from cnnseg.segmentation.api import Photograph, check_segments, load_network, read_photograph
 from cnnseg.segmentation.segmenting import check_finite, check_stride, seen_size
 from cnnseg.segmentation.settings import SegmentConfig
 from wsss.errors import InputError, did_you_mean
+from wsss.overlay import colour_limits, contour_overlay, overlay
 
 BACKGROUND_NAME = "background"
 """What output 0 of every network is called."""
+
+EDGE = np.full((256, 3), 30, np.uint8)
+"""Colour of a region's edge, beside its white rim: what no map has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,22 +84,57 @@ class RegionExplanation:
     """Why the pixels of a region have the score that they have.
 
     Attributes:
-        map: float32 (h, w), on the method's own grid: the pixels that the network saw, or those of a layer. Signed or
-            not as the method is (`cnnseg.methods.METHODS`).
+        map: float32 (h, w), on the method's own grid: the pixels that the network saw, or those of a layer. `full` lays
+            it over the photograph.
+        covers: (height, width) of what the grid lies over, in pixels of ``seen.images``: those, or a little more where
+            the network fills them up to a multiple of its stride.
         score: mean score of the class over the region (of margins: mean of how much it is above the best other class).
         region: bool (h', w'), the cells of the network's output that the mean is over.
         question: what was asked, its class and layer filled in.
+        seen: the photograph as it was seen.
     """
 
     map: np.ndarray
+    covers: Size
     score: float
     region: np.ndarray
     question: SegmentationQuestion
+    seen: Seen
 
     @property
     def class_name(self) -> str:
         """The class that was explained."""
         return self.question.class_name or BACKGROUND_NAME
+
+    @property
+    def signed(self) -> bool:
+        """Whether the method's maps may have negative values."""
+        return METHODS[self.question.method].signed
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Values of the first and the last colour, from 0 up if the map is not signed."""
+        low, high = colour_limits(self.map, self.signed)
+        return low if self.signed else 0.0, high
+
+    @property
+    def full(self) -> np.ndarray:
+        """The map at the photograph's size, bilinear: float32 (H, W)."""
+        height, width = self.seen.images.shape[2:]
+        heat = cv2.resize(self.map, self.covers[::-1], interpolation=cv2.INTER_LINEAR)[:height, :width]
+        return cv2.resize(heat, self.seen.native[::-1], interpolation=cv2.INTER_LINEAR)
+
+    def overlay(self, *, limits: tuple[float, float] | None = None, opacity: float = 0.6) -> Image.Image:
+        """The map over the photograph, its region edged: an RGB picture of the photograph's size.
+
+        Args:
+            limits: values of the first and the last colour; its own `limits` unless given.
+            opacity: share of the strongest colours in the picture, in [0, 1].
+        """
+        limits = self.limits if limits is None else limits
+        picture = overlay(self.seen.photograph, self.full, limits=limits, signed=self.signed, opacity=opacity)
+        edge = enlarged(self.region, self.seen.native).astype(np.uint8)
+        return Image.fromarray(contour_overlay(np.asarray(picture), edge, EDGE))
 
 
 class RegionExplainer:
@@ -107,6 +149,7 @@ class RegionExplainer:
     def __init__(self, network: Network) -> None:
         check_segments(network)
         self.network = network
+        self._layer: str | None = None
         self._adapted: dict[str, RegionClassifier] = {}
         self._lock = threading.Lock()  # the region is set on the adapted network, and then explained
 
@@ -159,21 +202,41 @@ class RegionExplainer:
             self._adapted[score] = adapt(self.network, score=score)
         return self._adapted[score]
 
+    def layers(self, seen: Seen, *, every: bool = False) -> list[LayerMaps]:
+        """The layers that a method may look at, with the sizes of their maps for this photograph."""
+        return list_layers(self.adapted(), seen.images, every=every)
+
     def _explain(self, seen: Seen, question: SegmentationQuestion, names: tuple[str, ...]) -> list[RegionExplanation]:
         outputs = [_output(seen, name) for name in names]
-        regions = {name: region_of(seen, question.region, name) for name in names}
+        regions = [region_of(seen, question.region, name) for name in names]
+        method = find_method(question.method)
+        if question.layer is None and method.takes_layer and not method.takes_rules:
+            question = question.model_copy(update={"layer": self._usual_layer(seen)})
         options = {key: getattr(question, key) for key in ("method", "rules", "layer")}
         with self._lock:
             adapted = self.adapted(question.score)
-            adapted.region = _planes(seen, outputs, list(regions.values()))
+            adapted.region = _planes(seen, outputs, regions)
             found = cnnseg.explain(adapted, seen.images, [outputs], **options)
         maps, scores = found.maps[0].float().cpu().numpy(), found.logits[0, outputs].tolist()
         if not np.isfinite(maps).all():
             raise InputError(f"the {question.method} map is not finite; try other --rules, or another --method")
+        covers = self._covered(maps.shape[1:], tuple(seen.images.shape[2:]))
         return [
-            RegionExplanation(heat, score, regions[name], question.model_copy(update={"class_name": name}))
-            for heat, score, name in zip(maps, scores, names, strict=True)
+            RegionExplanation(heat, covers, score, region, question.model_copy(update={"class_name": name}), seen)
+            for heat, score, region, name in zip(maps, scores, regions, names, strict=True)
         ]
+
+    def _usual_layer(self, seen: Seen) -> str:
+        if self._layer is None:
+            self._layer = usual_layer(self.layers(seen)).name
+        return self._layer
+
+    def _covered(self, grid: Size, size: Size) -> Size:
+        """What a grid lies over: the image, or that filled up to a multiple of the network's stride."""
+        if grid == size:
+            return size
+        multiple = getattr(self.network.module, "multiple", 1)
+        return tuple(-(-side // multiple) * multiple for side in size)
 
 
 def explain_segmentation(
@@ -198,7 +261,7 @@ def explain_segmentation(
 
     Example:
         >>> found = cnnseg.explain_segmentation("runs/segmentation", "cat.jpg", class_name="cat")       # doctest: +SKIP
-        >>> cnnseg.overlay(Image.open("cat.jpg"), found.map).save("why.png")                            # doctest: +SKIP
+        >>> found.overlay().save("why.png")                                                             # doctest: +SKIP
     """
     explainer = RegionExplainer(network if isinstance(network, Network) else load_network(network))
     if question is None:
