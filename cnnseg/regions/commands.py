@@ -101,6 +101,8 @@ def explain_segmentation(
     found = explain_photographs(RegionExplainer(model), photographs, question, out, shown, picture=format)
     if found.failed:
         first = next(iter(found.failed.values()))
+        if len(photographs) == 1:
+            raise InputError(first)
         names = ", ".join(str(photographs[name]) for name in found.failed)
         raise InputError(f"{len(found.failed)} of {len(photographs)} photographs were left out ({names}): {first}")
 

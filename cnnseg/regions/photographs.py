@@ -72,7 +72,8 @@ def explain_photographs(
             found = _ask(explainer, seen, asked, shown)
         except InputError as error:
             failed[name] = str(error) if str(path) in str(error) else f"image {path}: {error}"
-            warn(failed[name])
+            if len(photographs) > 1:  # the caller says what failed at the end
+                warn(failed[name])
             continue
         target = out / f"{name}_{_variant(found[0], shown)}"
         write_picture(_draw(found, shown), target.with_name(f"{target.name}.{picture}"))
