@@ -1,7 +1,7 @@
 """Explanations of convolutional classifiers, LRP unrolled into a network that segments, and segmentation networks.
 
-``adapt``, ``explain``, ``unroll``, ``load_network`` and ``segment`` are loaded when they are first asked for: the command line
-shows its help without PyTorch.
+``adapt``, ``explain``, ``unroll``, ``load_network`` and ``segment`` are loaded when they are first asked for: the
+command line shows its help without PyTorch.
 """
 
 from __future__ import annotations
