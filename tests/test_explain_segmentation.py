@@ -1,4 +1,4 @@
-"""Explanations of regions: the region on the network's grid, maps laid over photographs, the command and its settings."""
+"""Explanations of regions: on the network's grid, laid over photographs, from the command line and its settings."""
 
 from __future__ import annotations
 
@@ -336,9 +336,8 @@ def test_a_photograph_that_cannot_be_read_is_named_and_the_others_are_made(files
     tokens = ("--network", files / "net.safetensors", "--class", "background", "--out", tmp_path, "--format", "jpg")
     assert asks(files / "a.png", files / "bad.png", files / "b.png", *tokens) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert (
-        error.startswith("error: 1 of 3 photographs were left out") and "bad.png" in error and "not an image" in error
-    )
+    assert error.startswith("error: 1 of 3 photographs were left out")
+    assert "bad.png" in error and "not an image" in error
     assert {path.name for path in tmp_path.glob("*.jpg")} == {f"{n}_background.gradcam.encoder.jpg" for n in "ab"}
 
 

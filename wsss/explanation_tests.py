@@ -8,8 +8,8 @@ n images, or n pairs of an image and a class of the last one:
   (0 negative, 1 positive), share of pixels removed (`wsss.statistics.FRACTIONS`);
 - segmentation: ``confusion`` int64 (n, 2, 2) [truth, prediction], ``ap`` and ``f1`` float64 (n,) in [0, 1], NaN where
   undefined, ``maps`` float16 (n, h, w) in [0, 1];
-- region: ``probability`` and ``logit`` float32 (n, 2, 2, 10): where pixels are removed (0 outside, 1 inside the region),
-  direction, share of those pixels; NaN where undefined; ``pixels`` int64 (n, 2).
+- region: ``probability`` and ``logit`` float32 (n, 2, 2, 10): where pixels are removed (0 outside, 1 inside of the
+  region), direction, share of those pixels; NaN where undefined; ``pixels`` int64 (n, 2).
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def region_figures(results: Results) -> Figures:
     figures = _figures(_TESTS["region"], results)
     scores = np.asarray(results["probability"], np.float64).reshape(-1, len(REGION_CURVES), len(FRACTIONS))
     defined = np.isfinite(scores).all(2)
-    means = _ratio(np.where(defined[..., None], scores, 0).sum(0), defined.sum(0)[:, None])
+    sums = np.where(defined[..., None], scores, 0).sum(0)
+    means = _ratio(sums, np.broadcast_to(defined.sum(0)[:, None], sums.shape))
     curves = {key: tuple((100 * curve).tolist()) for key, curve in zip(REGION_CURVES, means, strict=True)}
     return replace(figures, curves={key: curve for key, curve in curves.items() if np.isfinite(curve).all()})
 

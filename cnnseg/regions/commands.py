@@ -7,12 +7,23 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cnnseg.regions.settings import Mask, Pixels, Predicted, Region, RegionMethod, SegmentationQuestion, read_question
+from cnnseg.judge_commands import Name
+from cnnseg.regions.settings import (
+    Mask,
+    Pixels,
+    Predicted,
+    Region,
+    RegionMethod,
+    RegionTrialConfig,
+    SegmentationQuestion,
+    read_question,
+)
 from cnnseg.segmentation.commands import Which
 from cnnseg.settings import BEST, LAST
 from wsss.console import Flat, note, warn
 from wsss.errors import InputError
-from wsss.options import Device, Runs, check_positive
+from wsss.judging.options import Split
+from wsss.options import Data, Device, Root, Runs, check_positive
 
 NetworkOption = Annotated[
     str | None, Parameter(help="Checkpoint (.safetensors), or the name of a run that holds one; of --settings its own.")
@@ -142,6 +153,36 @@ def list_layers(
         said = "  the network's answer" if layer.scores else "  unless --layer is given" if layer.name == usual else ""
         maps = f"{layer.height} x {layer.width}"
         note(f"{layer.name:{width}}  {layer.channels:8d}  {maps:>9}  {layer.stride:6g}{said}")
+
+
+def region_test(
+    *,
+    network: Annotated[str, Parameter(help="Checkpoint (.safetensors), or the name of a run that holds one.")],
+    data: Data,
+    split: Split,
+    name: Name = None,
+    root: Root = None,
+    which: Which = "last",
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
+    cfg: Annotated[RegionTrialConfig, Flat] = RegionTrialConfig(),
+) -> None:
+    """Remove the most or the least relevant pixels and see how fast the score of a region falls.
+
+    The region is what the network predicts as a class that the image shows; pixels are removed outside of it, to see
+    whether context matters, and inside of it. Prints the area under the region's mean probability with 95 % intervals
+    and each explainer's difference to the first one, pair by pair; results for each pair of image and class stay in
+    RUNS/NETWORK.METHOD.../region, where a test that was stopped goes on. Several runs compare: wsss compare.
+    """
+    from cnnseg.regions.judged import find_explainers, find_subject
+    from wsss.judging.commands import Order, RegionRule, judge_by_regions
+
+    def find():
+        subject = find_subject(network, runs, cfg, {"last": LAST, "best": BEST}[which])
+        return subject, find_explainers(subject, cfg)
+
+    order = Order("cnnseg", find, cfg, runs, name, device)
+    judge_by_regions(order, RegionRule(cfg.size, cfg.least, cfg.score), data, split, root)
 
 
 def _region(pixels: list[str] | None, mask: Path | None) -> Region:

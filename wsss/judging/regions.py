@@ -60,13 +60,14 @@ def find_pair(subject: Subject, image: Image.Image, size: int, target: int, name
     """The image at an area of `size` x `size` pixels at most, in its own proportions, with the region of a class.
 
     Args:
+        size: 0: the image as it is.
         target: output of the class. name: of the pair.
 
     Raises:
         InputError: the network's maps are not finite.
     """
-    factor = min(1.0, size / (image.width * image.height) ** 0.5)
-    if factor < 1:
+    factor = size / (image.width * image.height) ** 0.5
+    if 0 < factor < 1:
         shape = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
         image = image.resize(shape, Image.Resampling.BICUBIC)
     inputs = subject.inputs(stack([np.array(image)]))

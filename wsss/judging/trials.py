@@ -7,10 +7,11 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -78,6 +79,7 @@ def open_trials(
     runs: Path,
     name: str | None = None,
     classes: Sequence[str] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> list[Trial]:
     """Open the stage of every explainer: ``<runs>/<model>.<method>/<test>/<data>_<split>``, to begin or to go on.
 
@@ -85,10 +87,11 @@ def open_trials(
     they can be compared.
 
     Args:
-        test: "perturbation" or "segmentation".
+        test: "perturbation", "segmentation" or "region".
         config: limit and precision; `explainers` are those of its methods.
         name: the run, instead of <model>.<method>; for one explainer alone.
         classes: what the images were chosen by, for the manifest.
+        more: settings of this test alone that change its results.
 
     Raises:
         InputError: a name that is a path or stands for several explainers, or a stage that was made with other settings
@@ -96,7 +99,7 @@ def open_trials(
     """
     if name is not None:
         _check_name(name, explainers)
-    chosen = {"limit": config.limit} | ({"classes": list(classes)} if classes else {})
+    chosen = {"limit": config.limit} | ({"classes": list(classes)} if classes else {}) | dict(more or {})
     precise = {"precision": config.precision} if config.precision != "float32" else {}
     inputs = {"model": subject.fingerprint, "images": _images_hash(dataset, masks=test == "segmentation")}
     trials = []
