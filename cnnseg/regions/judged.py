@@ -81,14 +81,20 @@ def find_explainers(subject: Subject, config: RegionTrialConfig) -> list[Explain
     return found
 
 
+def split_name(name: str) -> tuple[str, str | None, str | None]:
+    """Method, rules and layer of METHOD[:RULES][@LAYER]."""
+    rest, _, layer = name.partition("@")
+    method, _, rules = rest.partition(":")
+    return method, rules or None, layer or None
+
+
 def explainer_named(name: str, model: nn.Module, *, score: str = "logit") -> Explainer:
     """An explainer by its name, METHOD[:RULES][@LAYER] or random: ``lrp:epsilon_plus``, ``gradcam@decoder.blocks.3``.
 
     Args:
         model: the adapted network, whose usual layer gradcam and layercam have unless one is named.
     """
-    rest, _, layer = name.partition("@")
-    method, _, rules = rest.partition(":")
+    method, rules, layer = split_name(name)
     margin = {"score": score} if score != "logit" else {}
     if method == RANDOM:
         if rules or layer:
