@@ -341,9 +341,9 @@ def run_compare(runs: Path, names: list[str]) -> int:
 def test_killed_and_resumed_is_as_uninterrupted(
     network: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    from wsss.judging import trials
+    from wsss.judging import commands, trials
 
-    monkeypatch.setattr(trials, "PART", 2)
+    monkeypatch.setattr(commands, "PAIRS", 2)
     assert test_of(network, data, tmp_path / "whole", *METHODS) == 0
     written = 0
     real = trials.write_part

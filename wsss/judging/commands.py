@@ -82,6 +82,10 @@ def judge_by_perturbation(order: Order, data: str, split: str, root: Path | None
     note(f"curves: {picture}")
 
 
+PAIRS = 8
+"""Pairs in a file of results of the region test: each takes dozens of forward passes."""
+
+
 @dataclass(frozen=True)
 class RegionRule:
     """Which regions are tested, and what is explained of them; see `cnnseg.regions.settings.RegionTrialConfig`."""
@@ -108,7 +112,7 @@ def judge_by_regions(order: Order, rule: RegionRule, data: str, split: str, root
         how = {"least": rule.least, "batch_size": order.config.batch_size}
         return lambda trial: judge_regions(subject, found, trial.explainer, **how)
 
-    made = run_trials(trials, pairs, prepare, "region test")
+    made = run_trials(trials, pairs, prepare, "region test", PAIRS)
     results = [read_results(trial.stage.folder, ["probability", "logit"]) for trial in trials]
     tested = int(np.isfinite(results[0]["probability"]).all(3).any((1, 2)).sum())
     note(f"{tested} of {len(pairs)} pairs of image and class have a region")
