@@ -365,7 +365,7 @@ def test_the_command_draws_classes_and_layers(files: Path, tmp_path: Path) -> No
         (("--all-classes", "--all-layers"), "give one of the two"),
         (("--all-layers", "--method", "input_x_gradient"), "--all-layers: method input_x_gradient looks at none"),
         (("--all-layers", "--layer", "encoder"), "--all-layers shows them all"),
-        (("--format", "gif"), "--format gif: expected png or jpg"),
+        (("--format", "gif"), "--format"),
         (("--size", "-1"), "size"),
         (("--score", "loss"), "score"),
         (("--settings", "net.safetensors"), "not valid JSON"),

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from cnnseg.judge_commands import Name
 from cnnseg.regions.settings import (
     Mask,
+    PictureFormat,
     Pixels,
     Predicted,
     Region,
@@ -31,7 +32,7 @@ NetworkOption = Annotated[
 
 
 def explain_segmentation(
-    images: Annotated[list[Path], Parameter(negative_iterable="")] = [],  # noqa: B006 (read alone)
+    images: Annotated[list[Path] | None, Parameter(negative_iterable="")] = None,
     /,
     *,
     network: NetworkOption = None,
@@ -42,7 +43,7 @@ def explain_segmentation(
     all_layers: bool = False,
     settings: Path | None = None,
     out: Path = Path("explanations"),
-    format: str = "png",
+    format: PictureFormat = "png",
     which: Which = "last",
     runs: Runs = Path("runs"),
     device: Device = "auto",
@@ -73,7 +74,7 @@ def explain_segmentation(
     out
         Folder for the results.
     format
-        Of pictures: png or jpg.
+        Of pictures.
     """
     from cnnseg.models import find_network, load_network
     from cnnseg.regions.explaining import RegionExplainer
@@ -84,8 +85,6 @@ def explain_segmentation(
 
     if all_classes and all_layers:
         raise InputError("--all-classes, --all-layers: give one of the two")
-    if format not in ("png", "jpg"):
-        raise InputError(f"--format {format}: expected png or jpg")
     given = {"--class": class_name, "--pixel": pixel, "--region": region}
     given |= {f"--{name}": True for name in sorted(cfg.model_fields_set)}
     if settings is None:

@@ -26,6 +26,8 @@ LARGEST_MASK = 50_000_000
 Score = Literal["logit", "margin"]
 """What is explained: the class's own score, or by how much it is above the best other class."""
 
+PictureFormat = Literal["png", "jpg"]
+
 Point = tuple[NonNegativeInt, NonNegativeInt]
 """(x, y): column and row of a pixel of the upright photograph, counted from 0 at its upper left."""
 
