@@ -1,0 +1,113 @@
+"""What is shown, as pictures in data URLs: photograph, prediction, region, map and its colours."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from wsss.explorer.subject import Answer, Region
+from wsss.overlay import COARSE, PERCENTILE, signed_picture
+
+WIDEST = 900
+"""Longest side of what is shown, in pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Coloured:
+    """A map in colours, uint8 (H, W, 3), and the values (first, last) that the ends of its colour bar stand for."""
+
+    colours: np.ndarray
+    limits: tuple[float, float]
+    signed: bool
+
+
+def shown_size(size: tuple[int, int], longest: int = WIDEST) -> tuple[int, int]:
+    """(height, width) at which a photograph is shown: never enlarged."""
+    factor = min(1.0, longest / max(size))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def shrunk(image: np.ndarray, size: tuple[int, int], *, nearest: bool = False) -> np.ndarray:
+    """An image or mask at (height, width) `size`."""
+    if image.shape[:2] == size:
+        return image
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_NEAREST if nearest else cv2.INTER_AREA)
+
+
+def limits_of(values: np.ndarray, signed: bool) -> tuple[float, float]:
+    """Values of the first and the last colour, as `wsss.overlay.overlay` chooses them."""
+    largest = float(np.percentile(np.abs(values), PERCENTILE)) or float(np.abs(values).max())
+    if signed:
+        return -largest, largest
+    return float(values.min()), largest if values.size > COARSE and largest > values.min() else float(values.max())
+
+
+def coloured(answer: Answer, size: tuple[int, int], limits: tuple[float, float] | None = None) -> Coloured:
+    """A map at (height, width) `size`: signed ones blue, white, red, white being 0; others in inferno colours."""
+    low, high = limits_of(answer.map, answer.signed) if limits is None else limits
+    full = answer.map if answer.map.shape == size else cv2.resize(answer.map, size[::-1])
+    if answer.signed:
+        return Coloured(signed_picture(full, high), (low, high), True)
+    share = ((full - low) / (high - low) if high > low else np.zeros_like(full)).clip(0, 1)
+    heat = cv2.applyColorMap(np.rint(share * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    return Coloured(heat[..., ::-1], (low, high), False)
+
+
+def blended(photograph: np.ndarray, found: Coloured, opacity: float) -> np.ndarray:
+    """The colours over the photograph, uint8 (H, W, 3); over its greys where the colours have signs."""
+    beneath = grey(photograph) if found.signed else photograph
+    mixed = beneath * (1 - opacity) + found.colours.astype(np.float32) * opacity
+    return np.rint(mixed).astype(np.uint8)
+
+
+def grey(photograph: np.ndarray) -> np.ndarray:
+    """The photograph without its colours, three channels."""
+    return np.asarray(Image.fromarray(photograph).convert("L").convert("RGB"))
+
+
+def tint(mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """RGBA of a mask's classes; background is transparent."""
+    alpha = np.where(mask > 0, 130, 0).astype(np.uint8)
+    return np.dstack([np.asarray(palette, np.uint8)[mask], alpha])
+
+
+def outlined(region: Region, size: tuple[int, int]) -> np.ndarray:
+    """RGBA (height, width) of a region: dark outside, a white line with a dark one along its edge."""
+    inside = shrunk(region.area.astype(np.uint8), size) if region.area.shape != size else region.area.astype(np.uint8)
+    picture = np.zeros((*size, 4), np.uint8)
+    if region.pixels is None:
+        picture[inside == 0] = (12, 14, 20, 110)
+    edges, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, edges, -1, (12, 14, 20, 230), 3)
+    cv2.drawContours(picture, edges, -1, (255, 255, 255, 255), 1)
+    return picture
+
+
+def png(picture: np.ndarray, *, fast: bool = True) -> bytes:
+    """The file of a picture, uint8 (H, W), (H, W, 3) or (H, W, 4)."""
+    return _file(picture, "PNG", compress_level=1 if fast else 6)
+
+
+def png_url(picture: np.ndarray) -> str:
+    """A picture as a data URL, without loss."""
+    return _url("png", png(picture))
+
+
+def jpeg_url(picture: np.ndarray) -> str:
+    """A photograph as a data URL."""
+    return _url("jpeg", _file(picture, "JPEG", quality=88))
+
+
+def _file(picture: np.ndarray, form: str, **options: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def _url(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
