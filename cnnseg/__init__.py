@@ -1,6 +1,6 @@
 """Explanations of convolutional classifiers, LRP unrolled into a network that segments, and segmentation networks.
 
-``explain``, ``unroll``, ``load_network`` and ``segment`` are loaded when they are first asked for: the command line
+``adapt``, ``explain``, ``unroll``, ``load_network`` and ``segment`` are loaded when they are first asked for: the command line
 shows its help without PyTorch.
 """
 
@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cnnseg.adapter import adapt
     from cnnseg.explanation import explain
     from cnnseg.segmentation.api import load_network, segment
     from cnnseg.segmentation.segmenting import Segmentation
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     from wsss.explanation import Explanation
     from wsss.overlay import overlay
 
-__all__ = ["Explanation", "Segmentation", "explain", "load_network", "overlay", "segment", "unroll"]
+__all__ = ["Explanation", "Segmentation", "adapt", "explain", "load_network", "overlay", "segment", "unroll"]
 
 _HOMES = {
+    "adapt": "cnnseg.adapter",
     "explain": "cnnseg.explanation",
     "Explanation": "wsss.explanation",
     "load_network": "cnnseg.segmentation.api",

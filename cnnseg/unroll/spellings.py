@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from cnnseg.unroll import activations, mixing, weighted, weightless
 from cnnseg.unroll.call import Call, Place
 from cnnseg.unroll.layers import Layer
+from cnnseg.unroll.region import OverRegion, RegionMean
 
 KNOWN = (
     "convolution (Conv2d), fully connected (Linear), batch norm, layer norm, group norm, ReLU, ReLU6, LeakyReLU, "
@@ -132,6 +133,8 @@ def _of_module(module: nn.Module, node: Written) -> Layer | None:
         return weighted.Convolution(module)
     if kind is nn.Linear:
         return weighted.Linear(module)
+    if kind is RegionMean:
+        return OverRegion(module)
     if is_batch_norm(module):
         return weighted.Norm(module)
     if kind.__name__ in FEATURE_NORMS and _is_published(kind):

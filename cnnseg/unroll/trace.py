@@ -86,7 +86,9 @@ def _trace(model: nn.Module) -> Trace:
     except Exception as error:  # whatever the model's own code raises when it is given a stand-in for images
         reason = str(error).split("\n")[0]
         raise InputError(f"{kind} cannot be unrolled: its forward function depends on values ({reason})") from None
-    return Reading(model, graph, constants).read()
+    found = Reading(model, graph, constants).read()
+    part = getattr(model, "layers_of", None)
+    return found if part is None else found.named_in(part)
 
 
 def _graph(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]]:

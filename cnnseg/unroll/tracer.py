@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from timm.layers import BatchNormAct2d, GroupNormAct
@@ -10,6 +11,7 @@ from timm.models.vgg import ConvMlp
 from torch import Tensor, fx, nn
 
 from cnnseg.unroll import spellings
+from cnnseg.unroll.region import RegionMean
 
 
 @fx.wrap
@@ -25,7 +27,7 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         kind = type(module)
-        if isinstance(module, BatchNormAct2d) or kind.__name__ in self.LEAVES:
+        if isinstance(module, BatchNormAct2d | RegionMean) or kind.__name__ in self.LEAVES:
             return True
         if kind.__name__ in spellings.FEATURE_NORMS and isinstance(module, nn.LayerNorm | nn.GroupNorm):
             return True
@@ -44,5 +46,19 @@ class Tracer(fx.Tracer):
         if isinstance(module, ConvMlp):
             x = at_least(args[0], module.fc1.kernel_size)
             return module.act2(module.fc2(module.drop(module.act1(module.fc1(x)))))
-        # not through the module's own call: somebody's hooks on it would be given names instead of tensors
-        return super().call_module(module, module.forward, args, kwargs)
+        with _unchecked(module):
+            # not through the module's own call: somebody's hooks on it would be given names instead of tensors
+            return super().call_module(module, module.forward, args, kwargs)
+
+
+@contextmanager
+def _unchecked(module: nn.Module) -> Iterator[None]:
+    """A network of segmentation-models-pytorch without its check of the images' size, which depends on values."""
+    if not hasattr(type(module), "check_input_shape"):
+        yield
+        return
+    module.check_input_shape = lambda images: None
+    try:
+        yield
+    finally:
+        del module.check_input_shape
