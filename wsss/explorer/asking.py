@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -191,10 +192,11 @@ class Explorer:
         yield tiles, 1.0
 
     def _made(self, photograph: Photograph, region: Region | None, setting: Setting, told: Progress) -> Made:
+        began = time.perf_counter()
         answer = self.subject.explain(photograph.look, setting, region, told)
         if not np.isfinite(answer.map).all():
             raise InputError("This map has values that are not finite; try another method or composite.")
-        return Made(photograph, region, setting, answer)
+        return Made(photograph, region, setting, answer, time.perf_counter() - began)
 
     def _classes(
         self, session: Session, photograph: Photograph, setting: Setting

@@ -77,15 +77,29 @@ def tint(mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 
 def outlined(region: Region, size: tuple[int, int]) -> np.ndarray:
-    """RGBA (height, width) of a region: dark outside, a white line with a dark one along its edge."""
-    inside = shrunk(region.area.astype(np.uint8), size) if region.area.shape != size else region.area.astype(np.uint8)
-    picture = np.zeros((*size, 4), np.uint8)
+    """RGBA (height, width) of a region: dark outside of it, and its edge; single pixels have their edge alone."""
+    picture = edge(region, size)
     if region.pixels is None:
-        picture[inside == 0] = (12, 14, 20, 110)
-    edges, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, edges, -1, (12, 14, 20, 230), 3)
-    cv2.drawContours(picture, edges, -1, (255, 255, 255, 255), 1)
+        outside = ~_inside(region, size) & (picture[..., 3] == 0)
+        picture[outside] = (12, 14, 20, 110)
     return picture
+
+
+def edge(region: Region, size: tuple[int, int]) -> np.ndarray:
+    """RGBA (height, width) of the edge of a region, white with dark rims."""
+    picture = np.zeros((*size, 4), np.uint8)
+    lines, _ = cv2.findContours(_inside(region, size).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, lines, -1, (12, 14, 20, 230), 3)
+    cv2.drawContours(picture, lines, -1, (255, 255, 255, 255), 1)
+    return picture
+
+
+def _inside(region: Region, size: tuple[int, int]) -> np.ndarray:
+    """bool (height, width): wherever a pixel of the region lies, so that single ones are still seen."""
+    if region.area.shape == size:
+        return region.area
+    share = cv2.resize(region.area.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA)
+    return share > (0.5 if share.max() > 0.5 else 0)
 
 
 def png(picture: np.ndarray, *, fast: bool = True) -> bytes:

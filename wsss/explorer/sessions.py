@@ -39,12 +39,13 @@ class Photograph:
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A map with all that it was made of."""
+    """A map with all that it was made of, and the seconds that it took."""
 
     photograph: Photograph
     region: Region | None
     setting: Setting
     answer: Answer
+    seconds: float = 0.0
 
 
 @dataclass(eq=False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import warnings
 import zlib
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -41,6 +43,15 @@ _UNREADABLE = (
     zlib.error,
 )
 """What Pillow raises for files that are made to harm as well as for those that are merely broken."""
+
+
+def decoded(sent: Any) -> tuple[str, bytes]:
+    """Name and content of a file that a page sent as ``{"name": ..., "data": base64}``. InputError for anything else."""
+    try:
+        name, data = str(sent["name"]), sent["data"]
+        return name, base64.b64decode(data, validate=True)
+    except (TypeError, KeyError, ValueError):
+        raise InputError("That is no file.") from None
 
 
 def read_photograph(content: bytes) -> np.ndarray:

@@ -30,7 +30,6 @@ class Done(Generic[T]):
     """Work is done."""
 
     result: T
-    seconds: float
 
 
 class Worker:
@@ -60,10 +59,9 @@ class Worker:
             if not session.holds(place, ticket):
                 raise Cancelled
 
-        def job() -> tuple[T, float]:
+        def job() -> T:
             told(None)
-            start = time.monotonic()
-            return compute(told), time.monotonic() - start
+            return compute(told)
 
         future = self._thread.submit(job)
         try:
@@ -72,11 +70,11 @@ class Worker:
                     return
                 yield Waiting(time.monotonic() - began, share)
             try:
-                result, seconds = future.result()
+                result = future.result()
             except Cancelled:
                 return
             if session.holds(place, ticket):
-                yield Done(result, seconds)
+                yield Done(result)
         finally:
             if not future.done() and session.holds(place, ticket):
                 session.ticket(place)  # the page was closed: nobody waits any more

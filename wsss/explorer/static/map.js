@@ -3,6 +3,7 @@ const find = (selector) => element.querySelector(selector);
 const slider = find(".opacity input");
 const blend = () => (find(".over").style.opacity = Number(slider.value) / 100);
 slider.addEventListener("input", blend);
+find(".busy button").addEventListener("click", () => trigger("cancel", {}));
 element.querySelectorAll("[data-what]").forEach((button) =>
   button.addEventListener("click", () =>
     trigger("download", { what: button.dataset.what, opacity: Number(slider.value) / 100 })
@@ -16,8 +17,19 @@ function put(selector, url, alt) {
   image.alt = alt || "";
 }
 
+function wait({ busy, share }) {
+  find(".busy").hidden = !busy;
+  find(".busy span").textContent = busy || "";
+  const progress = find("progress");
+  if (share === null || share === undefined) progress.removeAttribute("value");
+  else progress.value = share;
+  find(".map").setAttribute("aria-busy", Boolean(busy));
+}
+
 function show() {
-  const { under, over, edge, low, high, middle, ramp, line, wrong, alt, busy, share } = props.value || {};
+  wait(props.value || {});
+  if (props.value && props.value.keep) return;
+  const { under, over, edge, low, high, middle, ramp, line, wrong, alt } = props.value || {};
   put(".under", under, "");
   put(".over", over, alt);
   put(".edge", edge, "");
@@ -31,12 +43,6 @@ function show() {
   find(".ramp").setAttribute("aria-label", over ? `Colours from ${low} to ${high}` : "");
   find("figcaption").textContent = line || "";
   find("figcaption").classList.toggle("wrong", Boolean(wrong));
-  find(".busy").hidden = !busy;
-  find(".busy span").textContent = busy || "";
-  const progress = find("progress");
-  if (share === null || share === undefined) progress.removeAttribute("value");
-  else progress.value = share;
-  find(".map").setAttribute("aria-busy", Boolean(busy));
   blend();
 }
 watch("value", show);

@@ -15,7 +15,8 @@ let stroke = null; // points of the movement that is going on, in pixels of the 
 let cursor = null; // where the arrow keys are
 let classes = "";
 
-const state = () => props.value || {};
+let seen = {}; // the last whole value; those with "keep" in them are words in between
+const state = () => seen;
 const scale = () => canvas.width / state().width;
 
 function picture(name, url) {
@@ -237,6 +238,12 @@ element.addEventListener("change", (event) => {
 });
 
 function show() {
+  const value = props.value || {};
+  if (value.keep) {
+    status.textContent = value.line;
+    return;
+  }
+  seen = value;
   const { photo, mask, region, segments, line, wrong, alt } = state();
   ["photo", "mask", "region"].forEach((name) => picture(name, { photo, mask, region }[name]));
   element.classList.toggle("empty", !photo);

@@ -17,6 +17,11 @@ function tile({ name, note, url }) {
 let shown = 0;
 let series = null;
 function show() {
+  if (props.value && props.value.keep) {
+    find("progress").hidden = true;
+    if (!find("section").hidden) find(".line").textContent = props.value.line;
+    return;
+  }
   const { title, tiles, line, wrong, share, number } = props.value || {};
   const box = find(".tiles");
   if (number !== series) {

@@ -1,0 +1,86 @@
+"""A network that segments, as the explorer's page asks it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cnnseg.explorer.methods import method_choices, rule_names
+from cnnseg.models import Network
+from cnnseg.regions.explaining import RegionExplainer
+from cnnseg.regions.layers import list_layers
+from cnnseg.regions.settings import Mask, Pixels, Predicted, SegmentationQuestion
+from cnnseg.regions.settings import Region as WrittenRegion
+from wsss.errors import InputError
+from wsss.explorer.subject import Answer, LayerChoice, Look, Progress, Region, Setting
+from wsss.explorer.watching import Watcher
+
+SIZE = SegmentationQuestion().size
+
+
+class SegmentingSubject:
+    """See `wsss.explorer.subject.Subject`. ``where``: name of the network's checkpoint, ``fingerprint``: its hash."""
+
+    segments = True
+    scores = ("logit", "margin")
+
+    def __init__(self, network: Network, title: str, where: str | None = None, fingerprint: str | None = None) -> None:
+        self.title = title
+        self.class_names = ("background", *network.class_names)
+        self.methods = method_choices(first="gradcam")
+        self.rules = rule_names()
+        self._explainer = RegionExplainer(network)
+        self._watcher = Watcher()
+        self._where, self._fingerprint = where, fingerprint
+
+    def look(self, photograph: np.ndarray) -> Look:
+        """One forward pass, and the layers with their sizes for a photograph of this size."""
+        seen = self._explainer.see(photograph, SIZE)
+        found = list_layers(self._explainer.adapted(), seen.images)
+        layers = tuple(LayerChoice(layer.name, layer.size) for layer in found)
+        return Look(photograph, tuple(seen.shares.values()), seen.full_mask, layers, seen)
+
+    def explain(self, look: Look, setting: Setting, region: Region | None, progress: Progress) -> Answer:
+        """The mean score of the region, explained."""
+        if region is None:
+            raise InputError("Choose a region first.")
+        target = self._target(look, setting, region)
+        question = self._question(setting, region, target)
+        what = (setting.method, setting.rules, setting.layer, look.inner.images.shape)
+        found = self._watcher.run(what, lambda: self._explainer.explain(look.inner, question), progress)
+        signed = next(method.signed for method in self.methods if method.name == setting.method)
+        return Answer(found.map, target, found.score, signed)
+
+    def written(self, setting: Setting, region: Region | None, target: int, photograph: str) -> str:
+        """The settings of ``cnnseg explain-segmentation --settings FILE``."""
+        assert region is not None
+        question = self._question(setting, region, target)
+        about = {"network": self._where, "network_hash": self._fingerprint, "image": photograph}
+        return question.model_copy(update=about).json_text()
+
+    def _target(self, look: Look, setting: Setting, region: Region) -> int:
+        """The class that is asked about, else that of the region: what most of its pixels are predicted as."""
+        if setting.target is not None:
+            return setting.target
+        if region.predicted is not None:
+            return region.predicted
+        return int(np.bincount(look.mask[region.area]).argmax())
+
+    def _question(self, setting: Setting, region: Region, target: int) -> SegmentationQuestion:
+        return SegmentationQuestion(
+            class_name=self.class_names[target],
+            region=_written(region, target),
+            method=setting.method,
+            rules=setting.rules,
+            layer=setting.layer,
+            score=setting.score,
+            size=SIZE,
+        )
+
+
+def _written(region: Region, target: int) -> WrittenRegion:
+    """The region as the settings say it; pixels predicted as a class are said so where that class is explained."""
+    if region.predicted == target:
+        return Predicted()
+    if region.pixels is not None:
+        return Pixels(points=region.pixels)
+    return Mask.of(region.area)

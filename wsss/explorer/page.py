@@ -1,0 +1,313 @@
+"""The page itself: Gradio's components, and what happens where on a click."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Literal
+
+import gradio as gr
+
+from wsss.errors import InputError
+from wsss.explorer import downloads, widgets
+from wsss.explorer.asking import Explorer
+from wsss.explorer.subject import LayerChoice, MethodChoice, Setting, Subject
+from wsss.explorer.uploads import decoded
+from wsss.explorer.work import Done, Waiting
+
+Updates = Iterator[dict[Any, Any]]
+"""Of components, one after the other."""
+
+USUAL = ""
+"""What stands in a list for: whatever is usual."""
+
+AS_PREDICTED = -1
+
+_EVENT = {"show_progress": "hidden", "trigger_mode": "multiple", "api_visibility": "private"}
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One set of settings with the map that they make. ``place``: its name, "a" or "b"."""
+
+    place: str
+    column: gr.Column
+    target: gr.Dropdown
+    method: gr.Dropdown
+    rules: gr.Dropdown
+    layer: gr.Dropdown
+    score: gr.Dropdown
+    view: gr.HTML
+
+    @property
+    def inputs(self) -> list[gr.Dropdown]:
+        """What `Page._setting` reads, in its order."""
+        return [self.target, self.method, self.rules, self.layer, self.score]
+
+
+class Page:
+    """The page of an explorer, as ``blocks``."""
+
+    def __init__(self, explorer: Explorer) -> None:
+        self.explorer, self.subject = explorer, explorer.subject
+        self._numbers = count(1)
+        with gr.Blocks(title="relseg explorer", analytics_enabled=False, fill_width=True) as self.blocks:
+            gr.HTML(_header(self.subject), apply_default_css=False, elem_id="header")
+            with gr.Row(elem_id="board"):
+                with gr.Column(elem_classes="card", elem_id="left", min_width=320, scale=6):
+                    self.stage = widgets.stage()
+                self.panels = [self._panel("a", True), self._panel("b", False)]
+            with gr.Row(elem_id="actions"):
+                self.compare = gr.Checkbox(False, label="Second settings beside the first", elem_id="compare")
+                self.all_classes = gr.Button("All classes", elem_id="all-classes")
+                self.all_layers = gr.Button("All layers", elem_id="all-layers")
+                self.stop = gr.Button("Cancel", elem_id="cancel")
+            self.tiles = widgets.tiles_view()
+            self.courier = widgets.courier()
+            self._wire()
+
+    def _panel(self, place: str, shown: bool) -> Panel:
+        first, names = self.subject.methods[0], self.subject.class_names
+        targets = [("as predicted there" if self.subject.segments else "the most probable", AS_PREDICTED)]
+        targets += [(name, index) for index, name in enumerate(names)]
+        with gr.Column(visible=shown, elem_classes="card", elem_id=f"panel-{place}", min_width=320, scale=5) as column:
+            with gr.Row(elem_classes="settings"):
+                method = _list("Method", [(one.name, one.name) for one in self.subject.methods], first.name)
+                target = _list("Class", targets, AS_PREDICTED)
+                rules = _list("Composite", [("usual", USUAL), *((n, n) for n in self.subject.rules)], USUAL)
+                layer = _list("Layer", [("usual", USUAL)], USUAL)
+                scores = [(name, name) for name in self.subject.scores]
+                score = _list("Score", scores, self.subject.scores[0], visible=len(scores) > 1)
+            rules.visible, layer.visible = first.takes_rules, first.takes_layer
+            view = widgets.map_view(place)
+        return Panel(place, column, target, method, rules, layer, score, view)
+
+    # Which component calls what
+
+    def _wire(self) -> None:
+        stage, panels = self.stage, self.panels
+        settings = [self.compare, *(one for panel in panels for one in panel.inputs)]
+        views = [panel.view for panel in panels]
+        everything = [stage, *views, *(panel.layer for panel in panels), self.tiles]
+        self.blocks.load(self._opened_first, settings, everything, **_EVENT)
+        stage.photo(self._opened, settings, everything, **_EVENT)
+        stage.example(self._opened_example, settings, everything, **_EVENT)
+        stage.draw(self._drew, settings, [stage, *views], **_EVENT)
+        stage.pick(self._picked, settings, [stage, *views], **_EVENT)
+        stage.whole(self._took_whole, settings, [stage, *views], **_EVENT)
+        for panel in panels:
+            panel.method.input(self._method_chosen(panel), panel.inputs, [panel.rules, panel.layer, panel.view], **_EVENT)
+            for one in (panel.target, panel.rules, panel.layer, panel.score):
+                one.input(self._chosen(panel), panel.inputs, panel.view, **_EVENT)
+            panel.view.download(self._download(panel.place), None, self.courier, **_EVENT)
+            panel.view.cancel(self._cancelled, None, [*views, self.tiles], queue=False, **_EVENT)
+        second = panels[1]
+        self.compare.input(self._compared, [self.compare, *second.inputs], [second.column, second.view], **_EVENT)
+        self.all_classes.click(self._series("classes"), panels[0].inputs, self.tiles, **_EVENT)
+        self.all_layers.click(self._series("layers"), panels[0].inputs, self.tiles, **_EVENT)
+        self.stop.click(self._cancelled, None, [*views, self.tiles], queue=False, **_EVENT)
+        self.blocks.unload(self._left)
+
+    # Photographs
+
+    def _opened_first(self, request: gr.Request, *given: Any) -> Updates:
+        key = _key(request)
+        yield from self._looked(key, lambda: self.explorer.open_example(key, 0), given)
+
+    def _opened(self, event: gr.EventData, request: gr.Request, *given: Any) -> Updates:
+        key = _key(request)
+
+        def steps() -> Iterator[Any]:
+            name, content = decoded(event._data)
+            return self.explorer.open(key, content, name)
+
+        yield from self._looked(key, steps, given)
+
+    def _opened_example(self, event: gr.EventData, request: gr.Request, *given: Any) -> Updates:
+        key = _key(request)
+        yield from self._looked(key, lambda: self.explorer.open_example(key, _member(event, "index")), given)
+
+    def _looked(self, key: str, steps: Callable[[], Iterator[Any]], given: tuple[Any, ...]) -> Updates:
+        """Open a photograph, then make its maps; a line where that cannot be."""
+        try:
+            found = None
+            for step in steps():
+                if isinstance(step, Done):
+                    found = step.result
+                else:
+                    yield {self.stage: {"keep": True, "line": f"Looking at it, {step.seconds:.0f} s"}}
+        except InputError as error:
+            yield {self.stage: self._stage(key, error)}
+            return
+        if found is None:
+            return
+        choices = _layer_choices(found.look.layers)
+        lists = {panel.layer: gr.update(choices=choices) for panel in self.panels}
+        yield {self.stage: self._stage(key), self.tiles: {}, **lists}
+        yield from self._maps(key, self._settings(given))
+
+    # Regions
+
+    def _drew(self, event: gr.EventData, request: gr.Request, *given: Any) -> Updates:
+        key = _key(request)
+        yield from self._changed(key, lambda: self.explorer.draw(key, event._data), given)
+
+    def _picked(self, event: gr.EventData, request: gr.Request, *given: Any) -> Updates:
+        key = _key(request)
+        index, mode = _member(event, "index"), _member(event, "mode")
+        if not self.subject.segments:  # a class is what is explained, not where
+            yield from self._maps(key, {p: _with_target(s, index) for p, s in self._settings(given).items()})
+            return
+        yield from self._changed(key, lambda: self.explorer.pick(key, index, mode), given)
+
+    def _took_whole(self, request: gr.Request, *given: Any) -> Updates:
+        key = _key(request)
+        yield from self._changed(key, lambda: self.explorer.whole(key), given)
+
+    def _changed(self, key: str, change: Callable[[], None], given: tuple[Any, ...]) -> Updates:
+        """Change the region, then make the maps anew; a line where that cannot be."""
+        try:
+            change()
+        except InputError as error:
+            yield {self.stage: self._stage(key, error)}
+            return
+        yield {self.stage: self._stage(key)}
+        yield from self._maps(key, self._settings(given))
+
+    def _stage(self, key: str, error: InputError | None = None) -> dict[str, Any]:
+        line = "" if error is None else str(error)
+        return widgets.stage_value(self.subject, self.explorer.session(key), line, wrong=error is not None)
+
+    # Maps
+
+    def _method_chosen(self, panel: Panel) -> Callable[..., Updates]:
+        def run(request: gr.Request, *values: Any) -> Updates:
+            setting = self._setting(values)
+            method = _method(self.subject, setting.method)
+            yield {
+                panel.rules: gr.update(visible=method.takes_rules),
+                panel.layer: gr.update(visible=method.takes_layer),
+            }
+            yield from self._maps(_key(request), {panel.place: setting})
+
+        return run
+
+    def _chosen(self, panel: Panel) -> Callable[..., Updates]:
+        def run(request: gr.Request, *values: Any) -> Updates:
+            yield from self._maps(_key(request), {panel.place: self._setting(values)})
+
+        return run
+
+    def _compared(self, request: gr.Request, shown: bool, *values: Any) -> Updates:
+        second = self.panels[1]
+        yield {second.column: gr.update(visible=shown)}
+        if shown:
+            yield from self._maps(_key(request), {second.place: self._setting(values)})
+
+    def _maps(self, key: str, asked: Mapping[str, Setting]) -> Updates:
+        for place, setting in asked.items():
+            view = next(panel.view for panel in self.panels if panel.place == place)
+            try:
+                for step in self.explorer.map(key, place, setting):
+                    if isinstance(step, Waiting):
+                        yield {view: widgets.busy_value(step)}
+                    else:
+                        yield {view: widgets.map_value(self.subject, step.result)}
+            except InputError as error:
+                yield {view: widgets.said(str(error))}
+
+    def _series(self, over: Literal["classes", "layers"]) -> Callable[..., Updates]:
+        def run(request: gr.Request, *values: Any) -> Updates:
+            setting, number = self._setting(values), next(self._numbers)
+            title = f"{setting.method}: all {over}"
+            share = 0.0
+            try:
+                for tiles, share in self.explorer.multiples(_key(request), setting, over):
+                    yield {self.tiles: widgets.tiles_value(title, number, tiles, share if share < 1 else None)}
+            except InputError as error:
+                yield {self.tiles: {"title": title, "line": str(error), "wrong": True}}
+
+        return run
+
+    def _cancelled(self, request: gr.Request) -> dict[Any, Any]:
+        key = _key(request)
+        self.explorer.cancel(key)
+        made = self.explorer.session(key).made
+        stopped = {"keep": True, "line": "Cancelled.", "share": None}
+        views = {
+            panel.view: widgets.map_value(self.subject, made[panel.place]) if panel.place in made else stopped
+            for panel in self.panels
+        }
+        return {**views, self.tiles: stopped}
+
+    # Everything else
+
+    def _download(self, place: str) -> Callable[..., dict[str, Any]]:
+        def run(event: gr.EventData, request: gr.Request) -> dict[str, Any]:
+            made = self.explorer.session(_key(request)).made.get(place)
+            if made is None:
+                return {}
+            what, opacity = _member(event, "what"), _member(event, "opacity")
+            if what == "map":
+                file = downloads.map_file(self.subject, made)
+            elif what == "settings":
+                file = downloads.settings_file(self.subject, made)
+            else:
+                file = downloads.picture_file(self.subject, made, opacity if isinstance(opacity, int | float) else 1)
+            return widgets.file_value(file, next(self._numbers))
+
+        return run
+
+    def _left(self, request: gr.Request) -> None:
+        self.explorer.sessions.forget(_key(request))
+
+    def _settings(self, given: tuple[Any, ...]) -> dict[str, Setting]:
+        """Settings of the panels that are shown, from whether there are two and the values of both."""
+        compare, values = given[0], given[1:]
+        each = len(self.panels[0].inputs)
+        found = {panel.place: values[n * each : (n + 1) * each] for n, panel in enumerate(self.panels)}
+        return {place: self._setting(own) for place, own in found.items() if place == "a" or compare}
+
+    def _setting(self, values: tuple[Any, ...]) -> Setting:
+        target, name, rules, layer, score = values
+        method = _method(self.subject, name)
+        return Setting(
+            method.name,
+            (rules or None) if method.takes_rules else None,
+            (layer or None) if method.takes_layer else None,
+            None if target == AS_PREDICTED else target,
+            score,
+        )
+
+
+def _with_target(setting: Setting, index: Any) -> Setting:
+    return Setting(setting.method, setting.rules, setting.layer, index if isinstance(index, int) else None, setting.score)
+
+
+def _list(label: str, choices: list[tuple[str, Any]], value: Any, *, visible: bool = True) -> gr.Dropdown:
+    return gr.Dropdown(choices, value=value, label=label, visible=visible, min_width=140)
+
+
+def _layer_choices(layers: tuple[LayerChoice, ...]) -> list[tuple[str, str]]:
+    return [("usual", USUAL), *((f"{one.name} ({one.size[0]} x {one.size[1]})", one.name) for one in layers)]
+
+
+def _method(subject: Subject, name: str) -> MethodChoice:
+    return next(method for method in subject.methods if method.name == name)
+
+
+def _key(request: gr.Request) -> str:
+    return str(request.session_hash)
+
+
+def _member(event: gr.EventData, name: str) -> Any:
+    """What came with an event; anybody may send anything."""
+    return event._data.get(name) if isinstance(event._data, dict) else None
+
+
+def _header(subject: Subject) -> str:
+    from html import escape
+
+    asked = "Why does it say that <em>there</em>?" if subject.segments else "Why does it say that?"
+    return f"<header><p class='brand'>relseg explorer</p><h1>{asked}</h1><p class='title'>{escape(subject.title)}</p></header>"
