@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,66 +16,19 @@ from torch import Tensor
 
 import cnnseg
 from cnnseg.adapter import RegionClassifier, adapt
+from cnnseg.explanation import check_explanation
 from cnnseg.methods import METHODS, find_method
 from cnnseg.models import Network
-from cnnseg.regions.geometry import Size, enlarged, mask_at, pixels_at
+from cnnseg.regions.geometry import Size
 from cnnseg.regions.layers import LayerMaps, list_layers, usual_layer
-from cnnseg.regions.settings import Mask, Pixels, Predicted, Region, SegmentationQuestion, question_of
+from cnnseg.regions.marking import mark_region
+from cnnseg.regions.seen import BACKGROUND_NAME, SPECK, Seen, known_output, region_of, usual_class
+from cnnseg.regions.settings import SegmentationQuestion, question_of
 from cnnseg.segmentation.api import Photograph, check_segments, load_network, read_photograph
 from cnnseg.segmentation.segmenting import check_finite, check_stride, seen_size
 from cnnseg.segmentation.settings import SegmentConfig
-from wsss.errors import InputError, did_you_mean
-from wsss.overlay import colour_limits, contour_overlay, overlay
-
-BACKGROUND_NAME = "background"
-"""What output 0 of every network is called."""
-
-EDGE = np.full((256, 3), 30, np.uint8)
-"""Colour of a region's edge, beside its white rim: what no map has."""
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What a network made of a photograph: one forward pass, about which any number of questions can be asked.
-
-    Attributes:
-        photograph: upright, RGB, at its own size.
-        images: (1, 3, h, w), the photograph as the network saw it: shrunk to the size asked for, normalised.
-        maps: (1, C + 1, h', w') scores of background and classes, mostly at the size of `images`.
-        names: of the outputs, background first.
-    """
-
-    photograph: Image.Image
-    images: Tensor
-    maps: Tensor
-    names: tuple[str, ...]
-
-    @property
-    def native(self) -> Size:
-        """(height, width) of the photograph."""
-        return self.photograph.height, self.photograph.width
-
-    @cached_property
-    def mask(self) -> np.ndarray:
-        """The output that each pixel is predicted as, uint8 (h', w')."""
-        return self.maps[0].argmax(0).to(torch.uint8).cpu().numpy()
-
-    @property
-    def full_mask(self) -> np.ndarray:
-        """The same at the photograph's size, uint8 (H, W)."""
-        return enlarged(self.mask, self.native)
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Share of the photograph's area that is predicted as background, and as each class; they sum to 1."""
-        counts = np.bincount(self.mask.ravel(), minlength=len(self.names))
-        return {name: float(count / self.mask.size) for name, count in zip(self.names, counts, strict=True)}
-
-    @property
-    def found(self) -> tuple[str, ...]:
-        """Classes that pixels are predicted as, and background, those of most pixels first."""
-        shares = self.shares
-        return tuple(sorted((name for name in self.names if shares[name]), key=lambda name: -shares[name]))
+from wsss.errors import InputError
+from wsss.overlay import colour_limits, overlay
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,8 +85,7 @@ class RegionExplanation:
         """
         limits = self.limits if limits is None else limits
         picture = overlay(self.seen.photograph, self.full, limits=limits, signed=self.signed, opacity=opacity)
-        edge = enlarged(self.region, self.seen.native).astype(np.uint8)
-        return Image.fromarray(contour_overlay(np.asarray(picture), edge, EDGE))
+        return Image.fromarray(mark_region(np.asarray(picture), self.region, self.question.region, self.seen.native))
 
 
 class RegionExplainer:
@@ -181,7 +132,7 @@ class RegionExplainer:
             InputError: an unknown class, one that no pixel is predicted as, a region outside of the photograph or of
                 another size, or what `cnnseg.explain` refuses: method, rules, layer.
         """
-        name = question.class_name or _usual_class(seen, question.region)
+        name = question.class_name or usual_class(seen, question.region)
         return self._explain(seen, question, (name,))[0]
 
     def explain_classes(
@@ -190,10 +141,12 @@ class RegionExplainer:
         """The maps of several classes, from one forward pass; for predicted pixels each has a region of its own.
 
         Args:
-            names: classes; unless given those that pixels are predicted as, background last.
+            names: classes; unless given those that a share of the photograph is predicted as which is no speck
+                (`SPECK`), background last.
         """
         if names is None:
-            names = sorted(seen.found, key=lambda name: name == BACKGROUND_NAME)
+            shown = [name for name in seen.found if seen.shares[name] >= SPECK]
+            names = sorted(shown, key=lambda name: name == BACKGROUND_NAME)
         return self._explain(seen, question, tuple(names))
 
     def adapted(self, score: str = "logit") -> RegionClassifier:
@@ -202,12 +155,18 @@ class RegionExplainer:
             self._adapted[score] = adapt(self.network, score=score)
         return self._adapted[score]
 
+    def check(self, question: SegmentationQuestion) -> None:
+        """Raise what every photograph would raise: an unknown class, or a method, rules or layer that cannot be had."""
+        if question.class_name is not None:
+            known_output(question.class_name, (BACKGROUND_NAME, *self.network.class_names))
+        check_explanation(self.adapted(question.score), question.method, rules=question.rules, layer=question.layer)
+
     def layers(self, seen: Seen, *, every: bool = False) -> list[LayerMaps]:
         """The layers that a method may look at, with the sizes of their maps for this photograph."""
         return list_layers(self.adapted(), seen.images, every=every)
 
     def _explain(self, seen: Seen, question: SegmentationQuestion, names: tuple[str, ...]) -> list[RegionExplanation]:
-        outputs = [_output(seen, name) for name in names]
+        outputs = [known_output(name, seen.names) for name in names]
         regions = [region_of(seen, question.region, name) for name in names]
         method = find_method(question.method)
         if question.layer is None and method.takes_layer and not method.takes_rules:
@@ -269,47 +228,6 @@ def explain_segmentation(
     elif options:
         raise InputError(f"explain_segmentation: {', '.join(options)} beside a question; give one of the two")
     return explainer.explain(explainer.see(photograph, question.size), question)
-
-
-def region_of(seen: Seen, region: Region, name: str) -> np.ndarray:
-    """The cells of the network's output that a region is: bool (h', w').
-
-    Args:
-        name: of the class, for `Predicted`.
-
-    Raises:
-        InputError: a class that no pixel is predicted as, a pixel outside of the photograph, a mask of another size.
-    """
-    output = _output(seen, name)
-    if isinstance(region, Pixels):
-        return pixels_at(region.points, seen.native, seen.mask.shape)
-    if isinstance(region, Mask):
-        return mask_at(region.array(), seen.native, seen.mask.shape)
-    found = seen.mask == output
-    if not found.any():
-        shares = ", ".join(f"{shown} {100 * seen.shares[shown]:.1f} %" for shown in seen.found)
-        raise InputError(
-            f"class {name!r}: no pixel is predicted as it (predicted: {shares}); name one of these, or give a region "
-            "(a pixel or a mask) to see what speaks for it there"
-        )
-    return found
-
-
-def _usual_class(seen: Seen, region: Region) -> str:
-    """The class of most pixels: of the region, or of the photograph beside background where the class is the region."""
-    if isinstance(region, Predicted):
-        others = [name for name in seen.found if name != BACKGROUND_NAME]
-        if not others:
-            raise InputError("class: none was named, and all pixels are predicted as background; name one")
-        return others[0]
-    inside = seen.mask[region_of(seen, region, BACKGROUND_NAME)]
-    return seen.names[np.bincount(inside).argmax()]
-
-
-def _output(seen: Seen, name: str) -> int:
-    if name not in seen.names:
-        raise InputError(f"class {name!r} is unknown to the network: {did_you_mean(name, seen.names)}")
-    return seen.names.index(name)
 
 
 def _planes(seen: Seen, outputs: Sequence[int], regions: Sequence[np.ndarray]) -> Tensor:

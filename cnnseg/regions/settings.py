@@ -78,7 +78,23 @@ class Mask(Config):
 Region = Annotated[Predicted | Pixels | Mask, Field(discriminator="kind")]
 
 
-class SegmentationQuestion(Config):
+class RegionMethod(Config):
+    """How a region's score is explained."""
+
+    method: str = "gradcam"
+    """explanation method, see list-methods"""
+    rules: str | None = None
+    """composite of propagation rules, of lrp, see list-rules; epsilon_plus unless given"""
+    layer: str | None = None
+    """layer whose maps are weighed (gradcam, layercam) or whose relevance is shown (lrp), see list-layers; unless given
+    the end of the encoder, and of lrp the pixels"""
+    score: Score = "logit"
+    """what is explained: the class's mean logit over the region, or its mean margin over the best other class"""
+    size: int = Field(512, ge=0)
+    """photographs of a larger area than SIZE x SIZE are shrunk to it before the network sees them; 0: never"""
+
+
+class SegmentationQuestion(RegionMethod):
     """Which score of which region is explained, and how: all that makes a map again.
 
     In JSON `class_name` is ``class``. `explain_segmentation` takes it, the command ``explain-segmentation`` reads and
@@ -101,15 +117,6 @@ class SegmentationQuestion(Config):
     of the photograph beside background"""
     region: Region = Predicted()
     """pixels whose mean score it is"""
-    method: str = "gradcam"
-    """of `cnnseg.explain`"""
-    rules: str | None = None
-    """composite of lrp; the usual one if None"""
-    layer: str | None = None
-    """layer that the method looks at; the usual one if None"""
-    score: Score = "logit"
-    size: int = Field(512, ge=0)
-    """photographs of a larger area than this, squared, are shrunk to it; 0: never"""
 
     def json_text(self) -> str:
         """What is offered for download."""
