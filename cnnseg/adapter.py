@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cnnseg.unroll.heatmaps import trace_heatmaps
+from cnnseg.unroll.network import UnrolledNetwork
 from cnnseg.unroll.region import RegionMean, Score
+from cnnseg.unroll.trace import Trace
 from wsss.errors import InputError
 from wsss.explanation import unwrap
 
@@ -67,6 +70,16 @@ class RegionClassifier(nn.Module):
                 raise InputError(f"images: {' '.join(str(error).split())}") from None
 
 
+class UnrolledRegionClassifier(RegionClassifier):
+    """Of an unrolled network, whose maps are relevance; its layers are those of its classifier."""
+
+    network: UnrolledNetwork
+
+    def make_trace(self) -> Trace:
+        """Its layers, which `torch.fx` could not follow."""
+        return trace_heatmaps(self.network, self.pool)
+
+
 def adapt(network: nn.Module, region: Tensor | None = None, score: Score = "logit") -> RegionClassifier:
     """Turn a segmentation network into a classifier of a region: its maps times the region, averaged over it.
 
@@ -103,7 +116,8 @@ def adapt(network: nn.Module, region: Tensor | None = None, score: Score = "logi
         )
     if not getattr(unwrapped.model, "segments", True) or getattr(network, "masks", None) == 0:
         raise InputError(f"network {type(unwrapped.model).__name__}: gives no maps; cnnseg.explain takes a classifier")
-    return RegionClassifier(unwrapped.model, region, score)
+    kind = UnrolledRegionClassifier if isinstance(unwrapped.model, UnrolledNetwork) else RegionClassifier
+    return kind(unwrapped.model, region, score)
 
 
 def maps_of(output: Any, *, second: bool = False) -> Tensor:

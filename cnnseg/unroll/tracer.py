@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,6 +40,20 @@ class Tracer(fx.Tracer):
             and (not isinstance(module, nn.Sequential))
         )
 
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """Whether maps have channels: they do."""
+        node = obj.node
+        if node.target in (operator.eq, operator.ne, operator.gt) and node.args[1:] == (0,) and _channels(node.args[0]):
+            return node.target is not operator.eq
+        return super().to_bool(obj)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
+        """Height and width, of ``x.shape[2:]``, which a loop runs over."""
+        node = obj.node
+        if node.target is operator.getitem and _is_shape(node.args[0]) and node.args[1] in (_SIDES, _LAST_SIDES):
+            return iter((obj[0], obj[1]))
+        return super().iter(obj)
+
     def call_module(self, module: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
         if isinstance(module, BatchNormAct2d | GroupNormAct):
             normed = super().call_module(module, forward, args, kwargs)
@@ -49,6 +64,22 @@ class Tracer(fx.Tracer):
         with _unchecked(module):
             # not through the module's own call: somebody's hooks on it would be given names instead of tensors
             return super().call_module(module, module.forward, args, kwargs)
+
+
+_SIDES, _LAST_SIDES = slice(2, None), slice(-2, None)
+
+
+def _is_shape(node: Any) -> bool:
+    return isinstance(node, fx.Node) and node.target is getattr and node.args[1] == "shape"
+
+
+def _channels(node: Any) -> bool:
+    """Whether a node is the number of channels."""
+    if not isinstance(node, fx.Node):
+        return False
+    if node.target is operator.getitem:
+        return _is_shape(node.args[0]) and node.args[1] == 1
+    return node.op == "call_method" and node.target == "size" and node.args[1:] == (1,)
 
 
 @contextmanager
