@@ -61,7 +61,7 @@ class ClassifyingSubject:
         heat = found.maps[0].float().cpu().numpy()
         return Answer(heat, target, float(found.logits[0, target]), bool(heat.min() < 0))
 
-    def written(self, setting: Setting, region: Region | None, target: int, photograph: str) -> str:
+    def written(self, setting: Setting, region: Region | None, target: int, name: str, digest: str) -> str:
         """The options of ``vitseg explain PHOTOGRAPH --config FILE``, which scales the map to [0, 1]."""
         method = find_method(setting.method)
         options: dict[str, object] = {

@@ -66,7 +66,7 @@ class ClassifyingSubject:
         signed = next(method.signed for method in self.methods if method.name == setting.method)
         return Answer(found.maps[0].float().numpy(), target, float(found.logits[0, output]), signed)
 
-    def written(self, setting: Setting, region: Region | None, target: int, photograph: str) -> str:
+    def written(self, setting: Setting, region: Region | None, target: int, name: str, digest: str) -> str:
         """The options of ``cnnseg explain PHOTOGRAPH --config FILE``."""
         options = {
             "classifier": self._where,

@@ -48,9 +48,7 @@ def explore(
     serve(_subject(network, classifier, model, runs, device), host=host, port=port)
 
 
-def _subject(
-    network: str | None, classifier: str | None, model: str | None, runs: Path, device: str
-) -> Subject:
+def _subject(network: str | None, classifier: str | None, model: str | None, runs: Path, device: str) -> Subject:
     from cnnseg.models import find_network, load_network
     from wsss.store import file_hash
     from wsss.training import choose_device

@@ -71,7 +71,9 @@ def _outputs(network: nn.Module, name: str) -> int:
     try:
         _, maps = network(torch.zeros(1, 3, PROBE, PROBE, dtype=like.dtype, device=like.device))
     except (RuntimeError, ValueError, TypeError) as error:
-        raise InputError(f"--model {name}: takes no image of {PROBE} x {PROBE} ({str(error).splitlines()[0]})") from None
+        raise InputError(
+            f"--model {name}: takes no image of {PROBE} x {PROBE} ({str(error).splitlines()[0]})"
+        ) from None
     if not isinstance(maps, Tensor) or maps.ndim != 4:
         shape = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
         raise InputError(f"--model {name}: gives {shape} for (1, 3, {PROBE}, {PROBE}); expected maps (1, C, H, W)")

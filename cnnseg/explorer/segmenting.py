@@ -7,7 +7,7 @@ import numpy as np
 from cnnseg.explorer.methods import method_choices, rule_names
 from cnnseg.models import Network
 from cnnseg.regions.explaining import RegionExplainer
-from cnnseg.regions.layers import list_layers
+from cnnseg.regions.seen import Seen
 from cnnseg.regions.settings import Mask, Pixels, Predicted, SegmentationQuestion
 from cnnseg.regions.settings import Region as WrittenRegion
 from wsss.errors import InputError
@@ -15,6 +15,9 @@ from wsss.explorer.subject import Answer, LayerChoice, Look, Progress, Region, S
 from wsss.explorer.watching import Watcher
 
 SIZE = SegmentationQuestion().size
+
+MOST_SIZES = 50
+"""Sizes of images whose layers are remembered."""
 
 
 class SegmentingSubject:
@@ -30,14 +33,13 @@ class SegmentingSubject:
         self.rules = rule_names()
         self._explainer = RegionExplainer(network)
         self._watcher = Watcher()
+        self._listed: dict[tuple[int, ...], tuple[LayerChoice, ...]] = {}
         self._where, self._fingerprint = where, fingerprint
 
     def look(self, photograph: np.ndarray) -> Look:
         """One forward pass, and the layers with their sizes for a photograph of this size."""
         seen = self._explainer.see(photograph, SIZE)
-        found = list_layers(self._explainer.adapted(), seen.images)
-        layers = tuple(LayerChoice(layer.name, layer.size) for layer in found)
-        return Look(photograph, tuple(seen.shares.values()), seen.full_mask, layers, seen)
+        return Look(photograph, tuple(seen.shares.values()), seen.full_mask, self._layers(seen), seen)
 
     def explain(self, look: Look, setting: Setting, region: Region | None, progress: Progress) -> Answer:
         """The mean score of the region, explained."""
@@ -47,15 +49,24 @@ class SegmentingSubject:
         question = self._question(setting, region, target)
         what = (setting.method, setting.rules, setting.layer, look.inner.images.shape)
         found = self._watcher.run(what, lambda: self._explainer.explain(look.inner, question), progress)
-        signed = next(method.signed for method in self.methods if method.name == setting.method)
-        return Answer(found.map, target, found.score, signed)
+        extent = tuple(over / side for over, side in zip(found.covers, look.inner.images.shape[2:], strict=True))
+        return Answer(found.map, target, found.score, found.signed, extent)
 
-    def written(self, setting: Setting, region: Region | None, target: int, photograph: str) -> str:
+    def written(self, setting: Setting, region: Region | None, target: int, name: str, digest: str) -> str:
         """The settings of ``cnnseg explain-segmentation --settings FILE``."""
         assert region is not None
         question = self._question(setting, region, target)
-        about = {"network": self._where, "network_hash": self._fingerprint, "image": photograph}
+        about = {"network": self._where, "network_hash": self._fingerprint, "image": name, "image_hash": digest}
         return question.model_copy(update=about).json_text()
+
+    def _layers(self, seen: Seen) -> tuple[LayerChoice, ...]:
+        """In order; found out once for each size of image, as it takes a pass of its own."""
+        size = tuple(seen.images.shape[2:])
+        if size not in self._listed:
+            if len(self._listed) >= MOST_SIZES:
+                self._listed.pop(next(iter(self._listed)))
+            self._listed[size] = tuple(LayerChoice(layer.name, layer.size) for layer in self._explainer.layers(seen))
+        return self._listed[size]
 
     def _target(self, look: Look, setting: Setting, region: Region) -> int:
         """The class that is asked about, else that of the region: what most of its pixels are predicted as."""

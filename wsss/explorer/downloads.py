@@ -32,13 +32,13 @@ def picture_file(subject: Subject, made: Made, opacity: float) -> File:
 
 
 def map_file(subject: Subject, made: Made) -> File:
-    """The values on their own grid, as ``map``, with all that they were made of."""
+    """The values on their own grid as ``maps`` float32 (1, h, w), with ``classes``, ``scores``, the settings and, of a
+    region, its pixels, bool (H, W)."""
     buffer = io.BytesIO()
     content = {
-        "map": made.answer.map,
-        "class_name": np.array(subject.class_names[made.answer.target]),
-        "target": np.array(made.answer.target),
-        "score": np.array(made.answer.score),
+        "maps": made.answer.map[None],
+        "classes": np.array([subject.class_names[made.answer.target]]),
+        "scores": np.array([made.answer.score]),
         "settings": np.array(settings(subject, made)),
     }
     if made.region is not None:
@@ -55,7 +55,7 @@ def settings_file(subject: Subject, made: Made) -> File:
 def settings(subject: Subject, made: Made) -> str:
     """The settings as JSON."""
     about = made.photograph
-    return subject.written(made.setting, made.region, made.answer.target, about.name)
+    return subject.written(made.setting, made.region, made.answer.target, about.name, about.hash)
 
 
 def _stem(subject: Subject, made: Made) -> str:

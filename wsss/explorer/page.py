@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
+from html import escape
 from itertools import count
 from typing import Any, Literal
 
@@ -12,38 +13,15 @@ import gradio as gr
 from wsss.errors import InputError
 from wsss.explorer import downloads, widgets
 from wsss.explorer.asking import Explorer
-from wsss.explorer.subject import LayerChoice, MethodChoice, Setting, Subject
+from wsss.explorer.panels import PLACES, Panel, layer_choices, make_panel, method_of, setting_of, settings_of
+from wsss.explorer.subject import Setting, Subject
 from wsss.explorer.uploads import decoded
 from wsss.explorer.work import Done, Waiting
 
 Updates = Iterator[dict[Any, Any]]
 """Of components, one after the other."""
 
-USUAL = ""
-"""What stands in a list for: whatever is usual."""
-
-AS_PREDICTED = -1
-
 _EVENT = {"show_progress": "hidden", "trigger_mode": "multiple", "api_visibility": "private"}
-
-
-@dataclass(frozen=True, eq=False)
-class Panel:
-    """One set of settings with the map that they make. ``place``: its name, "a" or "b"."""
-
-    place: str
-    column: gr.Column
-    target: gr.Dropdown
-    method: gr.Dropdown
-    rules: gr.Dropdown
-    layer: gr.Dropdown
-    score: gr.Dropdown
-    view: gr.HTML
-
-    @property
-    def inputs(self) -> list[gr.Dropdown]:
-        """What `Page._setting` reads, in its order."""
-        return [self.target, self.method, self.rules, self.layer, self.score]
 
 
 class Page:
@@ -57,31 +35,14 @@ class Page:
             with gr.Row(elem_id="board"):
                 with gr.Column(elem_classes="card", elem_id="left", min_width=320, scale=6):
                     self.stage = widgets.stage()
-                self.panels = [self._panel("a", True), self._panel("b", False)]
+                self.panels = [make_panel(self.subject, place, shown=place == PLACES[0]) for place in PLACES]
             with gr.Row(elem_id="actions"):
                 self.compare = gr.Checkbox(False, label="Second settings beside the first", elem_id="compare")
                 self.all_classes = gr.Button("All classes", elem_id="all-classes")
                 self.all_layers = gr.Button("All layers", elem_id="all-layers")
-                self.stop = gr.Button("Cancel", elem_id="cancel")
             self.tiles = widgets.tiles_view()
             self.courier = widgets.courier()
             self._wire()
-
-    def _panel(self, place: str, shown: bool) -> Panel:
-        first, names = self.subject.methods[0], self.subject.class_names
-        targets = [("as predicted there" if self.subject.segments else "the most probable", AS_PREDICTED)]
-        targets += [(name, index) for index, name in enumerate(names)]
-        with gr.Column(visible=shown, elem_classes="card", elem_id=f"panel-{place}", min_width=320, scale=5) as column:
-            with gr.Row(elem_classes="settings"):
-                method = _list("Method", [(one.name, one.name) for one in self.subject.methods], first.name)
-                target = _list("Class", targets, AS_PREDICTED)
-                rules = _list("Composite", [("usual", USUAL), *((n, n) for n in self.subject.rules)], USUAL)
-                layer = _list("Layer", [("usual", USUAL)], USUAL)
-                scores = [(name, name) for name in self.subject.scores]
-                score = _list("Score", scores, self.subject.scores[0], visible=len(scores) > 1)
-            rules.visible, layer.visible = first.takes_rules, first.takes_layer
-            view = widgets.map_view(place)
-        return Panel(place, column, target, method, rules, layer, score, view)
 
     # Which component calls what
 
@@ -97,7 +58,9 @@ class Page:
         stage.pick(self._picked, settings, [stage, *views], **_EVENT)
         stage.whole(self._took_whole, settings, [stage, *views], **_EVENT)
         for panel in panels:
-            panel.method.input(self._method_chosen(panel), panel.inputs, [panel.rules, panel.layer, panel.view], **_EVENT)
+            panel.method.input(
+                self._method_chosen(panel), panel.inputs, [panel.rules, panel.layer, panel.view], **_EVENT
+            )
             for one in (panel.target, panel.rules, panel.layer, panel.score):
                 one.input(self._chosen(panel), panel.inputs, panel.view, **_EVENT)
             panel.view.download(self._download(panel.place), None, self.courier, **_EVENT)
@@ -106,7 +69,7 @@ class Page:
         self.compare.input(self._compared, [self.compare, *second.inputs], [second.column, second.view], **_EVENT)
         self.all_classes.click(self._series("classes"), panels[0].inputs, self.tiles, **_EVENT)
         self.all_layers.click(self._series("layers"), panels[0].inputs, self.tiles, **_EVENT)
-        self.stop.click(self._cancelled, None, [*views, self.tiles], queue=False, **_EVENT)
+        self.tiles.cancel(self._cancelled, None, [*views, self.tiles], queue=False, **_EVENT)
         self.blocks.unload(self._left)
 
     # Photographs
@@ -142,10 +105,10 @@ class Page:
             return
         if found is None:
             return
-        choices = _layer_choices(found.look.layers)
+        choices = layer_choices(found.look.layers)
         lists = {panel.layer: gr.update(choices=choices) for panel in self.panels}
         yield {self.stage: self._stage(key), self.tiles: {}, **lists}
-        yield from self._maps(key, self._settings(given))
+        yield from self._maps(key, settings_of(self.subject, given))
 
     # Regions
 
@@ -157,7 +120,9 @@ class Page:
         key = _key(request)
         index, mode = _member(event, "index"), _member(event, "mode")
         if not self.subject.segments:  # a class is what is explained, not where
-            yield from self._maps(key, {p: _with_target(s, index) for p, s in self._settings(given).items()})
+            yield from self._maps(
+                key, {p: replace(s, target=index) for p, s in settings_of(self.subject, given).items()}
+            )
             return
         yield from self._changed(key, lambda: self.explorer.pick(key, index, mode), given)
 
@@ -173,7 +138,7 @@ class Page:
             yield {self.stage: self._stage(key, error)}
             return
         yield {self.stage: self._stage(key)}
-        yield from self._maps(key, self._settings(given))
+        yield from self._maps(key, settings_of(self.subject, given))
 
     def _stage(self, key: str, error: InputError | None = None) -> dict[str, Any]:
         line = "" if error is None else str(error)
@@ -183,8 +148,8 @@ class Page:
 
     def _method_chosen(self, panel: Panel) -> Callable[..., Updates]:
         def run(request: gr.Request, *values: Any) -> Updates:
-            setting = self._setting(values)
-            method = _method(self.subject, setting.method)
+            setting = setting_of(self.subject, values)
+            method = method_of(self.subject, setting.method)
             yield {
                 panel.rules: gr.update(visible=method.takes_rules),
                 panel.layer: gr.update(visible=method.takes_layer),
@@ -195,7 +160,7 @@ class Page:
 
     def _chosen(self, panel: Panel) -> Callable[..., Updates]:
         def run(request: gr.Request, *values: Any) -> Updates:
-            yield from self._maps(_key(request), {panel.place: self._setting(values)})
+            yield from self._maps(_key(request), {panel.place: setting_of(self.subject, values)})
 
         return run
 
@@ -203,7 +168,7 @@ class Page:
         second = self.panels[1]
         yield {second.column: gr.update(visible=shown)}
         if shown:
-            yield from self._maps(_key(request), {second.place: self._setting(values)})
+            yield from self._maps(_key(request), {second.place: setting_of(self.subject, values)})
 
     def _maps(self, key: str, asked: Mapping[str, Setting]) -> Updates:
         for place, setting in asked.items():
@@ -219,7 +184,7 @@ class Page:
 
     def _series(self, over: Literal["classes", "layers"]) -> Callable[..., Updates]:
         def run(request: gr.Request, *values: Any) -> Updates:
-            setting, number = self._setting(values), next(self._numbers)
+            setting, number = setting_of(self.subject, values), next(self._numbers)
             title = f"{setting.method}: all {over}"
             share = 0.0
             try:
@@ -262,40 +227,6 @@ class Page:
     def _left(self, request: gr.Request) -> None:
         self.explorer.sessions.forget(_key(request))
 
-    def _settings(self, given: tuple[Any, ...]) -> dict[str, Setting]:
-        """Settings of the panels that are shown, from whether there are two and the values of both."""
-        compare, values = given[0], given[1:]
-        each = len(self.panels[0].inputs)
-        found = {panel.place: values[n * each : (n + 1) * each] for n, panel in enumerate(self.panels)}
-        return {place: self._setting(own) for place, own in found.items() if place == "a" or compare}
-
-    def _setting(self, values: tuple[Any, ...]) -> Setting:
-        target, name, rules, layer, score = values
-        method = _method(self.subject, name)
-        return Setting(
-            method.name,
-            (rules or None) if method.takes_rules else None,
-            (layer or None) if method.takes_layer else None,
-            None if target == AS_PREDICTED else target,
-            score,
-        )
-
-
-def _with_target(setting: Setting, index: Any) -> Setting:
-    return Setting(setting.method, setting.rules, setting.layer, index if isinstance(index, int) else None, setting.score)
-
-
-def _list(label: str, choices: list[tuple[str, Any]], value: Any, *, visible: bool = True) -> gr.Dropdown:
-    return gr.Dropdown(choices, value=value, label=label, visible=visible, min_width=140)
-
-
-def _layer_choices(layers: tuple[LayerChoice, ...]) -> list[tuple[str, str]]:
-    return [("usual", USUAL), *((f"{one.name} ({one.size[0]} x {one.size[1]})", one.name) for one in layers)]
-
-
-def _method(subject: Subject, name: str) -> MethodChoice:
-    return next(method for method in subject.methods if method.name == name)
-
 
 def _key(request: gr.Request) -> str:
     return str(request.session_hash)
@@ -307,7 +238,6 @@ def _member(event: gr.EventData, name: str) -> Any:
 
 
 def _header(subject: Subject) -> str:
-    from html import escape
-
     asked = "Why does it say that <em>there</em>?" if subject.segments else "Why does it say that?"
-    return f"<header><p class='brand'>relseg explorer</p><h1>{asked}</h1><p class='title'>{escape(subject.title)}</p></header>"
+    title = f"<p class='title'>{escape(subject.title)}</p>"
+    return f"<header><p class='brand'>relseg explorer</p><h1>{asked}</h1>{title}</header>"

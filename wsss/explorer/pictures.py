@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from wsss.explorer.subject import Answer, Region
-from wsss.overlay import COARSE, PERCENTILE, signed_picture
+from wsss.overlay import colour_limits, signed_picture
 
 WIDEST = 900
 """Longest side of what is shown, in pixels."""
@@ -40,22 +40,28 @@ def shrunk(image: np.ndarray, size: tuple[int, int], *, nearest: bool = False) -
 
 
 def limits_of(values: np.ndarray, signed: bool) -> tuple[float, float]:
-    """Values of the first and the last colour, as `wsss.overlay.overlay` chooses them."""
-    largest = float(np.percentile(np.abs(values), PERCENTILE)) or float(np.abs(values).max())
-    if signed:
-        return -largest, largest
-    return float(values.min()), largest if values.size > COARSE and largest > values.min() else float(values.max())
+    """Values of the first and the last colour; of maps without signs from 0 up."""
+    low, high = colour_limits(values, signed)
+    return low if signed else min(low, 0.0), high
 
 
 def coloured(answer: Answer, size: tuple[int, int], limits: tuple[float, float] | None = None) -> Coloured:
     """A map at (height, width) `size`: signed ones blue, white, red, white being 0; others in inferno colours."""
     low, high = limits_of(answer.map, answer.signed) if limits is None else limits
-    full = answer.map if answer.map.shape == size else cv2.resize(answer.map, size[::-1])
+    full = _laid_over(answer, size)
     if answer.signed:
         return Coloured(signed_picture(full, high), (low, high), True)
     share = ((full - low) / (high - low) if high > low else np.zeros_like(full)).clip(0, 1)
     heat = cv2.applyColorMap(np.rint(share * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
     return Coloured(heat[..., ::-1], (low, high), False)
+
+
+def _laid_over(answer: Answer, size: tuple[int, int]) -> np.ndarray:
+    """The map at (height, width) `size` (bilinear), without what lies beyond the photograph."""
+    if answer.map.shape == size:
+        return answer.map
+    whole = tuple(max(1, round(side * share)) for side, share in zip(size, answer.extent, strict=True))
+    return cv2.resize(answer.map, whole[::-1], interpolation=cv2.INTER_LINEAR)[: size[0], : size[1]]
 
 
 def blended(photograph: np.ndarray, found: Coloured, opacity: float) -> np.ndarray:
@@ -72,7 +78,7 @@ def grey(photograph: np.ndarray) -> np.ndarray:
 
 def tint(mask: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """RGBA of a mask's classes; background is transparent."""
-    alpha = np.where(mask > 0, 130, 0).astype(np.uint8)
+    alpha = np.where(mask > 0, 105, 0).astype(np.uint8)
     return np.dstack([np.asarray(palette, np.uint8)[mask], alpha])
 
 

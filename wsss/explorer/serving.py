@@ -177,6 +177,7 @@ def serve(subject: Subject, *, host: str = "127.0.0.1", port: int = 7860) -> Non
     with tempfile.TemporaryDirectory(prefix="relseg-explorer-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # nothing is written there; if ever, it does not stay
         explorer = Explorer(subject)
+        explorer.warm_up()
         app = build(explorer, hosts=LOOPBACK if local else None)
         import uvicorn
 

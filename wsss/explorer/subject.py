@@ -76,12 +76,16 @@ class Look:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """A map: float32 (h, w) on its own grid, of the class `target`, whose score is `score`."""
+    """A map: float32 (h, w) on its own grid, of the class `target`, whose score is `score`.
+
+    ``extent``: (rows, columns) that the grid lies over, 1 being the photograph; more where a network fills it up.
+    """
 
     map: np.ndarray
     target: int
     score: float
     signed: bool
+    extent: tuple[float, float] = (1.0, 1.0)
 
 
 class Subject(Protocol):
@@ -107,5 +111,5 @@ class Subject(Protocol):
     def explain(self, look: Look, setting: Setting, region: Region | None, progress: Progress) -> Answer:
         """One map. InputError for options that do not go together."""
 
-    def written(self, setting: Setting, region: Region | None, target: int, photograph: str) -> str:
-        """JSON that the command line takes to make the same map again."""
+    def written(self, setting: Setting, region: Region | None, target: int, name: str, digest: str) -> str:
+        """JSON that the command line takes to make the same map again, of the photograph with that name and hash."""

@@ -46,7 +46,7 @@ _UNREADABLE = (
 
 
 def decoded(sent: Any) -> tuple[str, bytes]:
-    """Name and content of a file that a page sent as ``{"name": ..., "data": base64}``. InputError for anything else."""
+    """Name and content of a file sent as ``{"name": ..., "data": base64}``. InputError for anything else."""
     try:
         name, data = str(sent["name"]), sent["data"]
         return name, base64.b64decode(data, validate=True)
@@ -85,7 +85,9 @@ def _check_size(width: int, height: int) -> None:
         most = f"{LARGEST_PHOTOGRAPH / 1e6:.0f} million pixels and {LONGEST_SIDE:,} along a side"
         raise InputError(f"The picture has {width:,} x {height:,} pixels; at most {most} are taken.")
     if min(width, height) < SMALLEST_SIDE:
-        raise InputError(f"The picture has {width} x {height} pixels; at least {SMALLEST_SIDE} along a side are needed.")
+        raise InputError(
+            f"The picture has {width} x {height} pixels; at least {SMALLEST_SIDE} along a side are needed."
+        )
 
 
 def _opaque(image: Image.Image) -> Image.Image:

@@ -108,7 +108,9 @@ def _classes(subject: Subject, shares: Sequence[float]) -> list[dict[str, Any]]:
         {
             "index": index,
             "name": subject.class_names[index],
-            "colour": "#{:02x}{:02x}{:02x}".format(*palette[index % 256]) if index or not subject.segments else "#8a8f98",
+            "colour": "#{:02x}{:02x}{:02x}".format(*palette[index % 256])
+            if index or not subject.segments
+            else "#8a8f98",
             "share": shares[index],
             "text": f"{100 * shares[index]:.1f} %",
         }
@@ -155,7 +157,7 @@ def ramp(signed: bool) -> str:
     """The colours of the bar, as CSS."""
     if signed:
         return "linear-gradient(to right, #00f, #fff, #f00)"
-    stops = cv2.applyColorMap(np.linspace(0, 255, 9).astype(np.uint8), cv2.COLORMAP_INFERNO)[:, 0, ::-1]
+    stops = cv2.applyColorMap(np.linspace(0, 255, 9).astype(np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1]
     return f"linear-gradient(to right, {', '.join('#{:02x}{:02x}{:02x}'.format(*stop) for stop in stops)})"
 
 

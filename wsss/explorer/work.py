@@ -79,6 +79,10 @@ class Worker:
             if not future.done() and session.holds(place, ticket):
                 session.ticket(place)  # the page was closed: nobody waits any more
 
+    def submit(self, compute: Callable[[Progress], object]) -> None:
+        """Work that nobody waits for; if it fails, whoever asks for the same hears of it."""
+        self._thread.submit(compute, lambda share: None)
+
     def close(self) -> None:
         """End the thread once its work is done."""
         self._thread.shutdown(wait=True, cancel_futures=True)

@@ -14,11 +14,12 @@ function tile({ name, note, url }) {
   return figure;
 }
 
+find(".going button").addEventListener("click", () => trigger("cancel", {}));
 let shown = 0;
 let series = null;
 function show() {
   if (props.value && props.value.keep) {
-    find("progress").hidden = true;
+    find(".going").hidden = true;
     if (!find("section").hidden) find(".line").textContent = props.value.line;
     return;
   }
@@ -35,7 +36,7 @@ function show() {
   find("h2").textContent = title || "";
   find(".line").textContent = line || "";
   find(".line").classList.toggle("wrong", Boolean(wrong));
-  find("progress").hidden = share === null || share === undefined;
+  find(".going").hidden = share === null || share === undefined;
   find("progress").value = share || 0;
 }
 watch("value", show);
