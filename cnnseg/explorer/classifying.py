@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 import cnnseg
+from cnnseg.explanation import check_explanation
 from cnnseg.explorer.methods import method_choices, rule_names
 from cnnseg.methods.running import layers_with_maps
 from wsss.explorer.subject import Answer, LayerChoice, Look, Progress, Region, Setting
@@ -32,7 +34,7 @@ class ClassifyingSubject:
         judged.to("cpu", "float32")
         self.title = f"CNN classifier {judged.name}"
         self.class_names = judged.class_names
-        self.methods = method_choices(first="lrp")
+        self.methods = method_choices(partial(check_explanation, judged.model), first="gradcam")
         self.rules = rule_names()
         self._judged, self._where = judged, where
         self._watcher = Watcher()

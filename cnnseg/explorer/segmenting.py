@@ -29,9 +29,9 @@ class SegmentingSubject:
     def __init__(self, network: Network, title: str, where: str | None = None, fingerprint: str | None = None) -> None:
         self.title = title
         self.class_names = ("background", *network.class_names)
-        self.methods = method_choices(first="gradcam")
-        self.rules = rule_names()
         self._explainer = RegionExplainer(network)
+        self.methods = method_choices(self._check, first="gradcam")
+        self.rules = rule_names()
         self._watcher = Watcher()
         self._listed: dict[tuple[int, ...], tuple[LayerChoice, ...]] = {}
         self._where, self._fingerprint = where, fingerprint
@@ -58,6 +58,9 @@ class SegmentingSubject:
         question = self._question(setting, region, target)
         about = {"network": self._where, "network_hash": self._fingerprint, "image": name, "image_hash": digest}
         return question.model_copy(update=about).json_text()
+
+    def _check(self, method: str) -> None:
+        self._explainer.check(SegmentationQuestion(method=method))
 
     def _layers(self, seen: Seen) -> tuple[LayerChoice, ...]:
         """In order; found out once for each size of image, as it takes a pass of its own."""

@@ -14,6 +14,7 @@ from wsss.errors import InputError
 from wsss.explorer import downloads, widgets
 from wsss.explorer.asking import Explorer
 from wsss.explorer.panels import PLACES, Panel, layer_choices, make_panel, method_of, setting_of, settings_of
+from wsss.explorer.sessions import Made
 from wsss.explorer.subject import Setting, Subject
 from wsss.explorer.uploads import decoded
 from wsss.explorer.work import Done, Waiting
@@ -178,9 +179,12 @@ class Page:
                     if isinstance(step, Waiting):
                         yield {view: widgets.busy_value(step)}
                     else:
-                        yield {view: widgets.map_value(self.subject, step.result)}
+                        yield {view: self._shown(step.result)}
             except InputError as error:
                 yield {view: widgets.said(str(error))}
+
+    def _shown(self, made: Made) -> dict[str, Any]:
+        return widgets.map_value(self.subject, made, next(self._numbers))
 
     def _series(self, over: Literal["classes", "layers"]) -> Callable[..., Updates]:
         def run(request: gr.Request, *values: Any) -> Updates:
@@ -201,7 +205,7 @@ class Page:
         made = self.explorer.session(key).made
         stopped = {"keep": True, "line": "Cancelled.", "share": None}
         views = {
-            panel.view: widgets.map_value(self.subject, made[panel.place]) if panel.place in made else stopped
+            panel.view: self._shown(made[panel.place]) if panel.place in made else stopped
             for panel in self.panels
         }
         return {**views, self.tiles: stopped}

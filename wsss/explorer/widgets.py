@@ -123,8 +123,8 @@ def busy_value(step: Waiting) -> dict[str, Any]:
     return {"keep": True, "busy": f"{step.seconds:.0f} s" if step.seconds >= 1 else "…", "share": step.share}
 
 
-def map_value(subject: Subject, made: Made) -> dict[str, Any]:
-    """What a map view shows of a map."""
+def map_value(subject: Subject, made: Made, number: int) -> dict[str, Any]:
+    """What a map view shows of a map; `number` tells it from the one before."""
     photograph = made.photograph.look.photograph
     size = pictures.shown_size(photograph.shape[:2])
     small = pictures.shrunk(photograph, size)
@@ -136,6 +136,7 @@ def map_value(subject: Subject, made: Made) -> dict[str, Any]:
         f"{values.min():.3g} to {values.max():.3g}, in {made.seconds:.2f} s."
     )
     return {
+        "number": number,
         "under": pictures.jpeg_url(pictures.grey(small)) if found.signed else made.photograph.url,
         "over": pictures.png_url(found.colours),
         "edge": None if made.region is None else pictures.png_url(pictures.edge(made.region, size)),

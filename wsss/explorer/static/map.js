@@ -29,7 +29,8 @@ function wait({ busy, share }) {
 function show() {
   wait(props.value || {});
   if (props.value && props.value.keep) return;
-  const { under, over, edge, low, high, middle, ramp, line, wrong, alt } = props.value || {};
+  const { number, under, over, edge, low, high, middle, ramp, line, wrong, alt } = props.value || {};
+  find(".map").dataset.number = number || 0;
   put(".under", under, "");
   put(".over", over, alt);
   put(".edge", edge, "");
