@@ -143,7 +143,8 @@ class Page:
 
     def _stage(self, key: str, error: InputError | None = None) -> dict[str, Any]:
         line = "" if error is None else str(error)
-        return widgets.stage_value(self.subject, self.explorer.session(key), line, wrong=error is not None)
+        value = widgets.stage_value(self.subject, self.explorer.session(key), line, wrong=error is not None)
+        return {**value, "number": next(self._numbers)}  # or the same line said twice would be said once
 
     # Maps
 
@@ -205,8 +206,7 @@ class Page:
         made = self.explorer.session(key).made
         stopped = {"keep": True, "line": "Cancelled.", "share": None}
         views = {
-            panel.view: self._shown(made[panel.place]) if panel.place in made else stopped
-            for panel in self.panels
+            panel.view: self._shown(made[panel.place]) if panel.place in made else stopped for panel in self.panels
         }
         return {**views, self.tiles: stopped}
 
