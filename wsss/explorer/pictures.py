@@ -87,7 +87,7 @@ def outlined(region: Region, size: tuple[int, int]) -> np.ndarray:
     picture = edge(region, size)
     if region.pixels is None:
         outside = ~_inside(region, size) & (picture[..., 3] == 0)
-        picture[outside] = (12, 14, 20, 110)
+        picture[outside] = (12, 14, 20, 85)
     return picture
 
 

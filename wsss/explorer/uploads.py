@@ -22,14 +22,13 @@ LARGEST_PHOTOGRAPH = 25_000_000
 
 LONGEST_SIDE = 12_000
 SMALLEST_SIDE = 32
+_MOST = f"{LARGEST_PHOTOGRAPH / 1e6:.0f} million pixels and {LONGEST_SIDE:,} along a side"
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """What Pillow decodes itself. Others may start programs (EPS), or hold what no photograph needs."""
 
 _UNREADABLE = (
     UnidentifiedImageError,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
     OSError,
     ValueError,
     SyntaxError,
@@ -75,6 +74,8 @@ def read_photograph(content: bytes) -> np.ndarray:
                     raise InputError("The picture has more than 8 bits a channel; save it with 8 bits first.")
                 upright = ImageOps.exif_transpose(image)
                 return np.asarray(_opaque(upright))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise InputError(f"The picture has far too many pixels; at most {_MOST} are taken.") from None
     except _UNREADABLE:
         kinds = ", ".join(FORMATS)
         raise InputError(f"This file cannot be read as a photograph; whole {kinds} files can.") from None
@@ -82,8 +83,7 @@ def read_photograph(content: bytes) -> np.ndarray:
 
 def _check_size(width: int, height: int) -> None:
     if width * height > LARGEST_PHOTOGRAPH or max(width, height) > LONGEST_SIDE:
-        most = f"{LARGEST_PHOTOGRAPH / 1e6:.0f} million pixels and {LONGEST_SIDE:,} along a side"
-        raise InputError(f"The picture has {width:,} x {height:,} pixels; at most {most} are taken.")
+        raise InputError(f"The picture has {width:,} x {height:,} pixels; at most {_MOST} are taken.")
     if min(width, height) < SMALLEST_SIDE:
         raise InputError(
             f"The picture has {width} x {height} pixels; at least {SMALLEST_SIDE} along a side are needed."

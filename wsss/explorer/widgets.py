@@ -62,7 +62,7 @@ def _html(name: str, *, template: str | None = None, elem_id: str | None = None,
         js_on_load=static(f"{name}.js"),
         apply_default_css=False,
         elem_id=elem_id or name,
-        elem_classes=["explorer", name],
+        elem_classes="explorer",
         **props,
     )
 

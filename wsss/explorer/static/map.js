@@ -46,5 +46,8 @@ function show() {
   find("figcaption").classList.toggle("wrong", Boolean(wrong));
   blend();
 }
+find(".under").addEventListener("load", ({ target }) => {
+  find(".frame").style.maxWidth = `${(76 * target.naturalWidth) / target.naturalHeight}vh`;
+});
 watch("value", show);
 show();

@@ -33,6 +33,7 @@ function picture(name, url) {
     if (name === "photo") {
       canvas.width = image.naturalWidth;
       canvas.height = image.naturalHeight;
+      canvas.style.width = `min(100%, ${(76 * canvas.width) / canvas.height}vh)`; // all of it is seen at once
       cursor = null;
     }
     paint();

@@ -24,7 +24,7 @@ function show() {
     return;
   }
   const { title, tiles, line, wrong, share, number } = props.value || {};
-  const box = find(".tiles");
+  const box = find(".sheet");
   if (number !== series) {
     series = number;
     shown = 0;
