@@ -18,7 +18,7 @@ from wsss.errors import InputError
 from wsss.evaluate import evaluate_run
 from wsss.metrics import ClassificationScores
 from wsss.options import command_line
-from wsss.store import Stage, file_hash, locked, read_json, write_json
+from wsss.store import DATA, Stage, account, due, file_hash, locked, read_json, write_json
 from wsss.training import choose_device
 
 SCORES = "scores.json"
@@ -87,25 +87,19 @@ def evaluate_checkpoint(
         if found.miou is not None:
             note(f"mIoU {found.miou:.2f}{title}; protocol: {PROTOCOLS[protocol]}")
     else:
-        stage = Stage.open(
+        stage_of = Stage.writing(
             folder / "masks",
             kind="masks",
             config=mask_settings(network, path, size, precision, views, labels_given),
             class_names=dataset.class_names,
             suffix=".png",
             inputs={"network": file_hash(path), "data": dataset.name},
+            sources={DATA: dataset.root, "network": path},
         )
-        todo = stage.pending([sample.id for sample in dataset])
-        if len(todo) < len(dataset):
-            note(f"{len(dataset) - len(todo)} of {len(dataset)} masks are there already")
-        scores = predict_masks(network, dataset, stage.folder, todo, **how)
-        if todo:
-            stage.done(
-                command=command_line("cnnseg"),
-                split=dataset.split,
-                counts={"images": len(dataset), "made": len(todo)},
-                seconds=time.monotonic() - begin,
-            )
+        with stage_of as stage:
+            todo = due(stage, dataset.samples, "masks", labels=labels_given)
+            scores = predict_masks(network, dataset, stage.folder, todo, **how)
+            account(stage, dataset, len(todo), begin, command=command_line("cnnseg"))
         entry["miou"] = _score_masks(folder, dataset, workers, title)
     _print_scores(scores, dataset, title)
     return save_scores(folder / STAGE, entry, scores, dataset.class_names)
