@@ -179,9 +179,9 @@ def train(
             "config": cfg.model_dump(mode="json") | {"data": dataset.name, "split": dataset.split},
             "class_names": dataset.class_names,
             "inputs": {"affinity_labels": source.fingerprint},
-            "sources": {DATA: dataset.root, "affinity labels": source.folder},
+            "sources": {DATA: dataset.root, "affinity_labels": source.folder},
         },
-        learnt=inputs_of(dataset.samples, files={"affinity labels": files_of(source)}),
+        learnt=inputs_of(dataset.samples, files={"affinity_labels": files_of(source)}),
     )
     if not restart and training.finished():
         return

@@ -26,7 +26,7 @@ from wsss.errors import InputError
 from wsss.options import command_line
 from wsss.overlay import fit_width
 from wsss.store import Stage, atomic, due, file_hash, inputs_of, read_mask, write_mask
-from wsss.store.atomic import write_bytes
+from wsss.store.atomic import remove_leftovers, write_bytes
 from wsss.store.work import known_records
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -116,6 +116,8 @@ def segment_photographs(
     failed: dict[str, str] = {}
     how = {"device": device, "batch_size": batch_size, "precision": precision}
     with stage_of as stage:
+        for folder in (out, out / OVERLAYS):
+            remove_leftovers(folder)
         earlier = _earlier(stage, out / SHARES, photographs)
         todo = _due(stage, photographs, out, overlays=overlays)
         made = 0

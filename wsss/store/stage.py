@@ -128,17 +128,19 @@ class Stage:
         return cls(folder, manifest, sources)
 
     @classmethod
-    def read(cls, folder: Path, *, kind: str, class_names: tuple[str, ...] | None = None) -> Stage:
+    def read(cls, folder: Path, *, kind: str | None, class_names: tuple[str, ...] | None = None) -> Stage:
         """Open a stage that another command made, to read it.
 
-        Raises InputError if it is not there, is of another kind, or was made for other classes than `class_names`.
+        Raises InputError if it is not there, is of another kind (any if None), or was made for other classes than
+        `class_names`.
         """
         folder = Path(folder)
         if not (folder / MANIFEST).is_file():
             maker = f"; `{MADE_BY[kind]}` makes it" if kind in MADE_BY else ""
-            raise InputError(f"{folder}: no {kind.replace('_', ' ')} there (no {MANIFEST}){maker}")
+            what = "stage" if kind is None else kind.replace("_", " ")
+            raise InputError(f"{folder}: no {what} there (no {MANIFEST}){maker}")
         manifest = _read_manifest(folder)
-        if manifest["kind"] != kind:
+        if kind not in (None, manifest["kind"]):
             raise InputError(f"{folder}: holds {manifest['kind']}, {kind} are due")
         if class_names is not None and tuple(manifest["class_names"]) != tuple(class_names):
             theirs, ours = ", ".join(manifest["class_names"]), ", ".join(class_names)
