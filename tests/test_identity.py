@@ -26,7 +26,7 @@ from wsss.store.inputs import Inputs
 from wsss.store.records import inspect, pack
 
 TINY = "--architecture test_vit --weights none --epochs 1 --batch-size 2 --precision fp32 --sizes 32 --device cpu"
-SEEDS = "--classifier mine --split val --sizes 32 --first-block 1 --method rollout --no-flip --device cpu --name seedy"
+SEEDS = "--classifier mine --split val --sizes 32 --first-block 1 --method rollout --no-flip --device cpu"
 
 
 @pytest.fixture
@@ -42,9 +42,9 @@ def train(place: Path, *options: object, data: str = "data") -> int:
     )
 
 
-def seeds(place: Path, *options: object, data: str = "data") -> int:
+def seeds(place: Path, data: str = "data", name: str = "seedy") -> int:
     words = ["seeds", *SEEDS.split(), "--runs", str(place / "runs"), "--data", str(place / data / "data.yaml")]
-    return run(app, [*words, *map(str, options)])
+    return run(app, [*words, "--name", name])
 
 
 def swap_labels(data: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_training_of_other_labels_or_images_is_refused(place: Path, capsys: py
     )
     assert train(place) == 2
     assert "1 image taken away (d), 1 of 3 images changed (b)" in line_of(capsys)
-    assert train(place, "--epochs", 2) == 2 and "config.epochs was 1, is 2 now" in line_of(capsys)
+    assert train(place, "--lr", 0.5) == 2 and "config.lr was 0.0001, is 0.5 now" in line_of(capsys)
 
 
 def test_restart_moves_the_old_training_away(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,11 +113,11 @@ def test_restart_moves_the_old_training_away(place: Path, capsys: pytest.Capture
 def test_an_unfinished_training_does_not_go_on_with_other_labels(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train(place, "--epochs", 2) == 0
+    assert train(place) == 0
     folder = place / "runs/mine/classifier"
     (folder / "classifier.safetensors").rename(folder / "resume.pt")  # begun, and no checkpoint yet
     swap_labels(place / "data")
-    assert train(place, "--epochs", 2) == 2
+    assert train(place) == 2
     assert "labels of 3 of 4 images changed" in line_of(capsys)
 
 
@@ -216,7 +216,7 @@ def test_two_data_sets_of_one_name_do_not_share_a_run(place: Path, capsys: pytes
     line = line_of(capsys)
     assert f"holds seeds of the data in {place / 'data'}; 4 images of the same name in {place / 'other'} differ" in line
     assert times(place / "runs/seedy/seeds") == made
-    assert seeds(place, "--name", "second", data="other") == 0
+    assert seeds(place, data="other", name="second") == 0
     shutil.rmtree(place / "data")  # moved and changed: there is no other data set that it could be
     assert seeds(place, data="other") == 0 and "4 images changed" in capsys.readouterr().out
 

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from small_run import make_data
 
@@ -48,8 +49,8 @@ COMMANDS = {
     "affinity labels": "--seeds run --split val --workers 1",
     "affinity train": "--seeds run --split val --config TRAIN",
     "affinity refine": "--seeds run --split val --workers 1",
-    "cnnseg train-segmentation": "--masks run --split val --val-split val --name net --decoder fpn --encoder resnet18 "
-    f"--weights none --steps 2 --batch-size 2 --crop 32 --save-every 1 {EVALUATED}",
+    "cnnseg train-segmentation": "--masks run --split val --val-split val --name net --decoder fpn "
+    f"--encoder mobilenetv3_small_050 --weights none --steps 2 --batch-size 2 --crop 32 --save-every 1 {EVALUATED}",
     "cnnseg pseudo-masks": "--network net --split val --name taught",
     "cnnseg evaluate": "--network net --split val --workers 1",
     "cnnseg segment": "IMAGES --network net --out OUT --workers 1",
@@ -74,6 +75,10 @@ class Recorded:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kills")
     make_data(folder / "data")
+    (folder / "photographs").mkdir()
+    for name, size in (("one", (40, 48, 3)), ("two", (48, 40, 3))):
+        pixels = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"photographs/{name}.png")
     torch.manual_seed(0)
     save_file(timm.create_model("test_resnet").state_dict(), folder / "test_resnet.safetensors")
     network = {"backbone": "test_resnet", "weights": str(folder / "test_resnet.safetensors")}
@@ -100,7 +105,7 @@ def recorded(place: Path) -> Iterator[dict[str, Recorded]]:
 
 
 def words_of(place: Path, name: str, options: str) -> list[str]:
-    known = {"TRAIN": place / "train.yaml", "IMAGES": place / "data/images", "OUT": place / "runs/out"}
+    known = {"TRAIN": place / "train.yaml", "IMAGES": place / "photographs", "OUT": place / "runs/out"}
     words = [name.split()[1], *(str(known.get(word, word)) for word in options.split()), "--runs", str(place / "runs")]
     words += [] if name in NO_DEVICE else ["--device", "cpu"]
     return words + ([] if name in NO_DATA else ["--data", str(place / "data/data.yaml")])
