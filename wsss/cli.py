@@ -211,10 +211,13 @@ def status(
         raise InputError(f"--root {root}: give --data with it")
     folder = resolve_run(name, runs)
     states = chain_of(folder, data, root)
-    table = Table("stage", "holds", "made of", "state", box=box.SIMPLE_HEAD, title=str(folder), title_justify="left")
+    table = Table("stage", "holds", "state", box=box.SIMPLE_HEAD, title=str(folder), title_justify="left")
+    table.columns[0].overflow = "fold"
     for state in states:
-        style = "yellow" if state.stale else None
-        table.add_row(state.name, state.made, "\n".join(state.sources), Text(state.words, style or ""))
+        sources = f"made of {', '.join(state.sources)}" if state.sources else ""
+        words = Text(state.words, "yellow" if state.stale else "")
+        name = state.name.removeprefix(f"{folder.resolve().name}/")
+        table.add_row(name, "\n".join(filter(None, (state.made, sources))), words)
     console.print(table)
     stale = [state for state in states if state.stale]
     if data is None:
