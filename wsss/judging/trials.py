@@ -23,10 +23,10 @@ from wsss.judging.settings import TrialConfig
 from wsss.judging.subject import Subject
 from wsss.store import DATA, Stage, inputs_of, read_json
 from wsss.store.atomic import write_bytes
-from wsss.store.inputs import differing
+from wsss.store.inputs import counted, differing
 from wsss.store.records import Record, pack, with_record
 from wsss.store.stage import MANIFEST
-from wsss.store.work import records_of
+from wsss.store.work import check_root, records_of
 
 PART = 64
 """Images in a file of results: what a run that was killed does again at most."""
@@ -211,6 +211,7 @@ def _pending(stage: Stage, records: dict[str, Record]) -> set[str]:
     there = records_of(stage, records, records.__getitem__, "parts")
     changed = {part for part, record in there.items() if differing(record, records[part])}
     if changed:
+        check_root(stage, "parts", counted(len(changed), "part"))
         note(f"{stage.folder}: {len(changed)} of {len(records)} parts are of images that have changed: tested again")
     return changed | (records.keys() - there.keys())
 
