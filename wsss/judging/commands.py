@@ -190,9 +190,8 @@ def judge_by_segmentation(order: Order, source: MaskedData) -> None:
     dataset = evenly(every, order.config.limit)
     subject, explainers = order.find()
     with ExitStack() as held:
-        trials = open_trials(
-            subject, dataset, "segmentation", explainers, order.config, order.runs, order.name, source.classes, held
-        )
+        where = (order.config, order.runs, order.name)
+        trials = open_trials(subject, dataset, "segmentation", explainers, *where, source.classes, held=held)
         subject.to(place, order.config.precision)
         batch_size = order.config.batch_size
 

@@ -85,6 +85,7 @@ def open_trials(
     runs: Path,
     name: str | None = None,
     classes: Sequence[str] | None = None,
+    *,
     more: Mapping[str, Any] | None = None,
     held: ExitStack | None = None,
 ) -> list[Trial]:
