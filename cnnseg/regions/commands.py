@@ -7,12 +7,24 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cnnseg.regions.settings import Mask, Pixels, Predicted, Region, RegionMethod, SegmentationQuestion, read_question
+from cnnseg.judge_commands import Name
+from cnnseg.regions.settings import (
+    Mask,
+    PictureFormat,
+    Pixels,
+    Predicted,
+    Region,
+    RegionMethod,
+    RegionTrialConfig,
+    SegmentationQuestion,
+    read_question,
+)
 from cnnseg.segmentation.commands import Which
 from cnnseg.settings import BEST, LAST
 from wsss.console import Flat, note, warn
 from wsss.errors import InputError
-from wsss.options import Device, Runs, check_positive
+from wsss.judging.options import Split
+from wsss.options import Data, Device, Root, Runs, check_positive
 
 NetworkOption = Annotated[
     str | None, Parameter(help="Checkpoint (.safetensors), or the name of a run that holds one; of --settings its own.")
@@ -20,7 +32,7 @@ NetworkOption = Annotated[
 
 
 def explain_segmentation(
-    images: Annotated[list[Path], Parameter(negative_iterable="")] = [],  # noqa: B006 (read alone)
+    images: Annotated[list[Path] | None, Parameter(negative_iterable="")] = None,
     /,
     *,
     network: NetworkOption = None,
@@ -31,7 +43,7 @@ def explain_segmentation(
     all_layers: bool = False,
     settings: Path | None = None,
     out: Path = Path("explanations"),
-    format: str = "png",
+    format: PictureFormat = "png",
     which: Which = "last",
     runs: Runs = Path("runs"),
     device: Device = "auto",
@@ -62,7 +74,7 @@ def explain_segmentation(
     out
         Folder for the results.
     format
-        Of pictures: png or jpg.
+        Of pictures.
     """
     from cnnseg.models import find_network, load_network
     from cnnseg.regions.explaining import RegionExplainer
@@ -73,8 +85,6 @@ def explain_segmentation(
 
     if all_classes and all_layers:
         raise InputError("--all-classes, --all-layers: give one of the two")
-    if format not in ("png", "jpg"):
-        raise InputError(f"--format {format}: expected png or jpg")
     given = {"--class": class_name, "--pixel": pixel, "--region": region}
     given |= {f"--{name}": True for name in sorted(cfg.model_fields_set)}
     if settings is None:
@@ -101,6 +111,8 @@ def explain_segmentation(
     found = explain_photographs(RegionExplainer(model), photographs, question, out, shown, picture=format)
     if found.failed:
         first = next(iter(found.failed.values()))
+        if len(photographs) == 1:
+            raise InputError(first)
         names = ", ".join(str(photographs[name]) for name in found.failed)
         raise InputError(f"{len(found.failed)} of {len(photographs)} photographs were left out ({names}): {first}")
 
@@ -140,6 +152,36 @@ def list_layers(
         said = "  the network's answer" if layer.scores else "  unless --layer is given" if layer.name == usual else ""
         maps = f"{layer.height} x {layer.width}"
         note(f"{layer.name:{width}}  {layer.channels:8d}  {maps:>9}  {layer.stride:6g}{said}")
+
+
+def region_test(
+    *,
+    network: Annotated[str, Parameter(help="Checkpoint (.safetensors), or the name of a run that holds one.")],
+    data: Data,
+    split: Split,
+    name: Name = None,
+    root: Root = None,
+    which: Which = "last",
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
+    cfg: Annotated[RegionTrialConfig, Flat] = RegionTrialConfig(),
+) -> None:
+    """Remove the most or the least relevant pixels and see how fast the score of a region falls.
+
+    The region is what the network predicts as a class that the image shows; pixels are removed outside of it, to see
+    whether context matters, and inside of it. Prints the area under the region's mean probability with 95 % intervals
+    and each explainer's difference to the first one, pair by pair; results for each pair of image and class stay in
+    RUNS/NETWORK.METHOD.../region, where a test that was stopped goes on. Several runs compare: wsss compare.
+    """
+    from cnnseg.regions.judged import find_explainers, find_subject
+    from wsss.judging.commands import Order, RegionRule, judge_by_regions
+
+    def find():
+        subject = find_subject(network, runs, cfg, {"last": LAST, "best": BEST}[which])
+        return subject, find_explainers(subject, cfg)
+
+    order = Order("cnnseg", find, cfg, runs, name, device)
+    judge_by_regions(order, RegionRule(cfg.size, cfg.least, cfg.score), data, split, root)
 
 
 def _region(pixels: list[str] | None, mask: Path | None) -> Region:

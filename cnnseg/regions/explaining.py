@@ -166,9 +166,9 @@ class RegionExplainer:
         return list_layers(self.adapted(), seen.images, every=every)
 
     def _explain(self, seen: Seen, question: SegmentationQuestion, names: tuple[str, ...]) -> list[RegionExplanation]:
+        method = find_method(question.method)
         outputs = [known_output(name, seen.names) for name in names]
         regions = [region_of(seen, question.region, name) for name in names]
-        method = find_method(question.method)
         if question.layer is None and method.takes_layer and not method.takes_rules:
             question = question.model_copy(update={"layer": self._usual_layer(seen)})
         options = {key: getattr(question, key) for key in ("method", "rules", "layer")}

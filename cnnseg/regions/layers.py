@@ -58,10 +58,11 @@ def list_layers(adapted: RegionClassifier, images: Tensor, *, every: bool = Fals
     if every:
         return [layer for layer, _ in found]
     blocks = _blocks(adapted.network)
-    owned = [(next((block for block in blocks if _inside(step, block)), None), layer) for layer, step in found]
+    owners = [next((block for block in blocks if _inside(step, block)), None) for _, step in found]
+    parts = [(owner, owner or layer.name.partition(".")[0]) for (layer, _), owner in zip(found, owners, strict=True)]
     chosen: list[LayerMaps] = []
-    for owner, group in groupby(owned, key=lambda pair: pair[0]):
-        sizes = [list(alike)[-1][1] for _, alike in groupby(group, key=lambda pair: pair[1].size)]
+    for (owner, _), group in groupby(zip(parts, found, strict=True), key=lambda pair: pair[0]):
+        sizes = [list(alike)[-1] for _, alike in groupby((layer for _, (layer, _) in group), key=lambda it: it.size)]
         chosen += sizes if owner is None or len(sizes) > 2 else sizes[-1:]  # a block may halve its maps half-way
     return chosen
 

@@ -16,7 +16,7 @@ from cnnseg.regions.explaining import RegionExplainer, RegionExplanation
 from cnnseg.regions.layers import stages
 from cnnseg.regions.pictures import draw_classes, draw_layers
 from cnnseg.regions.seen import Seen
-from cnnseg.regions.settings import Mask, Pixels, SegmentationQuestion
+from cnnseg.regions.settings import Mask, PictureFormat, Pixels, SegmentationQuestion
 from wsss.console import note, track, warn
 from wsss.errors import InputError
 from wsss.store import atomic, file_hash
@@ -24,8 +24,6 @@ from wsss.store.atomic import write_bytes
 
 Shown = Literal["one", "classes", "layers"]
 """What a picture has: one map, those of all classes, or those of all layers."""
-
-PictureFormat = Literal["png", "jpg"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,8 @@ def explain_photographs(
             found = _ask(explainer, seen, asked, shown)
         except InputError as error:
             failed[name] = str(error) if str(path) in str(error) else f"image {path}: {error}"
-            warn(failed[name])
+            if len(photographs) > 1:  # the caller says what failed at the end
+                warn(failed[name])
             continue
         target = out / f"{name}_{_variant(found[0], shown)}"
         write_picture(_draw(found, shown), target.with_name(f"{target.name}.{picture}"))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cnnseg.regions.explaining import RegionExplanation
 from cnnseg.regions.marking import mark_region
-from cnnseg.regions.seen import BACKGROUND_NAME, Seen
+from cnnseg.regions.seen import BACKGROUND_NAME, SPECK, Seen
 from cnnseg.segmentation.segmenting import Segmentation
 from wsss.overlay import overlay
 from wsss.store import voc_palette
@@ -106,7 +106,7 @@ def _bar(limits: tuple[float, float], signed: bool) -> np.ndarray:
 def _legend(seen: Seen) -> list[tuple[str, tuple[float, ...]]]:
     """Name and share of the photograph of each class that was predicted, and its colour in the mask."""
     palette: Any = voc_palette() / 255
-    names = [name for name in seen.found if name != BACKGROUND_NAME]
+    names = [name for name in seen.found if name != BACKGROUND_NAME and seen.shares[name] >= SPECK]
     return [(f"{name} {100 * seen.shares[name]:.1f} %", tuple(palette[seen.names.index(name)])) for name in names]
 
 

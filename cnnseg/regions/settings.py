@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from pydantic import ConfigDict, Field, NonNegativeInt, ValidationError, field_validator
 
-from wsss.console import Config, validation_line
+from wsss.console import Config, Several, validation_line
 from wsss.errors import InputError
+from wsss.judging import settings as judging
 from wsss.store import read_json
 
 VERSION = 1
@@ -24,6 +25,8 @@ LARGEST_MASK = 50_000_000
 
 Score = Literal["logit", "margin"]
 """What is explained: the class's own score, or by how much it is above the best other class."""
+
+PictureFormat = Literal["png", "jpg"]
 
 Point = tuple[NonNegativeInt, NonNegativeInt]
 """(x, y): column and row of a pixel of the upright photograph, counted from 0 at its upper left."""
@@ -92,6 +95,20 @@ class RegionMethod(Config):
     """what is explained: the class's mean logit over the region, or its mean margin over the best other class"""
     size: int = Field(512, ge=0)
     """photographs of a larger area than SIZE x SIZE are shrunk to it before the network sees them; 0: never"""
+
+
+class RegionTrialConfig(judging.TrialConfig):
+    """How explanations of regions are tested."""
+
+    methods: Annotated[tuple[str, ...] | None, Several] = None
+    """explainers, METHOD[:RULES][@LAYER] or random, separated by spaces, such as gradcam@encoder lrp:epsilon_plus;
+    gradcam and layercam at the end of the encoder, input_x_gradient, integrated_gradients, lrp, random unless given"""
+    score: Score = "logit"
+    """what is explained: the class's mean logit over the region, or its mean margin over the best other class"""
+    size: int = Field(320, ge=0)
+    """images of a larger area than SIZE x SIZE are shrunk to it, in their own proportions; 0: never"""
+    least: float = Field(0.005, ge=0, le=1)
+    """a region has to have this share of the image's pixels, or it is left out"""
 
 
 class SegmentationQuestion(RegionMethod):

@@ -84,7 +84,8 @@ class Reading:
             what = type(module).__name__ if module is not None else _label(node)
             fault = f"layer {name} ({what}) of {self.kind} has no rule; there are rules for {spellings.KNOWN}"
             if written.target in ("mul", "imul") and len(written.moving) == 2:
-                fault = f"layer {name} of {self.kind} multiplies two branches; one of them must be a gate (sigmoid, softmax)"
+                needed = "one of them must be a gate (sigmoid, softmax)"
+                fault = f"layer {name} of {self.kind} multiplies two branches; {needed}"
         if isinstance(module, RegionMean):
             inputs = [_before_softmax(inputs[0], self.modules)]
         inputs = tuple(self.place[node] for node in inputs)

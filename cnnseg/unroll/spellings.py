@@ -21,10 +21,10 @@ from cnnseg.unroll.region import OverRegion, RegionMean
 from cnnseg.unroll.transposed import Transposed
 
 KNOWN = (
-    "convolution (Conv2d, ConvTranspose2d), fully connected (Linear), batch norm, layer norm, group norm, ReLU, ReLU6, LeakyReLU, "
-    "PReLU, ELU, SiLU, Hardswish, GELU, Mish, Tanh, max and average pooling, dropout, sums and concatenations of "
-    "branches, products with a constant or a gate (sigmoid, softmax), mean, slices, padding, up-sampling, flatten, view, "
-    "reshape, squeeze, permute"
+    "convolution (Conv2d, ConvTranspose2d), fully connected (Linear), batch norm, layer norm, group norm, ReLU, "
+    "ReLU6, LeakyReLU, PReLU, ELU, SiLU, Hardswish, GELU, Mish, Tanh, max and average pooling, dropout, sums and "
+    "concatenations of branches, products with a constant or a gate (sigmoid, softmax), mean, slices, padding, up-"
+    "sampling, flatten, view, reshape, squeeze, permute"
 )
 """Kinds of layers that there are rules for, for messages."""
 
@@ -89,8 +89,8 @@ class Written:
     """A node of a trace: what it calls, and which of its inputs hang on the image.
 
     ``call`` with its inputs as `Place`; ``module`` if it is one; ``moving``: numbers of the inputs that are tensors
-    made of the image; ``gated``: those among them that come from a sigmoid or softmax; ``target``: name of a function or method,
-    without the marks of work in place; ``in_place``: whether it has one.
+    made of the image; ``gated``: those among them that come from a sigmoid or softmax; ``target``: name of a function
+    or method, without the marks of work in place; ``in_place``: whether it has one.
     """
 
     call: Call
