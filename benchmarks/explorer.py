@@ -139,7 +139,7 @@ def take(page: Page, photograph: Path, out: Path) -> None:
     page.mouse.move(0, 0)
     picture = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
     out.parent.mkdir(parents=True, exist_ok=True)
-    picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(out, optimize=True)
+    picture.quantize(256, kmeans=8, dither=Image.Dither.FLOYDSTEINBERG).save(out, optimize=True)
     print(f"{out}: {picture.width} x {picture.height} pixels, {out.stat().st_size / 1000:.0f} kB")
 
 
