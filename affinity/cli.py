@@ -52,7 +52,7 @@ def combine(
     name
         Name of the new run; the names of the others with + between unless given.
     """
-    dataset = open_data(data, split, root)
+    dataset = open_data(data, split, root, masks=False)
     join_seeds(seeds, dataset, runs, name or joint_name(seeds, runs), cfg, workers=worker_count(workers))
 
 
@@ -162,7 +162,7 @@ def train(
     if (output.folder / CHECKPOINT).exists():
         note(f"{output.folder / CHECKPOINT}: already trained with these settings")
         return
-    examples = [Example(s.id, s.image_path, source.folder / f"{s.id}.png") for s in dataset]
+    examples = [Example(sample, source.folder / f"{sample.id}.png") for sample in dataset]
     trained = train_affinity_network(examples, output.folder, cfg, device=where, workers=workers)
     done(output, dataset, len(examples), begin, losses=[vars(losses) for losses in trained.losses])
     note(f"wrote {trained.path} ({trained.path.stat().st_size / 1e6:.1f} MB)")

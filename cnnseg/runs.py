@@ -16,7 +16,7 @@ from cnnseg.sampling import check_agreement, sample_masks
 from cnnseg.settings import BEST, CHOSEN, LAST, STAGE, STATE, NetworkConfig, TrainConfig
 from cnnseg.training import is_finished, train_network
 from wsss.console import note, warn
-from wsss.data import Dataset, Sample
+from wsss.data import Dataset, Sample, check_foreground
 from wsss.errors import InputError
 from wsss.options import command_line
 from wsss.store import Stage, file_hash
@@ -82,7 +82,8 @@ def train_stage(
         identity: what the manifest is to say of the network, beside the config. inputs: fingerprints of files.
         create: makes the network; what it draws at random is a function of the seed.
         masks: the network learns from masks, of as many images as the budget says.
-        check: looks at these images before the training; unless given, whether masks and labels agree.
+        check: looks at these images before the training; unless given, whether their masks show anything and agree
+            with the labels.
         how: `examples` and `ema` of `train_network`.
 
     Raises InputError as `train_network`, or if the folder holds a training with other settings or starting weights.
@@ -102,12 +103,15 @@ def train_stage(
                 "data": train.name,
                 "split": train.split,
                 "val_split": val.split if val is not None else None,
+                **({} if train.foreground_value is None else {"foreground_value": train.foreground_value}),
             },
             class_names=train.class_names,
             suffix=".safetensors",
             inputs=inputs,
         )
 
+    if masks:
+        train.check_maskable()
     path = folder / STAGE / LAST
     if is_finished(path.parent):
         open_stage()  # refuses other settings
@@ -116,7 +120,7 @@ def train_stage(
     masked = sample_masks(train, config.budget, config.budget_seed, rule=config.budget_rule) if masks else ()
     torch.manual_seed(stable_seed(config.seed))
     network = create()
-    (check or partial(_warn_of_disagreement, train))(masked)
+    (check or partial(_check_true_masks, train))(masked)
     stage = open_stage()
     size = f"{parameter_count(network) / 1e6:.2f} M parameters"
     note(f"{network.title}: {size}, {len(masked)} of {len(train)} images with their mask")
@@ -167,7 +171,8 @@ def _start_of(net: NetworkConfig) -> tuple[dict[str, Any], dict[str, str]]:
     return config | {"weights": "file"}, {"weights": file_hash(path)}
 
 
-def _warn_of_disagreement(train: Dataset, masked: Sequence[Sample]) -> None:
+def _check_true_masks(train: Dataset, masked: Sequence[Sample]) -> None:
+    check_foreground(train, masked)
     lines = check_agreement(train, masked) if masked else []
     for line in lines[:3]:
         warn(line)

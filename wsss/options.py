@@ -18,6 +18,13 @@ Root = Annotated[
     Path | None, Parameter(help="Folder of the data, if neither the YAML nor its environment variable gives it.")
 ]
 Runs = Annotated[Path, Parameter(help="Folder of runs.")]
+ForegroundValue = Annotated[
+    int | None,
+    Parameter(
+        help="Pixel value of the masks that stands for the one class which the image is labelled with, such as 255 in "
+        "masks of 0 and 255; 0 is background, all else ignored. As foreground_value in the YAML of the data set."
+    ),
+]
 SeedRuns = Annotated[
     list[str],
     Several,

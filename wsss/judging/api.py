@@ -171,8 +171,9 @@ def segmentation_test(
 
     subject = _subject(model, (0.0,) * 3, (1.0,) * 3)
     results = _judged("segmentation", subject, judge, images, masks, batch_size, ids, progress)
-    if held == {0, IGNORE}:
-        raise InputError("masks: hold 0 and 255 alone; the object is 1, 255 is ignored: give masks > 0")
+    if 1 not in held:
+        hint = "; the object is 1, 255 is ignored: give masks > 0" if IGNORE in held else ": there is no object in them"
+        raise InputError(f"masks: hold {' and '.join(map(str, sorted(held)))} alone{hint}")
     return result_of("segmentation", judged.name, subject.name, results, f"{len(results['ids'])} images; {CUT}")
 
 

@@ -5,7 +5,7 @@
 
 from wsss.store.atomic import atomic, file_hash, locked, read_json, write_json
 from wsss.store.masks import read_mask, voc_palette, write_mask
-from wsss.store.seeds import Seed, read_seed, write_seed
+from wsss.store.seeds import Seed, class_array, read_seed, write_seed
 from wsss.store.stage import MADE_BY, Stage, config_of, resolve_run
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Seed",
     "Stage",
     "atomic",
+    "class_array",
     "config_of",
     "file_hash",
     "locked",
