@@ -14,7 +14,18 @@ from vitseg.judge_commands import perturbation_test, segmentation_test
 from vitseg.settings import CHECKPOINT, ClassifierConfig, ExplainConfig, SeedConfig
 from wsss.console import Flat, note, run
 from wsss.errors import InputError
-from wsss.options import Data, Device, Readers, Root, Runs, check_positive, command_line, shard_of
+from wsss.options import (
+    Data,
+    Device,
+    FullSize,
+    OutFolder,
+    Readers,
+    Root,
+    Runs,
+    check_positive,
+    command_line,
+    shard_of,
+)
 
 if TYPE_CHECKING:
     from wsss.data import Dataset, Sample
@@ -199,7 +210,8 @@ def explain(
     weights: str = "pretrained",
     classes: list[str] | None = None,
     top: int = 1,
-    out: Path = Path("explanations"),
+    out: OutFolder = Path("explanations"),
+    full_size: FullSize = False,
     runs: Runs = Path("runs"),
     device: Device = "auto",
     cfg: Annotated[ExplainConfig, Flat] = ExplainConfig(),
@@ -236,7 +248,9 @@ def explain(
         model = load_classifier(find_checkpoint(classifier, runs))
     else:
         model = load_imagenet_vit(architecture, weights)
-    explain_photographs(model, images, out, cfg, classes=classes, top=top, device=choose_device(device))
+    explain_photographs(
+        model, images, out, cfg, classes=classes, top=top, full_size=full_size, device=choose_device(device)
+    )
 
 
 def _report_scores(scores: ClassificationScores, dataset: Dataset, path: Path | None) -> None:

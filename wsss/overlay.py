@@ -16,6 +16,9 @@ PERCENTILE = 99.0
 COARSE = 64 * 64
 """Values in a map up to which the largest one sets the scale; of pixels a few have many times more than others."""
 
+_BAND = 1_000_000
+"""Pixels that are drawn at once."""
+
 
 def fit_width(image: np.ndarray, width: int, *, nearest: bool = False) -> np.ndarray:
     """`image` (H, W) or (H, W, 3) shrunk to at most `width` pixels wide, its proportions kept; never enlarged.
@@ -55,25 +58,42 @@ def overlay(
         (12, 8)
     """
     photograph, heat = _photograph(image), _plane(map)
+    if not (isinstance(opacity, float | int) and 0 <= opacity <= 1):
+        raise InputError(f"opacity {opacity!r}: expected a number from 0 to 1")
     signed = bool(heat.min() < 0 < heat.max()) if signed is None else signed
     if limits is None:
         largest = float(np.percentile(np.abs(heat), PERCENTILE)) or float(np.abs(heat).max())
         top = largest if heat.size > COARSE and largest > heat.min() else float(heat.max())
         limits = (-largest, largest) if signed else (float(heat.min()), top)
-    low, high = limits
-    if not (np.isfinite([low, high]).all() and low <= high):
-        raise InputError(f"limits {limits}: expected two finite values, the lower one first")
+    low, high = _ordered(limits)
     height, width = photograph.shape[:2]
     full = cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR) if heat.shape != (height, width) else heat
-    share = (full - low) / (high - low) if high > low else np.full_like(full, 0.5 if signed else 0)
-    if not signed:
-        return Image.fromarray(heat_overlay(photograph, share.clip(0, 1), opacity))
-    strength = 2 * share.clip(0, 1) - 1
+    draw = _signed_overlay if signed else heat_overlay
+    picture = np.empty_like(photograph)
+    step = max(1, _BAND // width)
+    for top in range(0, height, step):  # floats of a large photograph would take 16 bytes for each of its own 3
+        band = slice(top, top + step)
+        share = (full[band] - low) / (high - low) if high > low else np.full_like(full[band], 0.5 if signed else 0)
+        picture[band] = draw(photograph[band], share.clip(0, 1), opacity)
+    return Image.fromarray(picture)
+
+
+def _ordered(limits: Any) -> tuple[float, float]:
+    try:
+        low, high = (float(limit) for limit in limits)
+    except (TypeError, ValueError):
+        low, high = np.nan, np.nan
+    if not (np.isfinite([low, high]).all() and low <= high):
+        raise InputError(f"limits {limits}: expected two finite values, the lower one first")
+    return low, high
+
+
+def _signed_overlay(photograph: np.ndarray, share: np.ndarray, opacity: float) -> np.ndarray:
+    """Colours of a signed map, scaled from [-limit, limit] to `share` in [0, 1], over the photograph in grey."""
+    strength = 2 * share - 1
     colours = np.where(strength[..., None] < 0, np.float32([20, 70, 255]), np.float32([235, 20, 20]))
-    photograph = np.asarray(Image.fromarray(photograph).convert("L").convert("RGB"))
-    return Image.fromarray(
-        _blend(photograph, colours, (opacity * np.sqrt(np.abs(strength)))[..., None].astype(np.float32))
-    )
+    grey = np.asarray(Image.fromarray(photograph).convert("L").convert("RGB"))
+    return _blend(grey, colours, (opacity * np.sqrt(np.abs(strength)))[..., None].astype(np.float32))
 
 
 def _photograph(image: Any) -> np.ndarray:

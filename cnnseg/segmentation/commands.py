@@ -17,7 +17,7 @@ from cnnseg.segmentation.settings import (
 from cnnseg.settings import BEST, LAST
 from wsss.console import Flat, Several, note
 from wsss.errors import InputError
-from wsss.options import Data, Device, ForegroundValue, Readers, Root, Runs, check_positive
+from wsss.options import Data, Device, ForegroundValue, OutFolder, Readers, Root, Runs, check_positive
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -129,7 +129,7 @@ def segment(
     /,
     *,
     network: NetworkOption,
-    out: Path,
+    out: OutFolder,
     which: Which = "last",
     overlays: bool = True,
     runs: Runs = Path("runs"),
