@@ -96,6 +96,10 @@ def require(stage: Stage, dataset: Dataset, what: str, remedy: str) -> None:
     """InputError if an image of the split is missing in a stage that is read."""
     missing = stage.pending([sample.id for sample in dataset])
     if missing:
+        file = stage.folder / f"{missing[0]}{stage.manifest['suffix']}"
+        if file.exists():
+            maker = (stage.manifest["history"] or [{}])[-1].get("command") or "the command that makes it"
+            raise InputError(f"{what} {file}: damaged (half-written?); run again, which makes it anew: {maker}")
         raise InputError(
             f"{stage.folder}: {len(missing)} of {len(dataset)} images of split {dataset.split} have no {what} "
             f"({missing[0]} is the first); {remedy}"

@@ -103,7 +103,6 @@ def train_stage(
                 "data": train.name,
                 "split": train.split,
                 "val_split": val.split if val is not None else None,
-                **({} if train.foreground_value is None else {"foreground_value": train.foreground_value}),
             },
             class_names=train.class_names,
             suffix=".safetensors",

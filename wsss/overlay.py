@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from wsss.data.files import as_photograph
 from wsss.data.sample import IGNORE as NEUTRAL
 from wsss.errors import InputError
 
@@ -99,8 +100,8 @@ def _signed_overlay(photograph: np.ndarray, share: np.ndarray, opacity: float) -
 def _photograph(image: Any) -> np.ndarray:
     """uint8 (H, W, 3)."""
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
-    array = np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
+        return np.asarray(as_photograph(image))
+    array = _array(image, "image: expected a PIL image, (H, W, 3) or (3, H, W)")
     if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
         array = array.transpose(1, 2, 0)
     if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
@@ -114,12 +115,22 @@ def _photograph(image: Any) -> np.ndarray:
 
 def _plane(map: Any) -> np.ndarray:
     """float32 (h, w)."""
-    array = np.asarray(map.detach().float().cpu() if hasattr(map, "detach") else map, np.float32)
+    array = _array(map, "map: expected one map (h, w)", np.float32)
     if array.ndim != 2 or 0 in array.shape:
         raise InputError(f"map: expected one map (h, w), got {array.shape}; an explanation's are maps[0], maps[1], ...")
     if not np.isfinite(array).all():
         raise InputError("map: has values that are not finite")
     return array
+
+
+def _array(given: Any, expected: str, dtype: Any = None) -> np.ndarray:
+    try:
+        if not hasattr(given, "detach"):
+            return np.asarray(given, dtype)
+        dense = given.detach() if str(given.layout) == "torch.strided" else given.detach().to_dense()
+        return np.asarray(dense.cpu() if dtype is None else dense.float().cpu(), dtype)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{expected}, got a {type(given).__name__} that is no array of numbers") from None
 
 
 def heat_overlay(image: np.ndarray, heat: np.ndarray, opacity: float = 0.6) -> np.ndarray:

@@ -133,10 +133,16 @@ class DataConfig(Config):
         return self.mask_values if self.mask_values is not None else self.class_names()
 
     def mask_table(self) -> np.ndarray:
-        """Stored pixel value -> class index, uint8 (256,): 0 is 0; classes outside the list, unused values: 255."""
+        """Stored pixel value -> class index, uint8 (256,): 0 is 0; classes outside the list, unused values: 255.
+
+        With a ``foreground_value`` 1 stands for the class of the image, whichever that is.
+        """
         index = {name: c for c, name in enumerate(self.class_names(), start=1)}
         table = np.full(256, IGNORE, np.uint8)
         table[BACKGROUND] = BACKGROUND
+        if self.foreground_value is not None:
+            table[self.foreground_value] = 1  # whichever class the image shows, see `Dataset.class_values`
+            return table
         if len(self.class_names()) <= MAX_CLASSES:  # of more there are no masks
             for value, name in enumerate(self.stored_names(), start=1):
                 table[value] = index.get(name, IGNORE)

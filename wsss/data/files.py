@@ -40,11 +40,14 @@ def read_image(path: Path, *, at_least: int | None = None) -> Image.Image:
             (twice ``PIL.Image.MAX_IMAGE_PIXELS``).
     """
     with _opened(path, "image") as image:
-        if image.mode.startswith(("I", "F")):
-            raise InputError(f"image {path}: more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
-        if at_least is not None:
-            image = _reduced(image, at_least)
-        return _upright(image).convert("RGB")
+        _check_depth(image, f"image {path}")
+        return as_photograph(image if at_least is None else _reduced(image, at_least))
+
+
+def as_photograph(image: Image.Image) -> Image.Image:
+    """An opened image as `read_image` gives it. InputError for one of more than 8 bits a channel."""
+    _check_depth(image, "image")
+    return _upright(image).convert("RGB")
 
 
 def read_label_image(path: Path) -> np.ndarray:
@@ -96,6 +99,11 @@ def _opened(path: Path, what: str) -> Iterator[Image.Image]:
         ) from None
     except _UNREADABLE as error:
         raise InputError(f"{what} {path}: cannot be read ({_reason(path, error)})") from None
+
+
+def _check_depth(image: Image.Image, name: str) -> None:
+    if image.mode.startswith(("I", "F")):  # Pillow would cut them off at 255
+        raise InputError(f"{name}: more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -115,8 +115,10 @@ def paired_folders(images: Path, masks: Path, foreground_value: int | None = Non
     for stem, path in found.items():
         if stem not in photographs:
             raise InputError(f"mask {path}: no image of that name in {images}")
-    table = np.ones(256, np.uint8)
+    table = np.full(256, 1 if foreground_value is None else IGNORE, np.uint8)
     table[BACKGROUND], table[IGNORE] = BACKGROUND, IGNORE
+    if foreground_value is not None:
+        table[foreground_value] = 1
     return Dataset(
         name=images.resolve().name,
         split="all",

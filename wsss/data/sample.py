@@ -142,8 +142,7 @@ class Dataset:
                 f"--foreground-value {self.foreground_value}: image {sample.id} is labelled {names}; a mask of one "
                 "value goes with a single class an image"
             )
-        table = np.full(256, IGNORE, np.uint8)
-        table[BACKGROUND] = BACKGROUND
+        table = self.mask_values.copy()
         table[self.foreground_value] = sample.classes[0] if sample.classes else IGNORE
         return table
 

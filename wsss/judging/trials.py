@@ -142,8 +142,6 @@ def _images_hash(dataset: Dataset, masks: bool) -> str:
         return (found.st_size, found.st_mtime_ns) if found is not None else None
 
     rows = [(s.id, s.classes, state(s.image_path), state(s.mask_path) if masks else None) for s in dataset]
-    if masks and dataset.foreground_value is not None:
-        rows.append(("foreground", (dataset.foreground_value,), None, None))
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 

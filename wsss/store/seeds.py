@@ -69,7 +69,7 @@ def read_seed(folder: Path, image_id: str) -> Seed:
     except FileNotFoundError:
         raise InputError(f"seed {path}: no such file; run the command that makes the seeds") from None
     except _UNREADABLE as error:
-        raise _damaged(path, f"not a seed or half-written ({error})") from None
+        raise _damaged(path, f"damaged: not a seed, or half-written ({' '.join(str(error).split())})") from None
     fault = _fault(seed)
     if fault:
         raise _damaged(path, fault)
