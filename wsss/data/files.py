@@ -47,7 +47,10 @@ def read_image(path: Path, *, at_least: int | None = None) -> Image.Image:
 def as_photograph(image: Image.Image) -> Image.Image:
     """An opened image as `read_image` gives it. InputError for one of more than 8 bits a channel."""
     _check_depth(image, "image")
-    return _upright(image).convert("RGB")
+    upright = _upright(image)
+    if upright.mode == "P" and "transparency" in upright.info:
+        upright = upright.convert("RGBA")  # to RGB at once, Pillow would warn
+    return upright.convert("RGB")
 
 
 def read_label_image(path: Path) -> np.ndarray:
