@@ -111,7 +111,7 @@ def _refuse_adapters(model: nn.Module) -> None:
 
 
 def check_images(images: Any, model: nn.Module) -> None:
-    """InputError, naming what was expected, unless `images` are (B, 3, H, W) of the model's device and float type."""
+    """InputError, naming what was expected, unless `images` are finite (B, 3, H, W) of the model's device and type."""
     if not isinstance(images, Tensor):
         raise InputError(
             f"images: expected a torch.Tensor (B, 3, H, W), got a {type(images).__name__}; torch.from_numpy makes one "
@@ -120,7 +120,6 @@ def check_images(images: Any, model: nn.Module) -> None:
     if images.ndim != 4 or 0 in images.shape:
         hint = "; one image is images[None]" if images.ndim == 3 else ""
         raise InputError(f"images: shape {tuple(images.shape)}; expected (B, 3, H, W), B >= 1{hint}")
-    check_values(images)
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     if parameter is None:
         raise InputError(f"model {type(model).__name__}: has no parameters, so there is nothing to explain")
@@ -130,15 +129,21 @@ def check_images(images: Any, model: nn.Module) -> None:
         )
     if images.dtype == torch.float16 and images.device.type == "cpu":
         raise InputError("images: float16 on a CPU; expected float32, float64 or bfloat16 there: model.float()")
+    check_values(images)
 
 
 def check_values(images: Tensor) -> None:
     """InputError, naming the images, if any has values that are not finite, or they are not dense."""
-    if images.layout is not torch.strided:
-        raise InputError(f"images: {images.layout}; expected dense ones: images.to_dense()")
+    check_dense(images)
     if not images.isfinite().all():
         bad = (~images.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
         raise InputError(f"images: NaN or infinite values in {', '.join(map(str, bad[:8]))}; expected finite ones")
+
+
+def check_dense(images: Tensor) -> None:
+    """InputError if images are held as a sparse tensor, or in another layout that few operations take."""
+    if images.layout is not torch.strided:
+        raise InputError(f"images: {images.layout}; expected dense ones: images.to_dense()")
 
 
 def check_integer(value: Any, name: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wsss.data import IGNORE
 from wsss.errors import InputError
-from wsss.explanation import check_values
+from wsss.explanation import check_dense, check_values
 
 Batches = Tensor | Iterable[Any]
 """Images (N, 3, H, W), or an iterable of such batches, or of pairs (batch, its targets or masks): a data loader."""
@@ -26,6 +26,8 @@ def checked_batches(images: Batches, paired: bool, what: str, chunk: int) -> Ite
     """
     if isinstance(images, Tensor) and paired:
         raise InputError(f"{what}: needed, one an image")
+    if isinstance(images, Tensor):
+        check_dense(images)
     for item in images.split(chunk) if isinstance(images, Tensor) else images:
         pair = isinstance(item, tuple | list)
         if pair != paired or (pair and len(item) != 2):
