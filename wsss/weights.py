@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ def read_weights(path: Path, option: str) -> dict[str, Tensor]:
     try:
         state = load_state_dict(str(path), use_ema=False, weights_only=True)
     except Exception as error:  # torch, pickle and safetensors each raise their own
-        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):  # a class, or a function to be called
+        if "Unsupported global: GLOBAL" in f"{error} {error.__cause__}":  # a class, or a function to be called
             raise InputError(
                 f"{option} {path}: holds more than weights, and reading that could run code of whoever made it; save "
                 "the weights alone: torch.save(model.state_dict(), FILE), or safetensors"
@@ -99,7 +98,7 @@ def read_checkpoint(path: Path, what: str, maker: str) -> tuple[dict[str, Any] |
     Args:
         what: the file should hold. maker: the command that makes it; both for the message.
 
-    Raises InputError if it is missing or cannot be read.
+    Raises InputError if it is missing, cannot be read, or has values that are not finite.
     """
     if not path.is_file():
         raise InputError(f"{what} {path}: no such file; `{maker}` makes one")
