@@ -38,7 +38,7 @@ def read_weights(path: Path, option: str) -> dict[str, Tensor]:
                 "the weights alone: torch.save(model.state_dict(), FILE), or safetensors"
             ) from None
         raise InputError(f"{option} {path}: not a readable file of weights ({type(error).__name__})") from None
-    _check_finite(state, f"{option} {path}")
+    check_finite(state, f"{option} {path}")
     return state
 
 
@@ -109,11 +109,11 @@ def read_checkpoint(path: Path, what: str, maker: str) -> tuple[dict[str, Any] |
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{what} {path}: not a readable safetensors file ({error})") from None
-    _check_finite(state, f"{what} {path}")
+    check_finite(state, f"{what} {path}")
     return description, state
 
 
-def _check_finite(state: Mapping[str, Tensor], source: str) -> None:
+def check_finite(state: Mapping[str, Tensor], source: str) -> None:
     """InputError naming the first tensor with values that are not finite."""
     for name, tensor in state.items():
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
