@@ -85,13 +85,16 @@ def explain_photographs(
         for place, heat in zip(chosen, maps, strict=True):
             name = class_names[place].replace(os.sep, "_")
             target = out / f"{path.stem}_{name}{variant and f'.{variant}'}.png"
-            picture = overlay(photograph, heat, limits=limits)
-            with atomic(target) as temporary:
-                picture.save(temporary, format="PNG")
+            _write(overlay(photograph, heat, limits=limits), target)
             note(f"{target}: {describe(class_names, place)}, logit {logits[first + place]:.2f}")
             written.append(target)
     _tell(failed, len(paths))
     return written
+
+
+def _write(picture: Image.Image, target: Path) -> None:
+    with atomic(target) as temporary:
+        picture.save(temporary, format="PNG")
 
 
 def _fitting(image: Image.Image, longest: int) -> Image.Image:
