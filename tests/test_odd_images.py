@@ -90,9 +90,16 @@ def test_explain(place: Path, program: str, tmp_path: Path) -> None:
     assert sorted(sizes) == sorted([*SIZES.values(), SIZES["narrow"]])
 
 
-def test_segment(place: Path, tmp_path: Path) -> None:
-    call(place, "cnnseg", "segment", place / "data/images", "--network", "seg", "--out", tmp_path / "out")
-    assert {name: read_mask(tmp_path / "out/masks", name).shape for name in SIZES} == SIZES
+def test_segment_names_what_is_smaller_than_its_stride(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (40, 1000)).save(tmp_path / "tall.png")
+    words = ["segment", place / "data/images", tmp_path / "tall.png", "--network", "seg", "--out", tmp_path / "out"]
+    assert run(cnnseg, [str(word) for word in (*words, "--runs", place / "runs")]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
+    assert len(lines) == 1 and "4 of 5 photographs were left out; the first: image " in lines[0]
+    assert "less than the network's stride of 32; enlarge the photograph first" in lines[0]
+    assert read_mask(tmp_path / "out/masks", "tall").shape == (1000, 40)
 
 
 @pytest.mark.parametrize("program", ["vitseg", "cnnseg"])
