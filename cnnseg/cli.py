@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 
 from cnnseg.explain_commands import explain, list_methods, list_rules
 from cnnseg.judge_commands import perturbation_test, segmentation_test
+from cnnseg.regions.commands import explain_segmentation, list_layers, region_test
 from cnnseg.seed_commands import evolution, seeds
 from cnnseg.segmentation.commands import export, list_decoders, pseudo_masks, segment, train_segmentation
 from cnnseg.segmentation.settings import ViewsConfig
@@ -48,6 +49,9 @@ app.command(pseudo_masks)
 app.command(segment)
 app.command(export)
 app.command(list_decoders)
+app.command(explain_segmentation)
+app.command(list_layers)
+app.command(region_test)
 
 TrainSplit = Annotated[str, Parameter(help="Split to train on.")]
 ValSplit = Annotated[

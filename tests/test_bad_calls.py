@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import cnnseg
 import vitseg
 import wsss
-from cnnseg.segmentation.api import _picture
+from cnnseg.segmentation.api import read_photograph
 from wsss.errors import InputError
 from wsss.overlay import overlay
 
@@ -122,9 +122,12 @@ PICTURES: dict[str, tuple[Callable[[], object], str]] = {
     "a limit alone": (lambda: overlay(PICTURE, MAP, limits=1), "limits 1: expected two finite values"),
     "turned limits": (lambda: overlay(PICTURE, MAP, limits=(1, 0)), "limits (1, 0): expected two finite values, the"),
     "no limits": (lambda: overlay(PICTURE, MAP, limits=(None, 1)), "limits (None, 1): expected two finite values"),
-    "photograph": (lambda: _picture(3), "images: a int; expected a file, a PIL image, or uint8 RGB (H, W, 3)"),
-    "deep photograph": (lambda: _picture(Image.new("I;16", (8, 8))), "more than 8 bits a channel"),
-    "float photograph": (lambda: _picture(np.zeros((8, 8, 3))), "image: float64 of shape (8, 8, 3); expected uint8"),
+    "photograph": (lambda: read_photograph(3), "images: a int; expected a file, a PIL image, or uint8 RGB"),
+    "deep photograph": (lambda: read_photograph(Image.new("I;16", (8, 8))), "more than 8 bits a channel"),
+    "float photograph": (
+        lambda: read_photograph(np.zeros((8, 8, 3))),
+        "image: float64 of shape (8, 8, 3); expected uint8",
+    ),
 }
 
 

@@ -470,6 +470,15 @@ CASES = [
         r"not finite",
         weights("runs/seg/network/last.safetensors", np.nan),
     ),
+    Case(
+        "cnnseg explain-segmentation text.jpg --network seg --out out --device cpu",
+        r"image text\.jpg: cannot be read \(not an image\)",
+        content("text.jpg", "no"),
+    ),
+    Case(
+        f"cnnseg explain-segmentation {A} --network seg --out affinity.safetensors",
+        r"--out affinity\.safetensors: is a file; expected a folder",
+    ),
     Case("cnnseg export --network seg --out net.pt", r"--out net\.pt: a name that ends in \.onnx is due", None),
     Case(f"cnnseg evolution {ON} --network cnn --out page.txt", r"page\.txt|cnn", None),
     Case("cnnseg run-table nowhere", r"nowhere: no such file", None),

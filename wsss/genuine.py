@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-LIBRARIES = ("torch", "timm", "torchvision")
+LIBRARIES = ("torch", "timm", "torchvision", "segmentation_models_pytorch")
 
 _CALLS = ("__call__", "_wrapped_call_impl", "_call_impl")
 """What leads from a module's call to its ``forward``."""

@@ -61,12 +61,8 @@ def overlay(
     photograph, heat = _photograph(image), _plane(map)
     if not (isinstance(opacity, float | int) and 0 <= opacity <= 1):
         raise InputError(f"opacity {opacity!r}: expected a number from 0 to 1")
-    signed = bool(heat.min() < 0 < heat.max()) if signed is None else signed
-    if limits is None:
-        largest = float(np.percentile(np.abs(heat), PERCENTILE)) or float(np.abs(heat).max())
-        top = largest if heat.size > COARSE and largest > heat.min() else float(heat.max())
-        limits = (-largest, largest) if signed else (float(heat.min()), top)
-    low, high = _ordered(limits)
+    signed = is_signed(heat) if signed is None else signed
+    low, high = _ordered(colour_limits(heat, signed) if limits is None else limits)
     height, width = photograph.shape[:2]
     full = cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR) if heat.shape != (height, width) else heat
     draw = _signed_overlay if signed else heat_overlay
@@ -95,6 +91,21 @@ def _signed_overlay(photograph: np.ndarray, share: np.ndarray, opacity: float) -
     colours = np.where(strength[..., None] < 0, np.float32([20, 70, 255]), np.float32([235, 20, 20]))
     grey = np.asarray(Image.fromarray(photograph).convert("L").convert("RGB"))
     return _blend(grey, colours, (opacity * np.sqrt(np.abs(strength)))[..., None].astype(np.float32))
+
+
+def is_signed(map: Any) -> bool:
+    """Whether a map (h, w) has values on both sides of 0."""
+    heat = _plane(map)
+    return bool(heat.min() < 0 < heat.max())
+
+
+def colour_limits(map: Any, signed: bool) -> tuple[float, float]:
+    """Values of the first and the last colour of a map (h, w), unless `overlay` is given others; see there."""
+    heat = _plane(map)
+    largest = float(np.percentile(np.abs(heat), PERCENTILE)) or float(np.abs(heat).max())
+    if signed:
+        return -largest, largest
+    return float(heat.min()), largest if heat.size > COARSE and largest > heat.min() else float(heat.max())
 
 
 def _photograph(image: Any) -> np.ndarray:

@@ -91,7 +91,7 @@ def segment(
     config, one = _config(options), not isinstance(images, Iterable) or isinstance(images, str | Path | np.ndarray)
     found = segment_pictures(
         model,
-        [_picture(image) for image in ([images] if one else images)],
+        [read_photograph(image) for image in ([images] if one else images)],
         config,
         classes=outputs,
         device=str(next(model.module.parameters()).device),
@@ -108,17 +108,8 @@ def check_segments(network: Network) -> None:
         raise InputError(f"--network: a {network.kind} that was trained without masks does not segment")
 
 
-def _config(options: dict[str, Any]) -> SegmentConfig:
-    known = SegmentConfig.model_fields
-    for name in options.keys() - known.keys():
-        raise InputError(f"segment: no option {name!r}; {did_you_mean(name, known)}")
-    try:
-        return SegmentConfig(**options)
-    except ValidationError as error:
-        raise InputError(f"segment: {validation_line(error)}") from None
-
-
-def _picture(image: Photograph) -> Image.Image:
+def read_photograph(image: Photograph) -> Image.Image:
+    """The photograph, upright and in RGB. InputError if it is none."""
     if isinstance(image, str | Path):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
@@ -128,6 +119,16 @@ def _picture(image: Photograph) -> Image.Image:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise InputError(f"image: {image.dtype} of shape {image.shape}; expected uint8 RGB (H, W, 3)")
     return Image.fromarray(image)
+
+
+def _config(options: dict[str, Any]) -> SegmentConfig:
+    known = SegmentConfig.model_fields
+    for name in options.keys() - known.keys():
+        raise InputError(f"segment: no option {name!r}; {did_you_mean(name, known)}")
+    try:
+        return SegmentConfig(**options)
+    except ValidationError as error:
+        raise InputError(f"segment: {validation_line(error)}") from None
 
 
 def _output(name: str, names: Sequence[str]) -> int:

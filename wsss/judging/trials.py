@@ -7,10 +7,11 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -78,6 +79,7 @@ def open_trials(
     runs: Path,
     name: str | None = None,
     classes: Sequence[str] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> list[Trial]:
     """Open the stage of every explainer: ``<runs>/<model>.<method>/<test>/<data>_<split>``, to begin or to go on.
 
@@ -85,10 +87,11 @@ def open_trials(
     they can be compared.
 
     Args:
-        test: "perturbation" or "segmentation".
+        test: "perturbation", "segmentation" or "region".
         config: limit and precision; `explainers` are those of its methods.
         name: the run, instead of <model>.<method>; for one explainer alone.
         classes: what the images were chosen by, for the manifest.
+        more: settings of this test alone that change its results.
 
     Raises:
         InputError: a name that is a path or stands for several explainers, or a stage that was made with other settings
@@ -96,7 +99,7 @@ def open_trials(
     """
     if name is not None:
         _check_name(name, explainers)
-    chosen = {"limit": config.limit} | ({"classes": list(classes)} if classes else {})
+    chosen = {"limit": config.limit} | ({"classes": list(classes)} if classes else {}) | dict(more or {})
     precise = {"precision": config.precision} if config.precision != "float32" else {}
     inputs = {"model": subject.fingerprint, "images": _images_hash(dataset, masks=test == "segmentation")}
     trials = []
@@ -146,28 +149,34 @@ def _images_hash(dataset: Dataset, masks: bool) -> str:
 
 
 def run_trials(
-    trials: Sequence[Trial], dataset: Dataset, prepare: Callable[[Sequence[Sample]], Judge], description: str
+    trials: Sequence[Trial],
+    dataset: Dataset,
+    prepare: Callable[[Sequence[Sample]], Judge],
+    description: str,
+    part: int | None = None,
 ) -> dict[str, Done]:
     """Make the parts that are missing, each written as soon as it is finished; memory is that of one part.
 
     Args:
         prepare: reads the images of a part once for all explainers and returns what tests one of them on these.
+        part: images in a file of results, `PART` unless given; the same in every call of a test.
 
     Returns:
         Label of the explainer -> what was done now.
     """
-    starts = range(0, len(dataset), PART)
-    parts = {f"part-{place:05d}": dataset.samples[start : start + PART] for place, start in enumerate(starts)}
+    size = part or PART
+    starts = range(0, len(dataset), size)
+    parts = {f"part-{place:05d}": dataset.samples[start : start + size] for place, start in enumerate(starts)}
     pending = {trial.explainer.label: set(trial.stage.pending(parts)) for trial in trials}
-    images = {label: sum(len(parts[part]) for part in missing) for label, missing in pending.items()}
+    images = {label: sum(len(parts[name]) for name in missing) for label, missing in pending.items()}
     seconds = dict.fromkeys(images, 0.0)
     there = len(trials) * len(dataset) - sum(images.values())
     if there:
         note(f"{there} of {len(trials) * len(dataset)} results ({len(trials)} methods) are there already")
 
     def work() -> Iterator[None]:
-        for part, samples in parts.items():
-            due = [trial for trial in trials if part in pending[trial.explainer.label]]
+        for name, samples in parts.items():
+            due = [trial for trial in trials if name in pending[trial.explainer.label]]
             if not due:
                 continue
             begin = time.monotonic()
@@ -176,7 +185,7 @@ def run_trials(
             for trial in due:
                 begin = time.monotonic()
                 results = yield from judge(trial)
-                write_part(trial.stage.folder / f"{part}.npz", samples, results)
+                write_part(trial.stage.folder / f"{name}.npz", samples, results)
                 seconds[trial.explainer.label] += shared + time.monotonic() - begin
             del judge, results  # before the next part's images are read
 
