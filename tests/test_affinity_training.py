@@ -184,7 +184,7 @@ def test_faults_are_told(examples: list[Example], tmp_path: Path, monkeypatch: p
         train_affinity_network(examples, tmp_path / "killed", CONFIG)
     write_mask(tmp_path / "labels", "0", np.zeros((8, 8), np.uint8))
     for workers in (0, 1):
-        with pytest.raises(InputError, match=r"^affinity label .*0\.png differs in size from its image"):
+        with pytest.raises(InputError, match=r"^affinity label .*0\.png: 8 x 8 pixels, its image 72 x 56"):
             train_affinity_network(examples, tmp_path / "net", CONFIG, workers=workers)
 
 
