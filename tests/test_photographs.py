@@ -149,6 +149,9 @@ def test_modes_of_photographs(tmp_path: Path) -> None:
     image.convert("RGBA").save(tmp_path / "rgba.png")
     image.convert("L").convert("LA").save(tmp_path / "la.png")
     image.quantize(256).save(tmp_path / "palette.png", transparency=b"\0\x80")
+    cut_out = image.convert("RGBA")
+    cut_out.putalpha(Image.fromarray(np.tile(np.uint8([0, 255, 51]), (8, 3))))
+    cut_out.save(tmp_path / "cut_out.png")
     image.save(tmp_path / "still.gif", save_all=True, append_images=[Image.new("RGB", (9, 8))] * 2)
     image.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
     with warnings.catch_warnings():
@@ -156,6 +159,11 @@ def test_modes_of_photographs(tmp_path: Path) -> None:
         found = {path.stem: np.asarray(read_image(path)) for path in tmp_path.iterdir()}
     assert all(pixels.shape == (8, 9, 3) for pixels in found.values())
     assert np.array_equal(found["rgb"], rgb) and np.array_equal(found["rgba"], rgb)
+    assert np.asarray(read_image(tmp_path / "cut_out.png", at_least=3)).min() >= 150  # its columns' means
+    on_white = np.where(np.arange(9)[:, None] % 3 == 0, 255, rgb)
+    third = np.arange(9) % 3 == 2
+    on_white[:, third] = np.rint(0.2 * rgb[:, third] + 0.8 * 255)
+    assert np.abs(found["cut_out"].astype(int) - on_white).max() <= 1
     assert np.array_equal(found["la"], np.asarray(image.convert("L").convert("RGB")))
     for name, pixels in (("deep", np.zeros((8, 9), np.uint16)), ("float", np.zeros((8, 9), np.float32))):
         Image.fromarray(pixels).save(tmp_path / f"{name}.tif")

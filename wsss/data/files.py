@@ -28,8 +28,8 @@ _HEADERS = threading.Lock()
 
 
 def read_image(path: Path, *, at_least: int | None = None) -> Image.Image:
-    """The photograph as an upright RGB image: EXIF orientation applied, transparency dropped, of an animation the first
-    frame.
+    """The photograph as an upright RGB image, as viewers show it: EXIF orientation applied, on white where it is
+    transparent, of an animation the first frame.
 
     Args:
         at_least: pixels of the longer side that are enough; a larger image is read at one half, a third, ... (a JPEG,
@@ -47,10 +47,7 @@ def read_image(path: Path, *, at_least: int | None = None) -> Image.Image:
 def as_photograph(image: Image.Image) -> Image.Image:
     """An opened image as `read_image` gives it. InputError for one of more than 8 bits a channel."""
     _check_depth(image, "image")
-    upright = _upright(image)
-    if upright.mode == "P" and "transparency" in upright.info:
-        upright = upright.convert("RGBA")  # to RGB at once, Pillow would warn
-    return upright.convert("RGB")
+    return _opaque(_upright(image))
 
 
 def read_label_image(path: Path) -> np.ndarray:
@@ -118,6 +115,14 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
 
 
+def _opaque(image: Image.Image) -> Image.Image:
+    """RGB; what is transparent becomes white."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layers = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
+
+
 def _reduced(image: Image.Image, at_least: int) -> Image.Image:
     """The image at one n-th of its size, its longer side still `at_least` pixels long; as it is where n would be 1."""
     longest = max(image.size)
@@ -127,7 +132,8 @@ def _reduced(image: Image.Image, at_least: int) -> Image.Image:
     image.draft(None, tuple(-(-side * at_least // longest) for side in image.size))  # of a JPEG; decodes that much less
     factor = max(image.size) // at_least
     if factor > 1:
-        image = (image if image.mode in _SHRINKABLE else image.convert("RGB")).reduce(factor)
+        plain = image.mode in _SHRINKABLE and not image.has_transparency_data
+        image = (image if plain else _opaque(image)).reduce(factor)
     image.getexif()[_ORIENTATION] = turned
     return image
 
