@@ -148,7 +148,7 @@ def _look(sample: Sample, dataset: Dataset, highest: int) -> _Finding:
         due = f"1 to {highest}, 0" if dataset.foreground_value is None else f"{dataset.foreground_value}, 0"
         problems.append(f"mask {sample.mask_path}: pixel values {listed} that no class has ({due} and 255)")
     shown = set(table[values].tolist()) - {BACKGROUND, IGNORE}
-    only_ignored = bool(sample.classes) and not shown and IGNORE in values and not unknown
+    only_ignored = bool(sample.classes) and not shown and IGNORE in values and set(values.tolist()) <= {0, IGNORE}
     turned = size is not None and sample.orientation > 1
     return _Finding(sample.id, tuple(problems), tuple(sorted(shown)), only_ignored, turned, large)
 
