@@ -23,6 +23,7 @@ from wsss.options import (
     Device,
     ForegroundValue,
     Readers,
+    Restart,
     Root,
     Runs,
     Workers,
@@ -72,6 +73,7 @@ def train_classifier(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     workers: Readers = 0,
+    restart: Restart = False,
     net: Annotated[NetworkConfig, Flat] = NetworkConfig(),
     cfg: Annotated[TrainConfig, Flat] = TrainConfig(),
 ) -> None:
@@ -94,7 +96,8 @@ def train_classifier(
         raise InputError(f"--budget {cfg.budget}: a classifier learns from image-level labels alone; leave it out")
     net, cfg = net.model_copy(update={"network": "classifier"}), cfg.model_copy(update={"budget": 0})
     train_set, val_set = _splits(data, train_split, val_split, root)
-    train_run(runs / name, train_set, val_set, net, cfg, runs=runs, device=device, workers=workers)
+    how = {"runs": runs, "device": device, "workers": workers, "restart": restart}
+    train_run(runs / name, train_set, val_set, net, cfg, **how)
 
 
 @app.command
@@ -109,6 +112,7 @@ def train_unrolled(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     workers: Readers = 0,
+    restart: Restart = False,
     net: Annotated[NetworkConfig, Flat] = NetworkConfig(),
     cfg: Annotated[TrainConfig, Flat] = TrainConfig(),
 ) -> None:
@@ -129,7 +133,8 @@ def train_unrolled(
         raise InputError("--network classifier: `cnnseg train-classifier` trains it")
     train_set, val_set = _splits(data, train_split, val_split, root, foreground_value)
     folder = runs / (name or net.network)
-    train_run(folder, train_set, val_set, net, cfg, runs=runs, device=device, workers=workers)
+    how = {"runs": runs, "device": device, "workers": workers, "restart": restart}
+    train_run(folder, train_set, val_set, net, cfg, **how)
 
 
 @app.command

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,6 +52,7 @@ def train_network(
     ema: float | None = None,
     device: str = "cpu",
     workers: int = 0,
+    report: Callable[[Trained], None] = lambda trained: None,
 ) -> Trained:
     """Train on image-level labels and the masks of `masked`; write ``last.safetensors`` and, with `val`, ``best``.
 
@@ -71,6 +72,7 @@ def train_network(
         examples: what reads images and targets of `train`.
         ema: decay of the running average of the weights (`MovingAverage`), which is then what is evaluated and written;
             None or 0: the weights themselves.
+        report: called at the end, before ``resume.pt`` is removed: what it keeps is not lost if the process is killed.
 
     Raises:
         InputError: nothing to learn from, unknown snapshot ids, unreadable files, a loss that is not finite (the
@@ -170,8 +172,10 @@ def train_network(
     path, best_path = folder / LAST, folder / BEST
     save_network(kept, path)
     write_history(folder, done.history)
+    trained = Trained(path, tuple(done.history), best_path if done.best else None, done.best)
+    report(trained)
     (folder / STATE).unlink(missing_ok=True)
-    return Trained(path, tuple(done.history), best_path if done.best else None, done.best)
+    return trained
 
 
 def is_finished(folder: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,12 @@ from torchvision.transforms import v2
 
 from vitseg.hybrid import freeze_levels, split_name, trunk_of
 from vitseg.models import HEAD, Classifier, create_classifier, save_classifier
-from vitseg.settings import CHECKPOINT, ClassifierConfig
+from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig
 from wsss.console import note, track
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
 from wsss.metrics import ClassificationScores, classification_scores
 from wsss.training import EpochBatches, loader_errors, read_state, save_state, stable_seed
-
-STATE = "resume.pt"
 
 
 @dataclass(frozen=True)
@@ -78,12 +76,14 @@ def train_classifier(
     *,
     device: str = "cpu",
     workers: int = 0,
+    report: Callable[[TrainedClassifier], None] = lambda trained: None,
 ) -> TrainedClassifier:
     """Fine-tune with binary cross-entropy for each class and write ``<folder>/classifier.safetensors``.
 
     After every epoch the whole state goes to ``<folder>/resume.pt``; a run that was killed goes on from it to the
     same result, as all randomness is a function of (seed, epoch, index). The last epoch is the result: nothing is
-    chosen on `val`.
+    chosen on `val`. That file is removed at the end, after `report` has been called: what that keeps is not lost either
+    if the process is killed.
 
     Raises:
         InputError: no labelled image, unreadable files, weights of another model, a loss that is not finite.
@@ -159,9 +159,11 @@ def train_classifier(
         predicted = predict(classifier, val, config.sizes[-1], device=device, precision=config.precision)
         scores = classification_scores(predicted, val.labels())
     path = folder / CHECKPOINT
-    save_classifier(classifier, path, getattr(torch, config.export))  # last: what is there is finished
-    (folder / STATE).unlink(missing_ok=True)
-    return TrainedClassifier(path, tuple(losses), scores)
+    save_classifier(classifier, path, getattr(torch, config.export))
+    trained = TrainedClassifier(path, tuple(losses), scores)
+    report(trained)
+    (folder / STATE).unlink(missing_ok=True)  # last: without it the training is finished
+    return trained
 
 
 def check_side(classifier: Classifier, size: int, option: str) -> None:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from wsss.console import note, track
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError, did_you_mean
-from wsss.store import Seed, Stage, class_array, read_seed, write_seed
+from wsss.store import DATA, Seed, Stage, class_array, due, read_seed, write_seed
 
 MapsOf = Callable[[Sequence[Image.Image], Sequence[Sample]], list[np.ndarray]]
 """Images with their samples -> (K, h, w) maps in [0, 1] of each, for the classes of its sample."""
@@ -150,7 +150,7 @@ def write_seeds(
                 image = images[sample.id]
                 if np.isfinite(score).all():
                     seed = Seed(score.astype(np.float16), class_array(sample.classes), (image.height, image.width))
-                    write_seed(folder, sample.id, seed)
+                    write_seed(folder, sample.id, seed, sample.made_of)
                     images_done += 1
                     maps += len(sample.classes)
                 else:
@@ -163,11 +163,6 @@ def write_seeds(
     return SeedCounts(images_done, maps, tuple(failed))
 
 
-def relabelled(folder: Path, samples: Sequence[Sample]) -> set[str]:
-    """Ids of finished seeds that show other classes than their images are labelled with by now."""
-    return {sample.id for sample in samples if tuple(read_seed(folder, sample.id).classes.tolist()) != sample.classes}
-
-
 def run_seeds(
     dataset: Dataset,
     folder: Path,
@@ -175,36 +170,48 @@ def run_seeds(
     *,
     config: Mapping[str, Any],
     inputs: dict[str, str],
+    sources: Mapping[str, Path] | None = None,
     shard: tuple[int, int] = (1, 1),
     command: str,
 ) -> None:
-    """The seeds stage of a run: what is there already is kept, the rest is made, and the manifest says how.
+    """The seeds stage of a run: what is there and up to date is kept, the rest is made, and the manifest says how.
 
     Args:
         folder: of the stage, ``<run>/seeds``. make: (samples, folder) -> counts.
         config: all that changes the maps. inputs: fingerprints of what they are made from, see `Stage.open`.
+        sources: where these lie.
         shard: (i, n): the i-th of n parts of the images.
 
     Raises:
-        InputError: made with other settings before, or, after all others are made, an image that has no seed.
+        InputError: made with other settings before, being made by another process, or, after all others are made, an
+            image that has no seed.
     """
     begin = time.monotonic()
-    stage = Stage.open(
-        folder, kind="seeds", config=dict(config), class_names=dataset.class_names, suffix=".npz", inputs=inputs
+    stage_of = Stage.writing(
+        folder,
+        kind="seeds",
+        config=dict(config),
+        class_names=dataset.class_names,
+        suffix=".npz",
+        inputs=inputs,
+        sources={DATA: dataset.root, **(sources or {})},
+        shared=shard[1] > 1,
     )
-    mine = dataset.samples[shard[0] - 1 :: shard[1]]
-    todo = set(stage.pending([sample.id for sample in mine]))
-    todo |= relabelled(stage.folder, [sample for sample in mine if sample.id not in todo])
-    if len(todo) < len(mine):
-        note(f"{len(mine) - len(todo)} of {len(mine)} seeds are there already")
-    counts = make([sample for sample in mine if sample.id in todo], stage.folder)
-    if todo:
-        stage.done(
-            command=command,
-            split=dataset.split,
-            counts={"images": counts.images, "maps": counts.maps, "failed": len(counts.failed)},
-            seconds=time.monotonic() - begin,
-        )
+    with stage_of as stage:
+        mine = dataset.samples[shard[0] - 1 :: shard[1]]
+
+        def relabelled(sample: Sample) -> bool:
+            return tuple(read_seed(stage.folder, sample.id).classes.tolist()) != sample.classes
+
+        todo = due(stage, mine, "seeds", outdated=relabelled)
+        counts = make(todo, stage.folder)
+        if todo or dataset.split not in {past.get("split") for past in stage.manifest["history"]}:
+            stage.done(
+                command=command,
+                split=dataset.split,
+                counts={"images": counts.images, "maps": counts.maps, "failed": len(counts.failed)},
+                seconds=time.monotonic() - begin,
+            )
     if counts.failed:
         more = f" ({len(counts.failed)} images have no seed; the others are made)" if len(counts.failed) > 1 else ""
         raise InputError(f"{counts.failed[0]}{more}")

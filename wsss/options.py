@@ -51,6 +51,10 @@ SeedRuns = Annotated[
 ]
 Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.")]
 Readers = Annotated[int, Parameter(help="Processes that read images; 0 reads in the main process.")]
+Restart = Annotated[
+    bool,
+    Parameter(negative="", help="Train anew: a training that is there is moved to STAGE.old in the run."),
+]
 Workers = Annotated[int | None, Parameter(help="Processes; one for each core unless given.")]
 
 

@@ -47,6 +47,7 @@ def find_subject(name: str, runs: Path, config: RegionTrialConfig, which: str = 
         _run_name(path.resolve(), network),
         file_hash(path),
         first_class=1,
+        path=path,
     )
 
 

@@ -17,7 +17,7 @@ from cnnseg.segmentation.settings import (
 from cnnseg.settings import BEST, LAST
 from wsss.console import Flat, Several, note
 from wsss.errors import InputError
-from wsss.options import Data, Device, ForegroundValue, OutFolder, Readers, Root, Runs, check_positive
+from wsss.options import Data, Device, ForegroundValue, OutFolder, Readers, Restart, Root, Runs, check_positive
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,6 +46,7 @@ def train_segmentation(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     workers: Readers = 0,
+    restart: Restart = False,
     net: Annotated[SegmentationConfig, Flat] = SegmentationConfig(),
     cfg: Annotated[SegmentationTrainConfig, Flat] = SegmentationTrainConfig(),
 ) -> None:
@@ -72,7 +73,8 @@ def train_segmentation(
 
     train_set = load_dataset(data, split, root, foreground_value=foreground_value)
     val_set = load_dataset(data, val_split, root, foreground_value=foreground_value) if val_split else None
-    train(runs / name, train_set, val_set, net, cfg, masks=masks, runs=runs, device=device, workers=workers)
+    how = {"masks": masks, "runs": runs, "device": device, "workers": workers, "restart": restart}
+    train(runs / name, train_set, val_set, net, cfg, **how)
 
 
 def pseudo_masks(

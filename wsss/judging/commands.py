@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,29 +58,32 @@ def judge_by_perturbation(order: Order, data: str, split: str, root: Path | None
     dataset = evenly(every, order.config.limit)
     subject, explainers = order.find()
     targets = dict(zip((s.id for s in dataset), target_outputs(subject, dataset), strict=True))
-    trials = open_trials(subject, dataset, "perturbation", explainers, order.config, order.runs, order.name)
-    subject.to(place, order.config.precision)
-    batch_size = order.config.batch_size
+    with ExitStack() as held:
+        trials = open_trials(
+            subject, dataset, "perturbation", explainers, order.config, order.runs, order.name, held=held
+        )
+        subject.to(place, order.config.precision)
+        batch_size = order.config.batch_size
 
-    def prepare(samples: Sequence[Sample]) -> Judge:
-        pixels = stack([squeeze(dataset.load_image(sample), subject.size) for sample in samples])
-        photographs = classify(subject, pixels, [sample.id for sample in samples], batch_size=batch_size)
-        due = photographs.predicted.new_tensor([targets[sample.id] for sample in samples])
-        return lambda trial: perturb(subject, photographs, due, trial.explainer, batch_size=batch_size)
+        def prepare(samples: Sequence[Sample]) -> Judge:
+            pixels = stack([squeeze(dataset.load_image(sample), subject.size) for sample in samples])
+            photographs = classify(subject, pixels, [sample.id for sample in samples], batch_size=batch_size)
+            due = photographs.predicted.new_tensor([targets[sample.id] for sample in samples])
+            return lambda trial: perturb(subject, photographs, due, trial.explainer, batch_size=batch_size)
 
-    made = run_trials(trials, dataset, prepare, "perturbation test")
-    figures = [perturbation_figures(read_results(trial.stage.folder)) for trial in trials]
-    _finish(order, trials, made, figures, subject, dataset, f"{_counted(dataset, every)}; {PERTURBATION}")
-    title = f"{subject.name}, {dataset.name} / {dataset.split}, {_counted(dataset, every)}"
-    names = [trial.method for trial in trials]
-    names = names if len(set(names)) == len(names) else [trial.explainer.label for trial in trials]
-    for trial, name, found in zip(trials, names, figures, strict=True):
-        draw_curves({name: found}, trial.stage.folder / "curves.png", title)
-    picture = trials[0].stage.folder / "curves.png"
-    if len(trials) > 1:
-        picture = order.runs / f"{subject.name}.perturbation.{dataset.name}_{dataset.split}.png"
-        draw_curves(dict(zip(names, figures, strict=True)), picture, title)
-    note(f"curves: {picture}")
+        made = run_trials(trials, dataset, prepare, "perturbation test")
+        figures = [perturbation_figures(read_results(trial.stage.folder)) for trial in trials]
+        _finish(order, trials, made, figures, subject, dataset, f"{_counted(dataset, every)}; {PERTURBATION}")
+        title = f"{subject.name}, {dataset.name} / {dataset.split}, {_counted(dataset, every)}"
+        names = [trial.method for trial in trials]
+        names = names if len(set(names)) == len(names) else [trial.explainer.label for trial in trials]
+        for trial, name, found in zip(trials, names, figures, strict=True):
+            draw_curves({name: found}, trial.stage.folder / "curves.png", title)
+        picture = trials[0].stage.folder / "curves.png"
+        if len(trials) > 1:
+            picture = order.runs / f"{subject.name}.perturbation.{dataset.name}_{dataset.split}.png"
+            draw_curves(dict(zip(names, figures, strict=True)), picture, title)
+        note(f"curves: {picture}")
 
 
 PAIRS = 8
@@ -104,35 +108,38 @@ def judge_by_regions(order: Order, rule: RegionRule, data: str, split: str, root
     pairs = pairs_of(images)
     targets = dict(zip((pair.id for pair in pairs), target_outputs(subject, pairs), strict=True))
     more = {"least": rule.least, "score": rule.score}
-    trials = open_trials(subject, pairs, "region", explainers, order.config, order.runs, order.name, more=more)
-    subject.to(place, order.config.precision)
-
-    def prepare(samples: Sequence[Sample]) -> Judge:
-        found = [find_pair(subject, pairs.load_image(s), rule.size, targets[s.id], s.id) for s in samples]
-        how = {"least": rule.least, "batch_size": order.config.batch_size}
-        return lambda trial: judge_regions(subject, found, trial.explainer, **how)
-
-    made = run_trials(trials, pairs, prepare, "region test", PAIRS)
-    results = [read_results(trial.stage.folder, ["probability", "logit"]) for trial in trials]
-    tested = int(np.isfinite(results[0]["probability"]).all(3).any((1, 2)).sum())
-    note(f"{tested} of {len(pairs)} pairs of image and class have a region")
-    if not tested:
-        raise InputError(
-            f"data set {data}, split {split}: no region of {rule.least:.2%} of its image; give a smaller --least"
+    with ExitStack() as held:
+        trials = open_trials(
+            subject, pairs, "region", explainers, order.config, order.runs, order.name, more=more, held=held
         )
-    figures = [region_figures(arrays) for arrays in results]
-    size = f"{rule.size} x {rule.size}" if rule.size else "their own"
-    least = f"{100 * rule.least:g} %"
-    text = f"{tested} of {len(pairs)} pairs, {_counted(images, every)}; {REGION}"
-    protocol = text.format(size=size, least=least, score=rule.score)
-    _finish(order, trials, made, figures, subject, pairs, protocol)
-    title = f"{subject.name}, {pairs.name} / {pairs.split}, {tested} regions"
-    named = {trial.explainer.label: found for trial, found in zip(trials, figures, strict=True)}
-    for trial, found in zip(trials, figures, strict=True):
-        draw_region_curves({trial.explainer.label: found}, trial.stage.folder / "curves.png", title)
-    picture = order.runs / f"{subject.name}.region.{pairs.name}_{pairs.split}.png"
-    draw_region_curves(named, picture, title)
-    note(f"curves: {picture}")
+        subject.to(place, order.config.precision)
+
+        def prepare(samples: Sequence[Sample]) -> Judge:
+            found = [find_pair(subject, pairs.load_image(s), rule.size, targets[s.id], s.id) for s in samples]
+            how = {"least": rule.least, "batch_size": order.config.batch_size}
+            return lambda trial: judge_regions(subject, found, trial.explainer, **how)
+
+        made = run_trials(trials, pairs, prepare, "region test", PAIRS)
+        results = [read_results(trial.stage.folder, ["probability", "logit"]) for trial in trials]
+        tested = int(np.isfinite(results[0]["probability"]).all(3).any((1, 2)).sum())
+        note(f"{tested} of {len(pairs)} pairs of image and class have a region")
+        if not tested:
+            raise InputError(
+                f"data set {data}, split {split}: no region of {rule.least:.2%} of its image; give a smaller --least"
+            )
+        figures = [region_figures(arrays) for arrays in results]
+        size = f"{rule.size} x {rule.size}" if rule.size else "their own"
+        least = f"{100 * rule.least:g} %"
+        text = f"{tested} of {len(pairs)} pairs, {_counted(images, every)}; {REGION}"
+        protocol = text.format(size=size, least=least, score=rule.score)
+        _finish(order, trials, made, figures, subject, pairs, protocol)
+        title = f"{subject.name}, {pairs.name} / {pairs.split}, {tested} regions"
+        named = {trial.explainer.label: found for trial, found in zip(trials, figures, strict=True)}
+        for trial, found in zip(trials, figures, strict=True):
+            draw_region_curves({trial.explainer.label: found}, trial.stage.folder / "curves.png", title)
+        picture = order.runs / f"{subject.name}.region.{pairs.name}_{pairs.split}.png"
+        draw_region_curves(named, picture, title)
+        note(f"curves: {picture}")
 
 
 def pairs_of(dataset: Dataset) -> Dataset:
@@ -185,26 +192,26 @@ def judge_by_segmentation(order: Order, source: MaskedData) -> None:
     dataset = evenly(every, order.config.limit)
     check_foreground(dataset)
     subject, explainers = order.find()
-    trials = open_trials(
-        subject, dataset, "segmentation", explainers, order.config, order.runs, order.name, source.classes
-    )
-    subject.to(place, order.config.precision)
-    batch_size = order.config.batch_size
+    with ExitStack() as held:
+        where = (order.config, order.runs, order.name)
+        trials = open_trials(subject, dataset, "segmentation", explainers, *where, source.classes, held=held)
+        subject.to(place, order.config.precision)
+        batch_size = order.config.batch_size
 
-    def prepare(samples: Sequence[Sample]) -> Judge:
-        pairs = [load_pair(dataset, sample, subject.size) for sample in samples]
-        pixels, truths = stack([image for image, _ in pairs]), np.stack([truth for _, truth in pairs])
-        photographs = classify(subject, pixels, [sample.id for sample in samples], batch_size=batch_size)
-        return lambda trial: segment(subject, photographs, truths, trial.explainer, batch_size=batch_size)
+        def prepare(samples: Sequence[Sample]) -> Judge:
+            pairs = [load_pair(dataset, sample, subject.size) for sample in samples]
+            pixels, truths = stack([image for image, _ in pairs]), np.stack([truth for _, truth in pairs])
+            photographs = classify(subject, pixels, [sample.id for sample in samples], batch_size=batch_size)
+            return lambda trial: segment(subject, photographs, truths, trial.explainer, batch_size=batch_size)
 
-    made = run_trials(trials, dataset, prepare, "segmentation test")
-    results = [read_results(trial.stage.folder, ["confusion", "ap", "f1"]) for trial in trials]
-    figures = [segmentation_figures(arrays) for arrays in results]
-    _finish(order, trials, made, figures, subject, dataset, f"{_counted(dataset, every)}; {SEGMENTATION}")
-    of = f"{dataset.name} / {dataset.split}, {_counted(dataset, every)}"
-    for trial, arrays in zip(trials, results, strict=True):
-        title = f"{subject.name}, {trial.method} ({trial.settings}), {of}"
-        note(f"gallery: {write_gallery(arrays, dataset, trial.stage.folder, subject.size, title)}")
+        made = run_trials(trials, dataset, prepare, "segmentation test")
+        results = [read_results(trial.stage.folder, ["confusion", "ap", "f1"]) for trial in trials]
+        figures = [segmentation_figures(arrays) for arrays in results]
+        _finish(order, trials, made, figures, subject, dataset, f"{_counted(dataset, every)}; {SEGMENTATION}")
+        of = f"{dataset.name} / {dataset.split}, {_counted(dataset, every)}"
+        for trial, arrays in zip(trials, results, strict=True):
+            title = f"{subject.name}, {trial.method} ({trial.settings}), {of}"
+            note(f"gallery: {write_gallery(arrays, dataset, trial.stage.folder, subject.size, title)}")
 
 
 def _single_class(dataset: Dataset) -> Dataset:

@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,12 @@ from wsss.errors import InputError
 from wsss.judging.explainer import Explainer
 from wsss.judging.settings import TrialConfig
 from wsss.judging.subject import Subject
-from wsss.store import Stage, atomic
+from wsss.store import DATA, Stage, inputs_of, read_json
+from wsss.store.atomic import write_bytes
+from wsss.store.inputs import counted, differing
+from wsss.store.records import Record, pack, with_record
+from wsss.store.stage import MANIFEST
+from wsss.store.work import check_root, records_of
 
 PART = 64
 """Images in a file of results: what a run that was killed does again at most."""
@@ -79,7 +85,9 @@ def open_trials(
     runs: Path,
     name: str | None = None,
     classes: Sequence[str] | None = None,
+    *,
     more: Mapping[str, Any] | None = None,
+    held: ExitStack | None = None,
 ) -> list[Trial]:
     """Open the stage of every explainer: ``<runs>/<model>.<method>/<test>/<data>_<split>``, to begin or to go on.
 
@@ -92,29 +100,31 @@ def open_trials(
         name: the run, instead of <model>.<method>; for one explainer alone.
         classes: what the images were chosen by, for the manifest.
         more: settings of this test alone that change its results.
+        held: what the stages are held in, against other processes; without it they are not.
 
     Raises:
         InputError: a name that is a path or stands for several explainers, or a stage that was made with other settings
-            or images.
+            or is being written by another process.
     """
     if name is not None:
         _check_name(name, explainers)
     chosen = {"limit": config.limit} | ({"classes": list(classes)} if classes else {}) | dict(more or {})
     precise = {"precision": config.precision} if config.precision != "float32" else {}
-    inputs = {"model": subject.fingerprint, "images": _images_hash(dataset, masks=test == "segmentation")}
     trials = []
     for explainer in explainers:
         run = name or ".".join([subject.name, explainer.label, *precise.values()])
         identity = {"method": explainer.name, **explainer.options, **precise, "size": subject.size, **chosen}
+        folder = runs / run / test / f"{dataset.name}_{dataset.split}"
+        how = {
+            "kind": f"{test}_test",
+            "config": {"protocol": PROTOCOL, **identity},
+            "class_names": dataset.class_names,
+            "suffix": ".npz",
+            "inputs": {"model": subject.fingerprint, **_times(folder, dataset, masks=test == "segmentation")},
+            "sources": {DATA: dataset.root} | ({} if subject.path is None else {"model": subject.path}),
+        }
         try:
-            stage = Stage.open(
-                runs / run / test / f"{dataset.name}_{dataset.split}",
-                kind=f"{test}_test",
-                config={"protocol": PROTOCOL, **identity},
-                class_names=dataset.class_names,
-                suffix=".npz",
-                inputs=inputs,
-            )
+            stage = Stage.open(folder, **how) if held is None else held.enter_context(Stage.writing(folder, **how))
         except InputError as error:
             count = len(explainers)
             elsewhere = "--name or --runs" if count == 1 else f"--runs, as these are {count} methods"
@@ -133,8 +143,14 @@ def _check_name(name: str, explainers: Sequence[Explainer]) -> None:
         raise InputError(f"--name {name}: a run holds one method, these are {len(explainers)}: {labels}")
 
 
-def _images_hash(dataset: Dataset, masks: bool) -> str:
-    """Tells images from others of the same names: ids, classes, size and time of change of every file."""
+def _times(folder: Path, dataset: Dataset, masks: bool) -> dict[str, str]:
+    """The input "images" of results of an older version, by which it told images from others of the same names.
+
+    A hash of ids, classes, size and time of change of every file; nothing where results are new, and tell by content.
+    """
+    manifest = folder / MANIFEST
+    if not manifest.is_file() or "images" not in read_json(manifest).get("inputs", {}):
+        return {}
 
     @cache  # a .mat holds all of them
     def state(path: Path | None) -> tuple[int, int] | None:
@@ -145,7 +161,7 @@ def _images_hash(dataset: Dataset, masks: bool) -> str:
         return (found.st_size, found.st_mtime_ns) if found is not None else None
 
     rows = [(s.id, s.classes, state(s.image_path), state(s.mask_path) if masks else None) for s in dataset]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+    return {"images": hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]}
 
 
 def run_trials(
@@ -155,7 +171,7 @@ def run_trials(
     description: str,
     part: int | None = None,
 ) -> dict[str, Done]:
-    """Make the parts that are missing, each written as soon as it is finished; memory is that of one part.
+    """Make the parts that are missing or of other images, each written when it is finished; memory is that of one part.
 
     Args:
         prepare: reads the images of a part once for all explainers and returns what tests one of them on these.
@@ -167,7 +183,10 @@ def run_trials(
     size = part or PART
     starts = range(0, len(dataset), size)
     parts = {f"part-{place:05d}": dataset.samples[start : start + size] for place, start in enumerate(starts)}
-    pending = {trial.explainer.label: set(trial.stage.pending(parts)) for trial in trials}
+    masks = dataset.mask_values if trials[0].stage.manifest["kind"].startswith("segmentation") else None
+    inputs = inputs_of(dataset.samples, mask=masks)
+    records = {name: inputs.part(slice(start, start + size)).digests for name, start in zip(parts, starts, strict=True)}
+    pending = {trial.explainer.label: _pending(trial.stage, records) for trial in trials}
     images = {label: sum(len(parts[name]) for name in missing) for label, missing in pending.items()}
     seconds = dict.fromkeys(images, 0.0)
     there = len(trials) * len(dataset) - sum(images.values())
@@ -185,7 +204,7 @@ def run_trials(
             for trial in due:
                 begin = time.monotonic()
                 results = yield from judge(trial)
-                write_part(trial.stage.folder / f"{name}.npz", samples, results)
+                write_part(trial.stage.folder / f"{name}.npz", samples, results, pack(records[name]))
                 seconds[trial.explainer.label] += shared + time.monotonic() - begin
             del judge, results  # before the next part's images are read
 
@@ -194,12 +213,24 @@ def run_trials(
     return {label: Done(images[label], seconds[label]) for label in images}
 
 
-def write_part(path: Path, samples: Sequence[Sample], results: dict[str, np.ndarray]) -> None:
-    """Write the results of a part, atomically: ``ids`` and the arrays, one row an image."""
+def _pending(stage: Stage, records: dict[str, Record]) -> set[str]:
+    """The parts that are missing, or of other images, labels or masks than these; those beyond the last are removed."""
+    for path in stage.folder.glob("part-*.npz"):
+        if path.stem not in records:
+            path.unlink(missing_ok=True)  # there are fewer images now
+    there = records_of(stage, records, records.__getitem__, "parts")
+    changed = {part for part, record in there.items() if differing(record, records[part])}
+    if changed:
+        check_root(stage, "parts", counted(len(changed), "part"))
+        note(f"{stage.folder}: {len(changed)} of {len(records)} parts are of images that have changed: tested again")
+    return changed | (records.keys() - there.keys())
+
+
+def write_part(path: Path, samples: Sequence[Sample], results: dict[str, np.ndarray], made_of: str = "") -> None:
+    """Write the results of a part, atomically: ``ids`` and the arrays, one row an image; `made_of`: its record."""
     buffer = io.BytesIO()  # savez to a full disk leaves a file that looks whole to nobody; bytes raise OSError
     np.savez_compressed(buffer, ids=np.array([sample.id for sample in samples]), **results)
-    with atomic(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    write_bytes(path, with_record(buffer.getvalue(), made_of))
 
 
 def read_map(folder: Path, place: int) -> np.ndarray:
