@@ -9,7 +9,7 @@ from cnnseg.judge_commands import Architecture
 from cnnseg.settings import ExplainConfig
 from wsss.console import Flat, Several, note
 from wsss.judging.options import Classifier, Weights
-from wsss.options import Device, Runs
+from wsss.options import Device, FullSize, OutFolder, Runs
 
 
 def explain(
@@ -21,7 +21,8 @@ def explain(
     weights: Weights = "pretrained",
     classes: Annotated[list[str] | None, Several] = None,
     top: int = 1,
-    out: Path = Path("explanations"),
+    out: OutFolder = Path("explanations"),
+    full_size: FullSize = False,
     runs: Runs = Path("runs"),
     device: Device = "auto",
     cfg: Annotated[ExplainConfig, Flat] = ExplainConfig(),
@@ -47,7 +48,9 @@ def explain(
     from wsss.training import choose_device
 
     subject = find_subject(classifier, architecture, weights, runs, cfg.size)
-    explain_photographs(subject, images, out, cfg, classes=classes, top=top, device=choose_device(device))
+    explain_photographs(
+        subject, images, out, cfg, classes=classes, top=top, full_size=full_size, device=choose_device(device)
+    )
 
 
 def list_methods() -> None:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from cnnseg.settings import TrialConfig
 from wsss.console import Flat
 from wsss.judging.options import Classes, Classifier, Images, MaskData, Masks, MaskSplit, Split, Weights
-from wsss.options import Data, Device, Root, Runs
+from wsss.options import Data, Device, ForegroundValue, Root, Runs
 
 if TYPE_CHECKING:
     from wsss.judging.commands import Order
@@ -60,6 +60,7 @@ def segmentation_test(
     classes: Classes = None,
     images: Images = None,
     masks: Masks = None,
+    foreground_value: ForegroundValue = None,
     classifier: Classifier = None,
     architecture: Architecture = None,
     weights: Weights = "pretrained",
@@ -79,7 +80,7 @@ def segmentation_test(
     """
     from wsss.judging.commands import MaskedData, judge_by_segmentation
 
-    source = MaskedData(data, split, classes, root, images, masks)
+    source = MaskedData(data, split, classes, root, images, masks, foreground_value)
     judge_by_segmentation(_order(classifier, architecture, weights, name, runs, device, cfg), source)
 
 

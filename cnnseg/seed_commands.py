@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cnnseg.settings import BEST, LAST, SeedConfig
 from wsss.console import Flat, Several, note
-from wsss.options import Data, Device, Root, Runs, check_positive, command_line, shard_of
+from wsss.options import Data, Device, ForegroundValue, Root, Runs, check_positive, command_line, shard_of
 
 if TYPE_CHECKING:
     from wsss.data import Sample
@@ -91,6 +91,7 @@ def evolution(
     out: Path = Path("evolution.html"),
     images: Annotated[list[str] | None, Several] = None,
     columns: int = 6,
+    foreground_value: ForegroundValue = None,
     root: Root = None,
     runs: Runs = Path("runs"),
 ) -> None:
@@ -116,7 +117,7 @@ def evolution(
     from wsss.data import load_dataset
     from wsss.store import resolve_run
 
-    dataset = load_dataset(data, split, root)
+    dataset = load_dataset(data, split, root, foreground_value=foreground_value)
     folder = resolve_run(network, runs)
     shown = write_evolution(folder, dataset, out, images=images, columns=columns, command=command_line("cnnseg"))
     note(f"wrote {out}: {shown} images")

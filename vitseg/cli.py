@@ -15,7 +15,19 @@ from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig, ExplainConfig, 
 from wsss.console import Flat, note, run
 from wsss.errors import InputError
 from wsss.explorer.options import Host, Port
-from wsss.options import Data, Device, Readers, Restart, Root, Runs, check_positive, command_line, shard_of
+from wsss.options import (
+    Data,
+    Device,
+    FullSize,
+    OutFolder,
+    Readers,
+    Restart,
+    Root,
+    Runs,
+    check_positive,
+    command_line,
+    shard_of,
+)
 
 if TYPE_CHECKING:
     from wsss.data import Dataset, Sample
@@ -215,7 +227,8 @@ def explain(
     weights: str = "pretrained",
     classes: list[str] | None = None,
     top: int = 1,
-    out: Path = Path("explanations"),
+    out: OutFolder = Path("explanations"),
+    full_size: FullSize = False,
     runs: Runs = Path("runs"),
     device: Device = "auto",
     cfg: Annotated[ExplainConfig, Flat] = ExplainConfig(),
@@ -252,7 +265,9 @@ def explain(
         model = load_classifier(find_checkpoint(classifier, runs))
     else:
         model = load_imagenet_vit(architecture, weights)
-    explain_photographs(model, images, out, cfg, classes=classes, top=top, device=choose_device(device))
+    explain_photographs(
+        model, images, out, cfg, classes=classes, top=top, full_size=full_size, device=choose_device(device)
+    )
 
 
 @app.command

@@ -24,7 +24,7 @@ from cnnseg.settings import BEST, LAST
 from wsss.console import Flat, note, warn
 from wsss.errors import InputError
 from wsss.judging.options import Split
-from wsss.options import Data, Device, Root, Runs, check_positive
+from wsss.options import Data, Device, OutFolder, Root, Runs, check_positive
 
 NetworkOption = Annotated[
     str | None, Parameter(help="Checkpoint (.safetensors), or the name of a run that holds one; of --settings its own.")
@@ -42,7 +42,7 @@ def explain_segmentation(
     all_classes: bool = False,
     all_layers: bool = False,
     settings: Path | None = None,
-    out: Path = Path("explanations"),
+    out: OutFolder = Path("explanations"),
     format: PictureFormat = "png",
     which: Which = "last",
     runs: Runs = Path("runs"),
