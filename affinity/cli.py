@@ -17,6 +17,7 @@ from affinity.settings import CHECKPOINT, TrainConfig
 from wsss.console import Flat, existing_file, note, run, warn
 from wsss.errors import InputError
 from wsss.options import Data, Device, Root, Runs, SeedRuns, Workers, check_positive, worker_count
+from wsss.processes import is_first
 
 app = App(
     name="affinity",
@@ -164,6 +165,8 @@ def train(
         return
     examples = [Example(s.id, s.image_path, source.folder / f"{s.id}.png") for s in dataset]
     trained = train_affinity_network(examples, output.folder, cfg, device=where, workers=workers)
+    if not is_first():
+        return
     done(output, dataset, len(examples), begin, losses=[vars(losses) for losses in trained.losses])
     note(f"wrote {trained.path} ({trained.path.stat().st_size / 1e6:.1f} MB)")
 
@@ -241,3 +244,7 @@ def refine(
 def main() -> None:
     """Entry point of the command."""
     sys.exit(run(app))
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,7 @@ from wsss.console import note, warn
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
 from wsss.options import command_line
+from wsss.processes import is_first
 from wsss.store import Stage, file_hash
 from wsss.training import choose_device, stable_seed
 
@@ -116,7 +117,8 @@ def train_stage(
     masked = sample_masks(train, config.budget, config.budget_seed, rule=config.budget_rule) if masks else ()
     torch.manual_seed(stable_seed(config.seed))
     network = create()
-    (check or partial(_warn_of_disagreement, train))(masked)
+    if is_first():
+        (check or partial(_warn_of_disagreement, train))(masked)
     stage = open_stage()
     size = f"{parameter_count(network) / 1e6:.2f} M parameters"
     note(f"{network.title}: {size}, {len(masked)} of {len(train)} images with their mask")
@@ -132,6 +134,8 @@ def train_stage(
         workers=workers,
         **how,
     )
+    if not is_first():
+        return path
     stage.done(
         command=command_line("cnnseg"),
         split=train.split,

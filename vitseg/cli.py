@@ -15,6 +15,7 @@ from vitseg.settings import CHECKPOINT, ClassifierConfig, ExplainConfig, SeedCon
 from wsss.console import Flat, note, run
 from wsss.errors import InputError
 from wsss.options import Data, Device, Readers, Root, Runs, check_positive, command_line, shard_of
+from wsss.processes import is_first
 
 if TYPE_CHECKING:
     from wsss.data import Dataset, Sample
@@ -76,6 +77,8 @@ def train_classifier(
         note(f"{stage.folder / CHECKPOINT}: trained already")
         return
     trained = train(train_set, val_set, stage.folder, cfg, device=choose_device(device), workers=workers)
+    if not is_first():
+        return
     if trained.scores is not None and val_set is not None:
         _report_scores(trained.scores, val_set, stage.folder / "scores.json")
     stage.done(
@@ -277,3 +280,7 @@ def list_methods() -> None:
 def main() -> None:
     """Entry point of ``vitseg``."""
     sys.exit(run(app))
+
+
+if __name__ == "__main__":
+    main()

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from wsss.configs import find_config
 from wsss.errors import InputError
+from wsss.processes import is_first, lost, processes, size, tells
 
 T = TypeVar("T")
 console = Console(highlight=False, soft_wrap=True)
@@ -46,8 +47,19 @@ def run(app: App, tokens: list[str] | None = None) -> int:
 
     ``--config FILE.yaml`` (a path, or a name below ``configs/``) gives defaults for the command's options; options
     on the command line win. Bad input ends in one line on standard error and status 2, an interruption in 130.
+    Of the processes that torchrun starts the first one to fail says why, and all end.
     """
+    try:
+        with processes():
+            status = _outcome(app, tokens)
+            if status and size() > 1:
+                raise SystemExit(status)  # the others may be waiting for what this one does not do any more
+            return status
+    except InputError as error:
+        return _fail(str(error))
 
+
+def _outcome(app: App, tokens: list[str] | None) -> int:
     def launch(
         *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
         config: Annotated[str | None, Parameter(help="YAML file with options of the command")] = None,
@@ -77,8 +89,13 @@ def run(app: App, tokens: list[str] | None = None) -> int:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENOENT):
             return _fail(f"{error.filename}: {os.strerror(error.errno).lower()}")
         raise
+    except RuntimeError as error:
+        if not lost(error):
+            raise
+        return _fail("another process was killed: run the same command again, it goes on from here")
     except KeyboardInterrupt:
-        print("\ninterrupted: run the same command again, it goes on from here", file=sys.stderr)
+        if tells():
+            print("\ninterrupted: run the same command again, it goes on from here", file=sys.stderr)
         return 130
 
 
@@ -98,13 +115,15 @@ def _cyclopts_line(error: cyclopts.CycloptsError) -> str:
 
 
 def _fail(line: str) -> int:
-    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+    if tells():
+        print(f"error: {' '.join(line.split())}", file=sys.stderr)
     return 2
 
 
 def note(line: str) -> None:
-    """One line for the user, on standard output."""
-    console.print(line, markup=False)
+    """One line for the user, on standard output; of several processes the first prints it."""
+    if is_first():
+        console.print(line, markup=False)
 
 
 def warn(line: str) -> None:
@@ -115,6 +134,9 @@ def warn(line: str) -> None:
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Iterate and show progress with time left; where there is no terminal, about ten plain lines in all."""
     total = len(items) if total is None and hasattr(items, "__len__") else total  # type: ignore[arg-type]
+    if not is_first():
+        yield from items
+        return
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
