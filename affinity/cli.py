@@ -14,10 +14,10 @@ from affinity.labels import LabelsConfig
 from affinity.refine import RefineConfig
 from affinity.runs import done, join_seeds, joint_name, open_data, open_run, pending, require
 from affinity.settings import CHECKPOINT, TrainConfig
-from wsss.console import Flat, existing_file, note, run, warn
+from wsss.console import Flat, existing_file, note, run, together, warn
 from wsss.errors import InputError
-from wsss.options import Data, Device, Root, Runs, SeedRuns, Workers, check_positive, worker_count
-from wsss.processes import is_first
+from wsss.options import Data, Device, Root, Runs, SeedRuns, Shard, Workers, check_positive, worker_count
+from wsss.processes import gathered, is_first, take_shard
 
 app = App(
     name="affinity",
@@ -30,6 +30,7 @@ FEW_FOREGROUND = 0.02
 
 
 @app.command
+@together
 def combine(
     *,
     seeds: SeedRuns,
@@ -58,6 +59,7 @@ def combine(
 
 
 @app.command
+@together
 def labels(
     *,
     seeds: SeedRuns,
@@ -68,6 +70,7 @@ def labels(
     workers: Workers = None,
     from_: Annotated[Literal["seeds", "refined"], Parameter(name="--from")] = "seeds",
     into: str | None = None,
+    shard: Shard = "1/1",
     cfg: Annotated[LabelsConfig, Flat] = LabelsConfig(),
 ) -> None:
     """Make confident labels from seeds: a dense CRF with a strong and with a weak background.
@@ -89,6 +92,7 @@ def labels(
     from wsss.store import Stage
 
     begin = time.monotonic()
+    take_shard(shard)
     dataset = open_data(data, split, root)
     folder, stage = open_run(seeds, dataset, runs, from_, workers=worker_count(workers))
     require(stage, dataset, "seed" if from_ == "seeds" else "walked seed", "make those of this split first")
@@ -102,8 +106,10 @@ def labels(
         inputs={from_: stage.fingerprint},
     )
     todo = pending(dataset, [stage], [output])
-    counts = label_images(todo, stage.folder, output.folder, cfg, workers=worker_count(workers))
-    if todo:
+    mine = label_images(todo, stage.folder, output.folder, cfg, workers=worker_count(workers))
+    first, *others = gathered(mine)
+    counts = sum(others, first)
+    if counts.images and is_first():
         note(f"confident labels: {counts.line()}")
         known = counts.background + counts.foreground + counts.neutral
         if counts.foreground < FEW_FOREGROUND * known:
@@ -111,10 +117,11 @@ def labels(
     if counts.images_without_classes:
         note(f"{counts.images_without_classes} images show no class of the list: background throughout")
     extra = {key: value for key, value in vars(counts).items() if key != "images"}
-    done(output, dataset, len(todo), begin, pixels=extra)
+    done([output], dataset, len(todo), begin, pixels=extra)
 
 
 @app.command
+@together
 def train(
     *,
     seeds: SeedRuns,
@@ -165,13 +172,13 @@ def train(
         return
     examples = [Example(s.id, s.image_path, source.folder / f"{s.id}.png") for s in dataset]
     trained = train_affinity_network(examples, output.folder, cfg, device=where, workers=workers)
-    if not is_first():
-        return
-    done(output, dataset, len(examples), begin, losses=[vars(losses) for losses in trained.losses])
+    made = len(examples) if is_first() else 0
+    done([output], dataset, made, begin, losses=[vars(losses) for losses in trained.losses])
     note(f"wrote {trained.path} ({trained.path.stat().st_size / 1e6:.1f} MB)")
 
 
 @app.command
+@together
 def refine(
     *,
     seeds: SeedRuns,
@@ -184,6 +191,7 @@ def refine(
     device: Device = "auto",
     batch_size: int = 1,
     workers: Workers = None,
+    shard: Shard = "1/1",
     cfg: Annotated[RefineConfig, Flat] = RefineConfig(),
 ) -> None:
     """Make masks from seeds: random walk along the affinities, upsampling, argmax, and a dense CRF if asked for.
@@ -212,6 +220,7 @@ def refine(
 
     begin = time.monotonic()
     check_positive("--batch-size", batch_size)
+    take_shard(shard)
     dataset = open_data(data, split, root)
     folder, stage = open_run(seeds, dataset, runs, workers=worker_count(workers))
     require(stage, dataset, "seed", "make the seeds of this split first")
@@ -237,8 +246,7 @@ def refine(
         batch_size=batch_size,
         workers=worker_count(workers),
     )
-    for output in (refined, masks):
-        done(output, dataset, count, begin)
+    done([refined, masks], dataset, count, begin)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from affinity.combine import CombineConfig, combine_images
 from wsss.console import note
 from wsss.errors import InputError
 from wsss.options import command_line
+from wsss.processes import all_done, due, gathered, of_shard
 
 if TYPE_CHECKING:
     from wsss.data import Dataset, Sample
@@ -86,41 +87,50 @@ def join_seeds(
     )
     todo = pending(dataset, list(sources.values()), [output])
     combine_images(todo, [source.folder for source in sources.values()], output.folder, config, workers=workers)
-    done(output, dataset, len(todo), begin)
+    done([output], dataset, len(todo), begin)
     return output.folder
 
 
 def require(stage: Stage, dataset: Dataset, what: str, remedy: str) -> None:
-    """InputError if an image of the split is missing in a stage that is read."""
-    missing = stage.pending([sample.id for sample in dataset])
+    """InputError if an image of the split, or of this process's shard of it, is missing in a stage that is read."""
+    wanted = of_shard([sample.id for sample in dataset])
+    missing = stage.pending(wanted)
     if missing:
         raise InputError(
-            f"{stage.folder}: {len(missing)} of {len(dataset)} images of split {dataset.split} have no {what} "
+            f"{stage.folder}: {len(missing)} of {len(wanted)} images of split {dataset.split} have no {what} "
             f"({missing[0]} is the first); {remedy}"
         )
 
 
-def pending(dataset: Dataset, sources: Sequence[Stage], outputs: Sequence[Stage]) -> list[Sample]:
-    """The images that lack a result, or whose result is older than what it was made from."""
-    ids = [sample.id for sample in dataset]
+def pending(dataset: Dataset, sources: Sequence[Stage], outputs: Sequence[Stage]) -> Sequence[Sample]:
+    """This process's part of the images that lack a result, or whose result is older than what it was made from."""
+    return due(dataset.samples, lambda samples: _missing(samples, sources, outputs))
+
+
+def _missing(samples: Sequence[Sample], sources: Sequence[Stage], outputs: Sequence[Stage]) -> list[Sample]:
+    ids = [sample.id for sample in samples]
     todo = {image_id for output in outputs for image_id in output.pending(ids)}
     for image_id in set(ids) - todo:
         newest = max(source.written(image_id) for source in sources)
         if min(output.written(image_id) for output in outputs) < newest:
             todo.add(image_id)
-    if len(todo) < len(dataset):
-        note(f"{len(dataset) - len(todo)} of {len(dataset)} images are done already")
-    return [sample for sample in dataset if sample.id in todo]
+    if len(todo) < len(samples):
+        note(f"{len(samples) - len(todo)} of {len(samples)} images are done already")
+    return [sample for sample in samples if sample.id in todo]
 
 
-def done(stage: Stage, dataset: Dataset, count: int, begin: float, **extra: object) -> None:
-    """Keep account of what a command made, and say it."""
-    if count:  # a run that finds nothing to do leaves the account to the one that did it
-        stage.done(
-            command=command_line("affinity"),
-            split=dataset.split,
-            counts={"images": len(dataset), "made": count},
-            seconds=time.monotonic() - begin,
-            **extra,
-        )
-    note(f"{stage.folder}: {count} of {len(dataset)} images made now")
+def done(stages: Sequence[Stage], dataset: Dataset, count: int, begin: float, **extra: object) -> None:
+    """Keep account of what a command made in all processes, and say it; `count`: images made in this one."""
+    count = sum(gathered(count))
+    if not all_done([sample.id for sample in dataset], stages[-1].pending):
+        return
+    for stage in stages:
+        if count:  # a run that finds nothing to do leaves the account to the one that did it
+            stage.done(
+                command=command_line("affinity"),
+                split=dataset.split,
+                counts={"images": len(dataset), "made": count},
+                seconds=time.monotonic() - begin,
+                **extra,
+            )
+        note(f"{stage.folder}: {count} of {len(dataset)} images made now")

@@ -14,7 +14,7 @@ from cnnseg.seed_commands import evolution, seeds
 from cnnseg.segmentation.commands import export, list_decoders, pseudo_masks, segment, train_segmentation
 from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.settings import NETWORKS, NetworkConfig, TrainConfig
-from wsss.console import Flat, Several, note, run
+from wsss.console import Flat, Several, note, run, together
 from wsss.errors import InputError
 from wsss.options import Data, Device, Readers, Root, Runs, Workers, check_positive, worker_count
 
@@ -46,6 +46,7 @@ ValSplit = Annotated[
 
 
 @app.command
+@together
 def train_classifier(
     *,
     data: Data,
@@ -82,6 +83,7 @@ def train_classifier(
 
 
 @app.command
+@together
 def train_unrolled(
     *,
     data: Data,

@@ -7,11 +7,13 @@ from typing import Annotated
 
 from cnnseg.judge_commands import Architecture
 from cnnseg.settings import ExplainConfig
-from wsss.console import Flat, Several, note
+from wsss.console import Flat, Several, note, together
 from wsss.judging.options import Classifier, Weights
-from wsss.options import Device, Runs
+from wsss.options import Device, Runs, Shard
+from wsss.processes import take_shard
 
 
+@together
 def explain(
     images: list[Path],
     /,
@@ -24,6 +26,7 @@ def explain(
     out: Path = Path("explanations"),
     runs: Runs = Path("runs"),
     device: Device = "auto",
+    shard: Shard = "1/1",
     cfg: Annotated[ExplainConfig, Flat] = ExplainConfig(),
 ) -> None:
     """Explain photographs by a CNN: one overlay for each of the top or the named classes.
@@ -46,6 +49,7 @@ def explain(
     from cnnseg.photographs import explain_photographs
     from wsss.training import choose_device
 
+    take_shard(shard)
     subject = find_subject(classifier, architecture, weights, runs, cfg.size)
     explain_photographs(subject, images, out, cfg, classes=classes, top=top, device=choose_device(device))
 

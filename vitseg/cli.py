@@ -12,10 +12,10 @@ from cyclopts import App, Parameter
 from vitseg.checkpoints import find_checkpoint
 from vitseg.judge_commands import perturbation_test, segmentation_test
 from vitseg.settings import CHECKPOINT, ClassifierConfig, ExplainConfig, SeedConfig
-from wsss.console import Flat, note, run
+from wsss.console import Flat, note, run, together
 from wsss.errors import InputError
-from wsss.options import Data, Device, Readers, Root, Runs, check_positive, command_line, shard_of
-from wsss.processes import is_first
+from wsss.options import Data, Device, Readers, Root, Runs, Shard, check_positive, command_line
+from wsss.processes import is_first, take_shard
 
 if TYPE_CHECKING:
     from wsss.data import Dataset, Sample
@@ -32,6 +32,7 @@ app.command(segmentation_test)
 
 
 @app.command
+@together
 def train_classifier(
     *,
     data: Data,
@@ -128,6 +129,7 @@ def evaluate_classifier(
 
 
 @app.command
+@together
 def seeds(
     *,
     classifier: str,
@@ -138,7 +140,7 @@ def seeds(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     batch_size: int = 8,
-    shard: str = "1/1",
+    shard: Shard = "1/1",
     cfg: Annotated[SeedConfig, Flat] = SeedConfig(),
 ) -> None:
     """Make seeds: soft maps of the classes each image is labelled with.
@@ -156,8 +158,6 @@ def seeds(
         Hybrid-ViT lrp_hybrid, rollout_hybrid, ...
     batch_size
         Maps made at once.
-    shard
-        i/n: this process makes the i-th of n parts; run the others beside it, on other devices or machines.
     """
     from vitseg.methods import find_method
     from vitseg.models import load_classifier
@@ -168,7 +168,7 @@ def seeds(
     from wsss.training import choose_device
 
     find_method(cfg.method)
-    part = shard_of(shard)
+    take_shard(shard)
     check_positive("--batch-size", batch_size)
     dataset = load_dataset(data, split, root)
     path = find_checkpoint(classifier, runs)
@@ -187,12 +187,12 @@ def seeds(
         make,
         config=cfg.identity,
         inputs={"classifier": file_hash(path), "data": dataset.name},
-        shard=part,
         command=command_line("vitseg"),
     )
 
 
 @app.command
+@together
 def explain(
     images: list[Path],
     /,
@@ -205,6 +205,7 @@ def explain(
     out: Path = Path("explanations"),
     runs: Runs = Path("runs"),
     device: Device = "auto",
+    shard: Shard = "1/1",
     cfg: Annotated[ExplainConfig, Flat] = ExplainConfig(),
 ) -> None:
     """Explain photographs: one overlay for each of the top or the named classes.
@@ -233,6 +234,7 @@ def explain(
     from vitseg.pictures import explain_photographs
     from wsss.training import choose_device
 
+    take_shard(shard)
     if (classifier is None) == (architecture is None):
         raise InputError("--classifier or --architecture: give one of the two")
     if classifier is not None:

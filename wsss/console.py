@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -42,6 +42,15 @@ Several = Parameter(consume_multiple=True)
 """Annotation of a list option that takes several values at once: ``--sizes 224 384``."""
 
 
+_TOGETHER = "works_together"
+
+
+def together(command: Callable) -> Callable:
+    """Mark a command that torchrun may start in several processes (`wsss.processes`)."""
+    setattr(command, _TOGETHER, True)
+    return command
+
+
 def run(app: App, tokens: list[str] | None = None) -> int:
     """Run a command line and return its exit status.
 
@@ -66,6 +75,8 @@ def _outcome(app: App, tokens: list[str] | None) -> int:
     ) -> int | None:
         source = () if config is None else (Yaml(find_config(config), must_exist=True, use_commands_as_keys=False),)
         app.config = source
+        if size() > 1 and not getattr(app.parse_args(tokens, exit_on_error=False, print_error=False)[0], _TOGETHER, 0):
+            raise InputError(f"{' '.join(tokens[:1])}: works in one process; start it without torchrun")
         return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
 
     if app.meta.default_command is None:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from wsss.console import note, track
 from wsss.data import Dataset, Sample, read_image
 from wsss.errors import InputError, did_you_mean
+from wsss.processes import all_done, due, gathered
 from wsss.store import Seed, Stage, read_seed, write_seed
 
 MapsOf = Callable[[Sequence[Image.Image], Sequence[Sample]], list[np.ndarray]]
@@ -175,15 +176,15 @@ def run_seeds(
     *,
     config: Mapping[str, Any],
     inputs: dict[str, str],
-    shard: tuple[int, int] = (1, 1),
     command: str,
 ) -> None:
     """The seeds stage of a run: what is there already is kept, the rest is made, and the manifest says how.
 
+    Several processes share the work (`wsss.processes`).
+
     Args:
         folder: of the stage, ``<run>/seeds``. make: (samples, folder) -> counts.
         config: all that changes the maps. inputs: fingerprints of what they are made from, see `Stage.open`.
-        shard: (i, n): the i-th of n parts of the images.
 
     Raises:
         InputError: made with other settings before, or, after all others are made, an image that has no seed.
@@ -192,20 +193,23 @@ def run_seeds(
     stage = Stage.open(
         folder, kind="seeds", config=dict(config), class_names=dataset.class_names, suffix=".npz", inputs=inputs
     )
-    mine = dataset.samples[shard[0] - 1 :: shard[1]]
-    todo = set(stage.pending([sample.id for sample in mine]))
-    todo |= relabelled(stage.folder, [sample for sample in mine if sample.id not in todo])
-    if len(todo) < len(mine):
-        note(f"{len(mine) - len(todo)} of {len(mine)} seeds are there already")
-    counts = make([sample for sample in mine if sample.id in todo], stage.folder)
-    if todo:
-        stage.done(
-            command=command,
-            split=dataset.split,
-            counts={"images": counts.images, "maps": counts.maps, "failed": len(counts.failed)},
-            seconds=time.monotonic() - begin,
-        )
-    if counts.failed:
-        more = f" ({len(counts.failed)} images have no seed; the others are made)" if len(counts.failed) > 1 else ""
-        raise InputError(f"{counts.failed[0]}{more}")
-    note(f"{stage.folder}: seeds of all {len(mine)} images of {dataset.name}/{dataset.split}")
+
+    def missing(samples: Sequence[Sample]) -> list[Sample]:
+        todo = set(stage.pending([sample.id for sample in samples]))
+        todo |= relabelled(stage.folder, [sample for sample in samples if sample.id not in todo])
+        if len(todo) < len(samples):
+            note(f"{len(samples) - len(todo)} of {len(samples)} seeds are there already")
+        return [sample for sample in samples if sample.id in todo]
+
+    found = gathered(make(list(due(dataset.samples, missing)), stage.folder))
+    images, maps = (sum(getattr(counts, name) for counts in found) for name in ("images", "maps"))
+    failed = [line for counts in found for line in counts.failed]
+    complete = all_done(dataset.samples, lambda samples: stage.pending([sample.id for sample in samples]))
+    if complete and (images or failed):
+        counts = {"images": images, "maps": maps, "failed": len(failed)}
+        stage.done(command=command, split=dataset.split, counts=counts, seconds=time.monotonic() - begin)
+    if failed:
+        more = f" ({len(failed)} images have no seed; the others are made)" if len(failed) > 1 else ""
+        raise InputError(f"{failed[0]}{more}")
+    if complete:
+        note(f"{stage.folder}: seeds of all {len(dataset)} images of {dataset.name}/{dataset.split}")

@@ -14,6 +14,7 @@ from wsss.data import read_image
 from wsss.data.wordnet import describe
 from wsss.errors import InputError, did_you_mean
 from wsss.overlay import overlay
+from wsss.processes import of_shard, share
 from wsss.store import atomic
 
 Look = Callable[[Image.Image], tuple[Tensor, Callable[[list[int]], np.ndarray]]]
@@ -35,7 +36,7 @@ def explain_photographs(
 ) -> list[Path]:
     """Write ``<out>/IMAGE_CLASS[.VARIANT].png`` for the named classes, or the `top` most probable of each photograph.
 
-    Prints one line a picture with the class's logit.
+    Prints one line a picture with the class's logit. Several processes share the photographs (`wsss.processes`).
 
     Args:
         class_names: ``class_names[c]`` belongs to output ``first + c``; outputs before stand for no class.
@@ -52,7 +53,7 @@ def explain_photographs(
     if twice:
         raise InputError(f"images: two files are named {min(twice)}; their overlays would overwrite each other")
     written = []
-    for path in paths:
+    for path in share(of_shard(paths)):
         image = read_image(path)
         logits, maps_of = look(image)
         chosen = fixed or logits[first:].topk(top).indices.tolist()

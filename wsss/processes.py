@@ -1,4 +1,8 @@
-"""Several processes at one piece of work, on one machine or more, as torchrun starts them. Alone, all of this is idle.
+"""Several processes at one piece of work, on one machine or more. Alone, all of this is idle.
+
+They are started by torchrun and then talk with each other, or by anything else, each with its ``--shard``, and then do
+not. Work that is image by image is divided in one way, `due`, whatever the command; a training (`wsss.distributed`)
+needs processes that talk.
 
 Importing it costs no torch. What trainings need of it beside this is in `wsss.distributed`.
 """
@@ -31,6 +35,7 @@ class _Group:
 
 
 _group: _Group | None = None
+_shard = (1, 1)
 
 
 def rank() -> int:
@@ -57,9 +62,12 @@ def processes() -> Iterator[None]:
 
     Raises InputError if these variables are not all there.
     """
-    global _group
+    global _group, _shard
     if _group is not None or os.environ.get("WORLD_SIZE", "1") == "1":
-        yield
+        try:
+            yield
+        finally:
+            _shard = (1, 1)
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # that connections close when a process ends is no news
     import torch
@@ -82,7 +90,7 @@ def processes() -> Iterator[None]:
             tells()  # of this, by its traceback
         raise
     finally:
-        _group = None
+        _group, _shard = None, (1, 1)
 
 
 def tells() -> bool:
@@ -133,6 +141,57 @@ def wait() -> None:
 def share(items: Sequence[T]) -> Sequence[T]:
     """What falls to this process of items that are the same in all: none twice, none left out."""
     return items[rank() :: size()]
+
+
+def take_shard(text: str) -> None:
+    """From now on `due` gives this process the part of ``--shard i/n`` alone. InputError if it is anything else."""
+    global _shard
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise InputError(f"--shard {text}: expected i/n with 1 <= i <= n, such as 1/4")
+    _shard = int(part), int(parts)
+
+
+def of_shard(items: Sequence[T]) -> Sequence[T]:
+    """The items of this process's shard; all of them without one."""
+    part, parts = _shard
+    return items[part - 1 :: parts]
+
+
+def due(items: Sequence[T], missing: Callable[[Sequence[T]], Sequence[T]]) -> Sequence[T]:
+    """What this process has to make: of the items of its shard those that are `missing`, shared among all that talk.
+
+    Shards are cut from all items, so that they stay the same whatever is there already; what a process that died has
+    left is found by the next call with its shard, or without one, and is shared anew.
+
+    Args:
+        items: in one order in all processes.
+        missing: items -> those of them that are not there yet; called in the first process alone.
+    """
+    return share(from_first(lambda: missing(of_shard(items))))
+
+
+def all_done(items: Sequence[T], missing: Callable[[Sequence[T]], Sequence[T]]) -> bool:
+    """Whether the other shards are done too, so that this process may say that all is made; if not, it says so.
+
+    Of processes that talk the first does it; call `gathered` before, which waits for what they make.
+    """
+    if not is_first():
+        return False
+    part, parts = _shard
+    if parts == 1:
+        return True
+    left = missing([item for place, item in enumerate(items) if place % parts != part - 1])
+    if left:
+        from wsss.console import note
+
+        note(f"shard {part}/{parts} is made; {len(left)} of {len(items)} are left to other shards")
+    return not left
+
+
+def local_size() -> int:
+    """How many of the processes run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", size())) if _group else 1
 
 
 def local_rank() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ from wsss.console import note, track
 from wsss.data import BACKGROUND, Dataset
 from wsss.errors import InputError
 from wsss.options import command_line
+from wsss.processes import all_done, due, gathered
 from wsss.store import Seed, Stage, file_hash, write_mask, write_seed
 from wsss.training import choose_device
 
@@ -63,10 +65,15 @@ def write_pseudo_masks(
     }
     masks = Stage.open(folder / MASKS, kind="masks", suffix=".png", **common)
     scores = Stage.open(folder / SCORES, kind="seeds", suffix=".npz", **common)
+
+    def missing(ids: Sequence[str]) -> list[str]:
+        left = {*masks.pending(ids), *scores.pending(ids)}
+        if len(left) < len(ids):
+            note(f"{len(ids) - len(left)} of {len(ids)} images are done already")
+        return [image_id for image_id in ids if image_id in left]
+
     ids = [sample.id for sample in dataset]
-    todo = {*masks.pending(ids), *scores.pending(ids)}
-    if len(todo) < len(ids):
-        note(f"{len(ids) - len(todo)} of {len(ids)} images are done already")
+    todo = set(due(ids, missing))
     found = predict(
         network,
         dataset,
@@ -82,16 +89,17 @@ def write_pseudo_masks(
     for one in track(found, f"masks of {dataset.split}", total=len(todo)):
         write_seed(scores.folder, one.sample.id, seed_of(one))
         write_mask(masks.folder, one.sample.id, one.mask)  # the mask last, as it is what says that the image is done
-    for stage in (scores, masks):
-        if todo:
+    made = sum(gathered(len(todo)))
+    for stage in (scores, masks) if all_done(ids, masks.pending) else ():
+        if made:
             stage.done(
                 command=command_line("cnnseg"),
                 split=dataset.split,
-                counts={"images": len(dataset), "made": len(todo)},
+                counts={"images": len(dataset), "made": made},
                 seconds=time.monotonic() - begin,
             )
-        note(f"{stage.folder}: {len(todo)} of {len(dataset)} images made now")
-    return len(todo)
+        note(f"{stage.folder}: {made} of {len(dataset)} images made now")
+    return made
 
 
 def seed_of(found: Prediction) -> Seed:

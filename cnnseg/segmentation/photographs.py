@@ -25,7 +25,8 @@ from wsss.data.files import image_size
 from wsss.errors import InputError
 from wsss.options import command_line
 from wsss.overlay import fit_width
-from wsss.store import Stage, atomic, file_hash, read_mask, write_mask
+from wsss.processes import all_done, due, gathered
+from wsss.store import Stage, atomic, file_hash, locked, read_mask, write_mask
 from wsss.store.atomic import write_bytes
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -101,7 +102,7 @@ def segment_photographs(
             under one of these names.
     """
     begin = time.monotonic()
-    earlier = _earlier(out / SHARES, photographs)
+    _earlier(out / SHARES, photographs)
     settings = mask_settings(network, path, None, precision, config, labels_given=False)
     stage = Stage.open(
         out / MASKS,
@@ -111,9 +112,14 @@ def segment_photographs(
         suffix=".png",
         inputs={"network": file_hash(path)},
     )
-    todo = _pending(stage, photographs, out, overlays=overlays)
-    if len(todo) < len(photographs):
-        note(f"{len(photographs) - len(todo)} of {len(photographs)} photographs are done already")
+
+    def missing(names: Sequence[str]) -> list[str]:
+        left = _pending(stage, {name: photographs[name] for name in names}, out, overlays=overlays)
+        if len(left) < len(names):
+            note(f"{len(names) - len(left)} of {len(names)} photographs are done already")
+        return left
+
+    todo = due(list(photographs), missing)
     failed: dict[str, str] = {}
     how = {"device": device, "batch_size": batch_size, "precision": precision}
     made = 0
@@ -133,10 +139,11 @@ def segment_photographs(
             for job in writing:
                 job.result()
     finally:  # also of what was done until an interruption
-        mine = {name: str(path) for name, path in photographs.items()}
-        rest = {name: path for name, path in earlier.items() if name not in mine}
-        shares = _write_shares(stage, out / SHARES, mine | rest)
-    if made:
+        shares = _write_shares(stage, out / SHARES, photographs)
+    made = sum(gathered(made))
+    failed = {name: why for of_one in gathered(failed) for name, why in of_one.items()}
+    shares = {name: found for of_one in gathered(shares) for name, found in of_one.items()}
+    if all_done(list(photographs), stage.pending) and made:
         counts = {"images": len(photographs), "made": made}
         stage.done(command=command_line("cnnseg"), split="", counts=counts, seconds=time.monotonic() - begin)
     return Written(out / SHARES, made, {name: shares[name] for name in photographs if name in shares}, failed)
@@ -238,19 +245,22 @@ def _earlier(table: Path, photographs: dict[str, Path]) -> dict[str, str]:
     return found
 
 
-def _write_shares(stage: Stage, table: Path, photographs: dict[str, str]) -> dict[str, dict[str, float]]:
-    """A line for each of the photographs whose mask is there; returns their shares."""
+def _write_shares(stage: Stage, table: Path, photographs: dict[str, Path]) -> dict[str, dict[str, float]]:
+    """A line for each of the photographs whose mask is there, and for those of earlier calls; returns their shares."""
     shares = {}
-    missing = set(stage.pending(photographs))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", "file", "width", "height", "background", *stage.class_names])
-    for name, path in photographs.items():
-        if name in missing:
-            continue
-        found = Segmentation(read_mask(stage.folder, name), stage.class_names)
-        height, width = found.mask.shape
-        shares[name] = found.shares
-        writer.writerow([name, path, width, height, *(f"{share:.6f}" for share in shares[name].values())])
-    write_bytes(table, text.getvalue().encode())
+    with locked(table.with_name(f".{table.name}.lock")):  # of several processes the last one sees all masks
+        files = {name: str(path) for name, path in photographs.items()}
+        files |= {name: path for name, path in _earlier(table, photographs).items() if name not in files}
+        missing = set(stage.pending(files))
+        for name, path in files.items():
+            if name in missing:
+                continue
+            found = Segmentation(read_mask(stage.folder, name), stage.class_names)
+            height, width = found.mask.shape
+            shares[name] = found.shares
+            writer.writerow([name, path, width, height, *(f"{share:.6f}" for share in shares[name].values())])
+        write_bytes(table, text.getvalue().encode())
     return shares

@@ -61,6 +61,8 @@ def judge_by_perturbation(order: Order, data: str, split: str, root: Path | None
         return lambda trial: perturb(subject, photographs, due, trial.explainer, batch_size=batch_size)
 
     made = run_trials(trials, dataset, prepare, "perturbation test")
+    if made is None:
+        return
     figures = [perturbation_figures(read_results(trial.stage.folder)) for trial in trials]
     _finish(order, trials, made, figures, subject, dataset, f"{_counted(dataset, every)}; {PERTURBATION}")
     title = f"{subject.name}, {dataset.name} / {dataset.split}, {_counted(dataset, every)}"
@@ -126,6 +128,8 @@ def judge_by_segmentation(order: Order, source: MaskedData) -> None:
         return lambda trial: segment(subject, photographs, truths, trial.explainer, batch_size=batch_size)
 
     made = run_trials(trials, dataset, prepare, "segmentation test")
+    if made is None:
+        return
     results = [read_results(trial.stage.folder, ["confusion", "ap", "f1"]) for trial in trials]
     figures = [segmentation_figures(arrays) for arrays in results]
     _finish(order, trials, made, figures, subject, dataset, f"{_counted(dataset, every)}; {SEGMENTATION}")

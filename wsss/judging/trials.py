@@ -20,6 +20,7 @@ from wsss.errors import InputError
 from wsss.judging.explainer import Explainer
 from wsss.judging.settings import TrialConfig
 from wsss.judging.subject import Subject
+from wsss.processes import all_done, due, gathered
 from wsss.store import Stage, atomic
 
 PART = 64
@@ -59,6 +60,9 @@ class Done:
 
     images: int
     seconds: float
+
+    def __add__(self, other: Done) -> Done:
+        return Done(self.images + other.images, self.seconds + other.seconds)
 
 
 def evenly(dataset: Dataset, limit: int | None) -> Dataset:
@@ -147,33 +151,45 @@ def _images_hash(dataset: Dataset, masks: bool) -> str:
 
 def run_trials(
     trials: Sequence[Trial], dataset: Dataset, prepare: Callable[[Sequence[Sample]], Judge], description: str
-) -> dict[str, Done]:
+) -> dict[str, Done] | None:
     """Make the parts that are missing, each written as soon as it is finished; memory is that of one part.
+
+    Several processes share the parts (`wsss.processes`).
 
     Args:
         prepare: reads the images of a part once for all explainers and returns what tests one of them on these.
 
     Returns:
-        Label of the explainer -> what was done now.
+        Label of the explainer -> what was done now in all processes. None if the figures are not this process's to
+        make: another one makes them, or a shard is not done yet.
     """
     starts = range(0, len(dataset), PART)
     parts = {f"part-{place:05d}": dataset.samples[start : start + PART] for place, start in enumerate(starts)}
-    pending = {trial.explainer.label: set(trial.stage.pending(parts)) for trial in trials}
-    images = {label: sum(len(parts[part]) for part in missing) for label, missing in pending.items()}
+
+    def missing(names: Sequence[str]) -> list[tuple[str, list[str]]]:
+        """Parts with the methods that they lack."""
+        left = {trial.explainer.label: set(trial.stage.pending(names)) for trial in trials}
+        there = sum(len(parts[name]) for found in left.values() for name in names if name not in found)
+        if there:
+            count = len(trials) * sum(len(parts[name]) for name in names)
+            note(f"{there} of {count} results ({len(trials)} methods) are there already")
+        lacking = [(name, [label for label, found in left.items() if name in found]) for name in names]
+        return [(name, labels) for name, labels in lacking if labels]
+
+    mine = due(list(parts), missing)
+    images = {trial.explainer.label: 0 for trial in trials}
+    for part, labels in mine:
+        for label in labels:
+            images[label] += len(parts[part])
     seconds = dict.fromkeys(images, 0.0)
-    there = len(trials) * len(dataset) - sum(images.values())
-    if there:
-        note(f"{there} of {len(trials) * len(dataset)} results ({len(trials)} methods) are there already")
 
     def work() -> Iterator[None]:
-        for part, samples in parts.items():
-            due = [trial for trial in trials if part in pending[trial.explainer.label]]
-            if not due:
-                continue
+        for part, labels in mine:
+            samples = parts[part]
             begin = time.monotonic()
             judge = prepare(samples)
             shared = time.monotonic() - begin  # a method on its own would have spent it too
-            for trial in due:
+            for trial in (trial for trial in trials if trial.explainer.label in labels):
                 begin = time.monotonic()
                 results = yield from judge(trial)
                 write_part(trial.stage.folder / f"{part}.npz", samples, results)
@@ -182,7 +198,10 @@ def run_trials(
 
     for _ in track(work(), description, total=sum(images.values())):
         pass
-    return {label: Done(images[label], seconds[label]) for label in images}
+    found = gathered({label: Done(images[label], seconds[label]) for label in images})
+    if not all_done(list(parts), missing):
+        return None
+    return {label: sum((one[label] for one in found[1:]), found[0][label]) for label in images}
 
 
 def write_part(path: Path, samples: Sequence[Sample], results: dict[str, np.ndarray]) -> None:
