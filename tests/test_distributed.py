@@ -58,8 +58,8 @@ def member(job: Callable[..., Any], args: tuple[Any, ...], variables: dict[str, 
     try:
         with processes():
             results.put((rank(), job(*args)))
-    except InputError as error:
-        results.put((int(variables["RANK"]), error))
+    except SystemExit as end:  # of a command
+        results.put((int(variables["RANK"]), end.code))
 
 
 def together(count: int, job: Callable[..., Any], *args: Any) -> list[Any]:
