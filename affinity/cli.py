@@ -40,6 +40,7 @@ def combine(
     root: Root = None,
     runs: Runs = Path("runs"),
     workers: Workers = None,
+    shard: Shard = "1/1",
     cfg: Annotated[CombineConfig, Flat] = CombineConfig(),
 ) -> None:
     """Make one run of the seeds of several: other methods or classifiers make other mistakes.
@@ -54,6 +55,7 @@ def combine(
     name
         Name of the new run; the names of the others with + between unless given.
     """
+    take_shard(shard)
     dataset = open_data(data, split, root)
     join_seeds(seeds, dataset, runs, name or joint_name(seeds, runs), cfg, workers=worker_count(workers))
 

@@ -39,6 +39,7 @@ from wsss.errors import InputError
 from wsss.processes import from_first, gathered, processes, rank, share, size
 from wsss.store import write_mask
 
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # of the server that all processes here are forks of
 multiprocessing.set_forkserver_preload(["vitseg.classifier", "cnnseg.training", "affinity.training"])
 
 NAMES = ("cat", "dog")

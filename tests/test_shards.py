@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,11 @@ from wsss.store import read_json
 
 COMMANDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     # command -> module, options, and folders of results
-    "seeds": ("vitseg.cli", "--classifier {place}/vit.safetensors --sizes 32 --name run {data}", ("run/seeds",)),
+    "seeds": (
+        "vitseg.cli",
+        "--classifier {place}/vit.safetensors --sizes 32 --precision float64 --name run {data}",
+        ("run/seeds",),
+    ),
     "labels": ("affinity.cli", "--seeds {place}/given --into run --workers 1 {data}", ("run/affinity_labels",)),
     "combine": ("affinity.cli", "--seeds {place}/given {place}/other --name run --workers 1 {data}", ("run/seeds",)),
     "refine": (
@@ -48,8 +53,15 @@ COMMANDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "--classifier {place}/vit.safetensors --methods rollout --name run {data}",
         ("run/segmentation/tiny_val",),
     ),
-    "explain": ("vitseg.cli", "--classifier {place}/vit.safetensors --sizes 32 --out {runs}/run {files}", ("run",)),
+    "explain": (
+        "vitseg.cli",
+        "--classifier {place}/vit.safetensors --sizes 32 --precision float64 --out {runs}/run {files}",
+        ("run",),
+    ),
 }
+
+
+Results = dict[str, tuple[np.ndarray, ...]]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +69,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data, seeds of two runs, and a network of each kind."""
     folder = tmp_path_factory.mktemp("place")
     data = make_data(folder / "data")
+    (folder / "photographs").mkdir()
+    for image in VAL:
+        small = Image.open(folder / f"data/images/{image}.png")
+        small.resize((2 * small.width, 2 * small.height)).save(folder / f"photographs/{image}.png")
     for number, name in enumerate(("given", "other")):
         make_run(folder / name, data, seed=number)
     torch.manual_seed(0)
@@ -68,23 +84,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def call(name: str, place: Path, runs: Path, *more: str) -> int:
-    """Run a command in this process."""
+def call(name: str, place: Path, runs: Path, *more: str, beside: str = "") -> int:
+    """Run a command in this process. `beside`: one more photograph."""
     trials.PART = 1  # an image in each part of a test
     module, options, _ = COMMANDS[name]
     words = {
         "place": place,
         "runs": runs,
         "data": f"--data {place}/data/data.yaml --split val --runs {runs}",
-        "files": " ".join(f"{place}/data/images/{image}.png" for image in VAL),
+        "files": " ".join([*(f"{place}/photographs/{image}.png" for image in VAL), beside]),
     }
     device = [] if name in ("labels", "combine") else ["--device", "cpu"]
-    return run(importlib.import_module(module).app, [name, *options.format(**words).split(), *device, *more])
+    return run(importlib.import_module(module).app, [name, *more, *options.format(**words).split(), *device])
 
 
-def results(name: str, runs: Path) -> dict[str, tuple[np.ndarray, ...]]:
+def results(name: str, runs: Path) -> Results:
     """File -> what it holds, of all results of a command."""
-    found: dict[str, tuple[np.ndarray, ...]] = {}
+    found: Results = {}
     for folder in COMMANDS[name][2]:
         for path in (runs / folder).glob("[!.]*"):
             if path.suffix == ".npz":
@@ -104,9 +120,7 @@ def accounts(name: str, runs: Path) -> list[int]:
     return [len(read_json(runs / f / "manifest.json")["history"]) for f in COMMANDS[name][2] if name != "explain"]
 
 
-def assert_same(
-    name: str, found: dict[str, tuple[np.ndarray, ...]], expected: dict[str, tuple[np.ndarray, ...]]
-) -> None:
+def assert_same(found: Results, expected: Results) -> None:
     assert found.keys() == expected.keys() and found
     for file, arrays in found.items():
         for mine, theirs in zip(arrays, expected[file], strict=True):
@@ -133,7 +147,7 @@ def test_shards_and_processes_make_what_one_call_makes(name: str, place: Path, t
     assert accounts(name, shards) == [0] * len(account)  # nobody says that it is made
     assert call(name, place, shards, "--shard", "2/2") == 0
     assert times(name, shards).items() >= first.items()  # no image twice
-    assert_same(name, results(name, shards), expected)
+    assert_same(results(name, shards), expected)
     assert accounts(name, shards) == account
 
     assert call(name, place, dead, "--shard", "2/3") == 0  # the other two have died, one amidst its work
@@ -144,12 +158,12 @@ def test_shards_and_processes_make_what_one_call_makes(name: str, place: Path, t
     assert lost and set(lost) < missing
     (dead / lost[0]).unlink()
     assert call(name, place, dead) == 0
-    assert_same(name, results(name, dead), expected)
+    assert_same(results(name, dead), expected)
     assert name == "explain" or times(name, dead).items() >= kept.items()
     assert accounts(name, dead) == account
 
     assert together(3, call, name, place, talking) == [0, 0, 0]
-    assert_same(name, results(name, talking), expected)
+    assert_same(results(name, talking), expected)
     assert accounts(name, talking) == account
 
 
@@ -162,7 +176,7 @@ def test_the_table_of_shares_has_all_photographs(place: Path, tmp_path: Path) ->
 
 def test_a_photograph_that_one_process_cannot_read_stops_no_other(place: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no image")
-    assert together(2, call, "segment", place, tmp_path, str(tmp_path / "bad.png")) == [2, 2]
+    assert together(2, partial(call, beside=str(tmp_path / "bad.png")), "segment", place, tmp_path) == [2, 2]
     assert {path.stem for path in (tmp_path / "run/masks").glob("[!.]*.png")} == set(VAL)
 
 
