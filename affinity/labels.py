@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field, model_validator
 
-from affinity.crf import CRFConfig, DenseCRF
+from affinity.settings import CRFConfig
 from wsss.console import Config
 from wsss.data import BACKGROUND, IGNORE, Sample, read_image
 from wsss.entries import ALPHAS, READING_ALPHA
@@ -68,15 +68,14 @@ def confident_labels(
     """
     if len(classes) == 0:
         return np.full(image.shape[:2], BACKGROUND, np.uint8)
-    crf = DenseCRF(image, len(classes) + 1, config.crf)
+    from affinity.crf import DenseCRF  # which loads PyTorch
+
+    alphas = (config.alpha_low, config.alpha_high)
+    both = [np.concatenate([alpha_background(scores, alpha)[None], scores]) for alpha in alphas]
     values = np.array([BACKGROUND, *classes], np.uint8)
-
-    def decide(alpha: float) -> np.ndarray:
-        return values[crf(np.concatenate([alpha_background(scores, alpha)[None], scores])).argmax(axis=0)]
-
-    label = decide(config.alpha_low)
+    label, cautious = values[DenseCRF(image, config.crf)(np.stack(both)).argmax(axis=1)]
     label[label == BACKGROUND] = IGNORE
-    label[decide(config.alpha_high) == BACKGROUND] = BACKGROUND
+    label[cautious == BACKGROUND] = BACKGROUND
     return label
 
 

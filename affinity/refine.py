@@ -12,9 +12,8 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from affinity.crf import CRFConfig, DenseCRF
 from affinity.labels import check_seed
-from affinity.settings import STRIDE
+from affinity.settings import STRIDE, CRFConfig
 from affinity.walk import pair_affinity, random_walk
 from wsss.console import Config
 from wsss.data import BACKGROUND, Sample, read_image
@@ -180,8 +179,10 @@ def refine_seed(
         walked = random_walk(pair_affinity(features, config.radius), start, walk.beta, walk.steps)
         scores = np.stack([_upsample(channel, seed.size) for channel in walked])
     if config.crf:
+        from affinity.crf import DenseCRF  # which loads PyTorch
+
         sharp = (scores / scores.max(axis=0).clip(min=1e-12)) ** config.crf_sharpness
-        scores = DenseCRF(image, len(scores), config.crf_settings)(sharp / sharp.sum(axis=0))
+        scores = DenseCRF(image, config.crf_settings)(sharp / sharp.sum(axis=0))
     mask = np.array([BACKGROUND, *seed.classes], np.uint8)[scores.argmax(axis=0)]
     relative = walked[1:] / (walked[1:] + walked[:1]).clip(min=1e-12)
     return Refined(mask, Seed(_spanning(relative, seed.size).astype(np.float16), seed.classes, seed.size))

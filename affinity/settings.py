@@ -1,4 +1,4 @@
-"""Settings of the affinity network and its training, readable without loading PyTorch."""
+"""Settings of the affinity network, its training and the dense CRF, readable without loading PyTorch."""
 
 from __future__ import annotations
 
@@ -13,6 +13,25 @@ CHECKPOINT = "affinity_net.safetensors"
 
 STRIDE = 8
 """Pixels of the image between two nodes of the grid on which affinities are predicted and walked."""
+
+
+class CRFConfig(Config):
+    """Settings of the dense CRF; the defaults are those of AffinityNet's `crf_inference`."""
+
+    iterations: int = Field(10, ge=1)
+    """mean-field iterations"""
+    smooth_sigma: float = Field(3, gt=0)
+    """reach of the smoothness term, in pixels"""
+    smooth_weight: float = Field(3, ge=0)
+    """weight of the smoothness term"""
+    colour_sigma_xy: float = Field(80, gt=0)
+    """reach of the appearance term, in pixels"""
+    colour_sigma_rgb: float = Field(13, gt=0)
+    """reach of the appearance term, in grey levels"""
+    colour_weight: float = Field(10, ge=0)
+    """weight of the appearance term"""
+    clip: float = Field(1e-5, gt=0, lt=1)
+    """smallest probability that the unary term knows; bounds how sure a score can be"""
 
 
 class NetworkConfig(Config):

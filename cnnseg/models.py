@@ -31,6 +31,9 @@ UNROLLED = {
 }
 """Kinds of unrolled networks: what is switched off in each."""
 
+OF_SEGMENTATION = ("decoder", "width", "learnt_from")
+"""What only files of segmentation networks say."""
+
 
 @dataclass(frozen=True)
 class Network:
@@ -41,8 +44,8 @@ class Network:
     ``class_names[c - 1]``. ``mean`` and ``std`` normalise RGB in [0, 1]. ``crop`` and ``masks``: side of the crops and
     number of masks that it was trained with; None where nobody knows. ``new_head``: the layer of the class scores is
     at random, and did not come with a trained classifier. ``baseline``: of an unrolled network's heat-maps, see
-    `NetworkConfig`; ``reading``: where they are read. ``decoder``: of a segmentation network, see `SegmentationConfig`;
-    ``learnt_from``: whose masks it has learnt.
+    `NetworkConfig`; ``reading``: where they are read. ``decoder``, ``width``: of a segmentation network, see
+    `SegmentationConfig`; ``learnt_from``: whose masks it has learnt.
     """
 
     module: nn.Module
@@ -57,6 +60,7 @@ class Network:
     baseline: str | None = None
     reading: Reading | None = None
     decoder: str | None = None
+    width: int | None = None
     learnt_from: str | None = None
 
     @property
@@ -147,7 +151,7 @@ def save_network(network: Network, path: Path, dtype: torch.dtype = torch.float3
         "masks": network.masks,
         "baseline": network.baseline,
         **({} if network.reading is None else network.reading.described()),
-        **{key: getattr(network, key) for key in ("decoder", "learnt_from") if getattr(network, key) is not None},
+        **{key: getattr(network, key) for key in OF_SEGMENTATION if getattr(network, key) is not None},
     }
     write_checkpoint(path, stored_state(network.module, dtype), description)
 
@@ -170,7 +174,9 @@ def load_network(path: Path, *, classes_at_once: int | None = None) -> Network:
         if not all(isinstance(value, int | None) for value in (crop, masks)) or crop == 0:
             raise ValueError("crop and masks are whole numbers")
         if description["kind"] == SEGMENTATION:
-            what = SegmentationConfig(decoder=description["decoder"], encoder=description["architecture"])
+            what = SegmentationConfig(
+                decoder=description["decoder"], encoder=description["architecture"], width=description.get("width")
+            )
             network = _build_segmentation(what, names, load_weights=False, colours=(mean, std))
         else:
             config = NetworkConfig(
@@ -256,7 +262,8 @@ def _build_segmentation(
     colours: tuple[tuple[float, ...], tuple[float, ...]],
 ) -> Network:
     module = create_module(config, len(class_names) + 1, load_weights=load_weights)
-    return Network(module, SEGMENTATION, config.encoder, class_names, *colours, decoder=config.decoder)
+    shape = {"decoder": config.decoder, "width": config.width}
+    return Network(module, SEGMENTATION, config.encoder, class_names, *colours, **shape)
 
 
 def _load_encoder(network: Network, state: dict[str, Tensor], *, keep_head: bool) -> bool:

@@ -267,7 +267,7 @@ def test_one_image_step_by_step(preset: str, crf: bool) -> None:
             one[:] = ((one - one.min()) / (np.percentile(one, 98) - one.min())).clip(0, 1)
         scores[0] = (1 - scores[1:].max(axis=0)) ** 4
     if crf:
-        scores = DenseCRF(image, 3, config.crf_settings)(scores**2 / (scores**2).sum(axis=0))
+        scores = DenseCRF(image, config.crf_settings)(scores**2 / (scores**2).sum(axis=0))
     expected = np.array([0, 2, 7])[scores.argmax(axis=0)]
     assert (found.mask == expected).mean() > 0.999  # two ways to interpolate may break a tie apart
     assert found.mask.dtype == np.uint8 and len(np.unique(found.mask)) > 1

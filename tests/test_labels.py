@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from affinity.crf import CRFConfig, DenseCRF
+from affinity.crf import DenseCRF
 from affinity.labels import LabelsConfig, check_seed, confident_labels, label_images
+from affinity.settings import CRFConfig
 from wsss.data import Sample
 from wsss.errors import InputError
 from wsss.store import Seed, read_mask, write_seed
@@ -44,7 +45,7 @@ def test_is_the_original_rule_with_the_crf() -> None:
     votes = []
     for alpha in (4, 32):
         background = (1 - scores.max(axis=0)) ** alpha
-        votes.append(DenseCRF(image, 3, config.crf)(np.stack([background, *scores])).argmax(axis=0))
+        votes.append(DenseCRF(image, config.crf)(np.stack([background, *scores])).argmax(axis=0))
     expected = np.array([0, 2, 5])[votes[0]]
     expected[votes[0] == 0] = 255
     expected[votes[1] == 0] = 0

