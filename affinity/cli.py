@@ -12,12 +12,24 @@ from cyclopts import App, Parameter
 from affinity.combine import CombineConfig
 from affinity.labels import LabelsConfig
 from affinity.refine import RefineConfig
-from affinity.runs import done, join_seeds, joint_name, open_data, open_run, pending, require
-from affinity.settings import CHECKPOINT, TrainConfig
+from affinity.runs import files_of, join_seeds, joint_name, older_than, open_data, open_run
+from affinity.settings import CHECKPOINT, STATE, TrainConfig
 from wsss.console import Flat, existing_file, note, run, together, warn
 from wsss.errors import InputError
-from wsss.options import Data, Device, Root, Runs, SeedRuns, Shard, Workers, check_positive, worker_count
-from wsss.processes import gathered, is_first, take_shard
+from wsss.options import (
+    Data,
+    Device,
+    Restart,
+    Root,
+    Runs,
+    SeedRuns,
+    Shard,
+    Workers,
+    check_positive,
+    command_line,
+    worker_count,
+)
+from wsss.processes import from_first, gathered, is_first, take_shard
 
 app = App(
     name="affinity",
@@ -91,7 +103,7 @@ def labels(
         Run that gets the labels, made if it is not there; the run of the seeds unless given.
     """
     from affinity.labels import label_images
-    from wsss.store import Stage
+    from wsss.store import DATA, Stage, account, due, require
 
     begin = time.monotonic()
     take_shard(shard)
@@ -99,27 +111,35 @@ def labels(
     folder, stage = open_run(seeds, dataset, runs, from_, workers=worker_count(workers))
     require(stage, dataset, "seed" if from_ == "seeds" else "walked seed", "make those of this split first")
     cfg = cfg if from_ == "seeds" else cfg.for_refined()
-    output = Stage.open(
+    stage_of = Stage.writing(
         (folder if into is None else runs / into) / "affinity_labels",
         kind="affinity_labels",
         config=cfg.model_dump(mode="json"),
         class_names=dataset.class_names,
         suffix=".png",
         inputs={from_: stage.fingerprint},
+        sources={DATA: dataset.root, from_: stage.folder},
     )
-    todo = pending(dataset, [stage], [output])
-    mine = label_images(todo, stage.folder, output.folder, cfg, workers=worker_count(workers))
-    first, *others = gathered(mine)
-    counts = sum(others, first)
-    if counts.images and is_first():
-        note(f"confident labels: {counts.line()}")
-        known = counts.background + counts.foreground + counts.neutral
-        if counts.foreground < FEW_FOREGROUND * known:
-            warn("hardly any confident foreground: raise --alpha-low, or check the scale of the seeds")
-    if counts.images_without_classes:
-        note(f"{counts.images_without_classes} images show no class of the list: background throughout")
-    extra = {key: value for key, value in vars(counts).items() if key != "images"}
-    done([output], dataset, len(todo), begin, pixels=extra)
+    with stage_of as output:
+        todo = due(
+            output,
+            dataset.samples,
+            "labels",
+            files={from_: files_of(stage)},
+            outdated=older_than([stage], [output]),
+        )
+        mine = label_images(todo, stage.folder, output.folder, cfg, workers=worker_count(workers))
+        first, *others = gathered(mine)
+        counts = sum(others, first)
+        if counts.images and is_first():
+            note(f"confident labels: {counts.line()}")
+            known = counts.background + counts.foreground + counts.neutral
+            if counts.foreground < FEW_FOREGROUND * known:
+                warn("hardly any confident foreground: raise --alpha-low, or check the scale of the seeds")
+        if counts.images_without_classes:
+            note(f"{counts.images_without_classes} images show no class of the list: background throughout")
+        extra = {key: value for key, value in vars(counts).items() if key != "images"}
+        account(output, dataset, len(todo), begin, command=command_line("affinity"), pixels=extra)
 
 
 @app.command
@@ -133,6 +153,7 @@ def train(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     workers: int = 0,
+    restart: Restart = False,
     cfg: Annotated[TrainConfig, Flat] = TrainConfig(),
 ) -> None:
     """Train the affinity network on the confident labels of a run.
@@ -151,8 +172,8 @@ def train(
     """
     from affinity.augment import Example
     from affinity.network import AffinityNetwork
-    from affinity.training import train_affinity_network
-    from wsss.store import Stage
+    from affinity.training import Trained, train_affinity_network
+    from wsss.store import DATA, Training, inputs_of, require
     from wsss.training import choose_device
 
     begin = time.monotonic()
@@ -160,23 +181,40 @@ def train(
     folder, source = open_run(seeds, dataset, runs, "affinity_labels")
     require(source, dataset, "affinity label", "run `affinity labels` on this split first")
     where = choose_device(device)
-    AffinityNetwork(cfg.network)  # a mistake in its settings or weights comes out before a folder is made for them
-    output = Stage.open(
+    training = Training(
         folder / "affinity_net",
-        kind="affinity_net",
-        config=cfg.model_dump(mode="json") | {"data": dataset.name, "split": dataset.split},
-        class_names=dataset.class_names,
-        suffix=".safetensors",
-        inputs={"affinity_labels": source.fingerprint},
+        CHECKPOINT,
+        STATE,
+        identity={
+            "kind": "affinity_net",
+            "config": cfg.model_dump(mode="json") | {"data": dataset.name, "split": dataset.split},
+            "class_names": dataset.class_names,
+            "inputs": {"affinity_labels": source.fingerprint},
+            "sources": {DATA: dataset.root, "affinity_labels": source.folder},
+        },
+        learnt=from_first(lambda: inputs_of(dataset.samples, files={"affinity_labels": files_of(source)})),
     )
-    if (output.folder / CHECKPOINT).exists():
-        note(f"{output.folder / CHECKPOINT}: already trained with these settings")
+    if not restart and training.finished():
         return
+    AffinityNetwork(cfg.network)  # a mistake in its settings or weights comes out before a folder is made for them
+    if restart:
+        training.restart()
     examples = [Example(s.id, s.image_path, source.folder / f"{s.id}.png") for s in dataset]
-    trained = train_affinity_network(examples, output.folder, cfg, device=where, workers=workers)
-    made = len(examples) if is_first() else 0
-    done([output], dataset, made, begin, losses=[vars(losses) for losses in trained.losses])
-    note(f"wrote {trained.path} ({trained.path.stat().st_size / 1e6:.1f} MB)")
+    with training.begin() as output:
+
+        def report(trained: Trained) -> None:
+            losses = [vars(one) for one in trained.losses]
+            output.done(
+                command=command_line("affinity"),
+                split=dataset.split,
+                counts={"images": len(dataset)},
+                seconds=time.monotonic() - begin,
+                losses=losses,
+            )
+
+        trained = train_affinity_network(examples, output.folder, cfg, device=where, workers=workers, report=report)
+    if is_first():
+        note(f"wrote {trained.path} ({trained.path.stat().st_size / 1e6:.1f} MB)")
 
 
 @app.command
@@ -217,7 +255,7 @@ def refine(
     """
     from affinity.checkpoint import load_affinity_network
     from affinity.refine import refine_images
-    from wsss.store import Stage, file_hash
+    from wsss.store import DATA, Stage, account, due, file_hash, require
     from wsss.training import choose_device
 
     begin = time.monotonic()
@@ -233,22 +271,31 @@ def refine(
         raise InputError(f"{path}: no such file; run `affinity train` first, or give --network FILE")
     model = load_affinity_network(existing_file(path, "--network"), where)
     target = folder if into is None else runs / into
-    inputs = {"seeds": stage.fingerprint, "network": file_hash(path)}
-    common = {"config": cfg.identity(), "class_names": dataset.class_names, "inputs": inputs}
-    masks = Stage.open(target / "masks", kind="masks", suffix=".png", **common)
-    refined = Stage.open(target / "refined", kind="seeds", suffix=".npz", **common)
-    todo = pending(dataset, [stage], [masks, refined])
-    count = refine_images(
-        todo,
-        stage.folder,
-        model,
-        masks.folder,
-        refined.folder,
-        cfg,
-        batch_size=batch_size,
-        workers=worker_count(workers),
-    )
-    done([refined, masks], dataset, count, begin)
+    common = {
+        "config": cfg.identity(),
+        "class_names": dataset.class_names,
+        "inputs": {"seeds": stage.fingerprint, "network": file_hash(path)},
+        "sources": {DATA: dataset.root, "seeds": stage.folder, "network": path},
+    }
+    with (
+        Stage.writing(target / "masks", kind="masks", suffix=".png", **common) as masks,
+        Stage.writing(target / "refined", kind="seeds", suffix=".npz", **common) as refined,
+    ):
+        outputs = [masks, refined]
+        outdated = older_than([stage], outputs)
+        todo = due(outputs, dataset.samples, "masks", files={"seeds": files_of(stage)}, outdated=outdated)
+        count = refine_images(
+            todo,
+            stage.folder,
+            model,
+            masks.folder,
+            refined.folder,
+            cfg,
+            batch_size=batch_size,
+            workers=worker_count(workers),
+        )
+        for output in (refined, masks):
+            account(output, dataset, count, begin, command=command_line("affinity"))
 
 
 def main() -> None:

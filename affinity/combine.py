@@ -81,9 +81,10 @@ def combine_images(
 
 def _combine_image(sample: Sample, sources: tuple[Path, ...], folder: Path, config: CombineConfig) -> None:
     try:
-        write_seed(folder, sample.id, combine_seeds([read_seed(source, sample.id) for source in sources], config))
+        seed = combine_seeds([read_seed(source, sample.id) for source in sources], config)
     except ValueError as error:
         raise InputError(f"seeds of image {sample.id} in {', '.join(map(str, sources))}: {error}") from None
+    write_seed(folder, sample.id, seed, sample.made_of)
 
 
 def _to_one(maps: np.ndarray) -> np.ndarray:

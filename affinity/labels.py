@@ -120,7 +120,7 @@ def _label_image(sample: Sample, seeds: Path, folder: Path, config: LabelsConfig
     image = np.asarray(read_image(sample.image_path))
     check_seed(sample, image, seed)
     label = confident_labels(image, seed.upsample(), seed.classes, config)
-    write_mask(folder, sample.id, label)
+    write_mask(folder, sample.id, label, sample.made_of)
     background, neutral = (label == BACKGROUND).sum(), (label == IGNORE).sum()
     return np.array([len(seed.classes) == 0, background, label.size - background - neutral, neutral], np.int64)
 

@@ -221,6 +221,7 @@ class _Task(NamedTuple):
     features: np.ndarray
     seed: Seed
     image: np.ndarray | None
+    made_of: str
 
 
 class _Tasks:
@@ -251,15 +252,15 @@ class _Tasks:
                     raise InputError(
                         f"image {sample.id}: the affinity network gives NaN or infinite features; train again"
                     )
-                yield _Task(sample.id, feature, seed, image if self.with_image else None)
+                yield _Task(sample.id, feature, seed, image if self.with_image else None, sample.made_of)
 
 
 def _finish(task: _Task, masks: Path, refined: Path | None, config: RefineConfig) -> None:
     """Walk, decide and write one image; the mask last, as it is what says that the image is done."""
     result = refine_seed(task.features, task.seed, config, task.image)
     if refined is not None:
-        write_seed(refined, task.id, result.seed)
-    write_mask(masks, task.id, result.mask)
+        write_seed(refined, task.id, result.seed, task.made_of)
+    write_mask(masks, task.id, result.mask, task.made_of)
 
 
 def _with_background(maps: np.ndarray, low: np.ndarray, high: np.ndarray, alpha: float) -> np.ndarray:

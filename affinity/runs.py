@@ -1,17 +1,15 @@
-"""What the commands share: the run they start from, what is left to do, the account of what was done."""
+"""What the commands share: the data, the run they start from, and what they know of it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from affinity.combine import CombineConfig, combine_images
-from wsss.console import note
 from wsss.errors import InputError
 from wsss.options import command_line
-from wsss.processes import all_done, due, gathered, of_shard
 
 if TYPE_CHECKING:
     from wsss.data import Dataset, Sample
@@ -63,7 +61,7 @@ def join_seeds(
     Raises:
         InputError: fewer than two runs, one of them twice, seeds that are missing, or that were joined otherwise.
     """
-    from wsss.store import Stage, resolve_run
+    from wsss.store import DATA, Stage, account, due, require, resolve_run
 
     begin = time.monotonic()
     folders = {folder.name: folder for folder in (resolve_run(run, runs) for run in seeds)}
@@ -77,60 +75,35 @@ def join_seeds(
     for source in sources.values():
         require(source, dataset, "seed", "make the seeds of this split first")
     walks = [source.manifest["config"].get("attention_walk", 0) for source in sources.values()]
-    output = Stage.open(
+    files = {f"seeds of {run}": source for run, source in sources.items()}
+    stage_of = Stage.writing(
         runs / name / "seeds",
         kind="seeds",
         config={**config.model_dump(mode="json"), "sources": list(sources), "attention_walk": min(walks)},
         class_names=dataset.class_names,
         suffix=".npz",
-        inputs={f"seeds of {run}": source.fingerprint for run, source in sources.items()},
+        inputs={key: source.fingerprint for key, source in files.items()},
+        sources={DATA: dataset.root} | {key: source.folder for key, source in files.items()},
     )
-    todo = pending(dataset, list(sources.values()), [output])
-    combine_images(todo, [source.folder for source in sources.values()], output.folder, config, workers=workers)
-    done([output], dataset, len(todo), begin)
+    with stage_of as output:
+        from_seeds = {key: files_of(source) for key, source in files.items()}
+        outdated = older_than(list(sources.values()), [output])
+        todo = due(output, dataset.samples, "seeds", image=False, labels=False, files=from_seeds, outdated=outdated)
+        combine_images(todo, [source.folder for source in sources.values()], output.folder, config, workers=workers)
+        account(output, dataset, len(todo), begin, command=command_line("affinity"))
     return output.folder
 
 
-def require(stage: Stage, dataset: Dataset, what: str, remedy: str) -> None:
-    """InputError if an image of the split, or of this process's shard of it, is missing in a stage that is read."""
-    wanted = of_shard([sample.id for sample in dataset])
-    missing = stage.pending(wanted)
-    if missing:
-        raise InputError(
-            f"{stage.folder}: {len(missing)} of {len(wanted)} images of split {dataset.split} have no {what} "
-            f"({missing[0]} is the first); {remedy}"
-        )
+def files_of(stage: Stage) -> Callable[[str], Path]:
+    """Where a stage keeps the file of an image, by its id."""
+    return lambda image_id: stage.folder / f"{image_id}{stage.manifest['suffix']}"
 
 
-def pending(dataset: Dataset, sources: Sequence[Stage], outputs: Sequence[Stage]) -> Sequence[Sample]:
-    """This process's part of the images that lack a result, or whose result is older than what it was made from."""
-    return due(dataset.samples, lambda samples: _missing(samples, sources, outputs))
+def older_than(sources: Sequence[Stage], outputs: Sequence[Stage]) -> Callable[[Sample], bool]:
+    """Whether the result of an image was written before what it was made from: how older versions told."""
 
+    def outdated(sample: Sample) -> bool:
+        newest = max(source.written(sample.id) for source in sources)
+        return min(output.written(sample.id) for output in outputs) < newest
 
-def _missing(samples: Sequence[Sample], sources: Sequence[Stage], outputs: Sequence[Stage]) -> list[Sample]:
-    ids = [sample.id for sample in samples]
-    todo = {image_id for output in outputs for image_id in output.pending(ids)}
-    for image_id in set(ids) - todo:
-        newest = max(source.written(image_id) for source in sources)
-        if min(output.written(image_id) for output in outputs) < newest:
-            todo.add(image_id)
-    if len(todo) < len(samples):
-        note(f"{len(samples) - len(todo)} of {len(samples)} images are done already")
-    return [sample for sample in samples if sample.id in todo]
-
-
-def done(stages: Sequence[Stage], dataset: Dataset, count: int, begin: float, **extra: object) -> None:
-    """Keep account of what a command made in all processes, and say it; `count`: images made in this one."""
-    count = sum(gathered(count))
-    if not all_done([sample.id for sample in dataset], stages[-1].pending):
-        return
-    for stage in stages:
-        if count:  # a run that finds nothing to do leaves the account to the one that did it
-            stage.done(
-                command=command_line("affinity"),
-                split=dataset.split,
-                counts={"images": len(dataset), "made": count},
-                seconds=time.monotonic() - begin,
-                **extra,
-            )
-        note(f"{stage.folder}: {count} of {len(dataset)} images made now")
+    return outdated

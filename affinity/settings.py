@@ -11,6 +11,9 @@ from wsss.console import Config, Several
 CHECKPOINT = "affinity_net.safetensors"
 """Name of a finished network in its stage folder."""
 
+STATE = "resume.pt"
+"""What a training that was killed goes on from, beside it."""
+
 STRIDE = 8
 """Pixels of the image between two nodes of the grid on which affinities are predicted and walked."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,13 @@ from affinity.augment import Example, Examples
 from affinity.checkpoint import save_affinity_network
 from affinity.loss import affinity_loss, stride_labels
 from affinity.network import AffinityNetwork
-from affinity.settings import CHECKPOINT, STRIDE, TrainConfig
+from affinity.settings import CHECKPOINT, STATE, STRIDE, TrainConfig
 from wsss.console import note, track
 from wsss.data import IGNORE
 from wsss.distributed import OwnBatches, all_sum, same_start, sum_gradients, whole_batch
 from wsss.errors import InputError
 from wsss.processes import is_first, rank
 from wsss.training import EpochBatches, loader_errors, read_state, save_state, stable_seed
-
-RESUME = "resume.pt"
 
 
 @dataclass(frozen=True)
@@ -51,13 +49,15 @@ def train_affinity_network(
     *,
     device: str | torch.device = "cpu",
     workers: int = 0,
+    report: Callable[[Trained], None] = lambda trained: None,
 ) -> Trained:
     """Train on affinity labels and write ``<folder>/affinity_net.safetensors``.
 
     After every epoch the whole state goes to ``<folder>/resume.pt`` (atomically); if that file is there at the
     start, the training goes on from it. All randomness is a function of (seed, epoch, index), so on a CPU the
-    result is the same bit for bit. The file is removed at the end. Several processes (`wsss.processes`) share each
-    batch, and the first of them writes.
+    result is the same bit for bit. The file is removed at the end, after `report` has been called: what that keeps
+    is not lost either if the process is killed. Several processes (`wsss.processes`) share each batch, and the first
+    of them writes and reports.
 
     Raises InputError if there is no example, a file cannot be read, the loss is not finite, or the state is of
     other settings.
@@ -76,7 +76,7 @@ def train_affinity_network(
     identity = {"config": config.model_dump(mode="json"), "ids": [example.id for example in examples]}
     history: list[EpochLosses] = []
     start = 0
-    if (state := read_state(folder / RESUME, identity)) is not None:
+    if (state := read_state(folder / STATE, identity)) is not None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         history = [EpochLosses(*losses) for losses in state["history"]]
@@ -110,7 +110,7 @@ def train_affinity_network(
             state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
             state["history"] = [list(vars(past).values()) for past in history]
             if is_first():
-                save_state(folder / RESUME, identity, state)
+                save_state(folder / STATE, identity, state)
             losses = history[-1]
             note(
                 f"epoch {epoch + 1}/{config.epochs}: loss {losses.total:.4f} (foreground {losses.foreground:.4f}, "
@@ -129,8 +129,10 @@ def train_affinity_network(
         "losses": [vars(loss) for loss in history],
     }
     save_affinity_network(path, network, dtype=config.export, info=info)
-    (folder / RESUME).unlink(missing_ok=True)
-    return Trained(path, tuple(history))
+    trained = Trained(path, tuple(history))
+    report(trained)
+    (folder / STATE).unlink(missing_ok=True)
+    return trained
 
 
 def _step(

@@ -18,7 +18,8 @@ from wsss.errors import InputError
 from wsss.evaluate import evaluate_run
 from wsss.metrics import ClassificationScores
 from wsss.options import command_line
-from wsss.store import Stage, file_hash, locked, read_json, write_json
+from wsss.store import DATA, Stage, account, due, file_hash, inputs_of, locked, read_json, write_json
+from wsss.store.atomic import remove_leftovers
 from wsss.training import choose_device
 
 SCORES = "scores.json"
@@ -71,6 +72,7 @@ def evaluate_checkpoint(
         "checkpoint": f"best: {CHOSEN}" if best else path.stem,
         "network": file_hash(path),
         "images": len(dataset),
+        "content": _content(dataset),
         "size": size,
         "precision": precision,
         "protocol": PROTOCOLS[protocol],
@@ -87,25 +89,19 @@ def evaluate_checkpoint(
         if found.miou is not None:
             note(f"mIoU {found.miou:.2f}{title}; protocol: {PROTOCOLS[protocol]}")
     else:
-        stage = Stage.open(
+        stage_of = Stage.writing(
             folder / "masks",
             kind="masks",
             config=mask_settings(network, path, size, precision, views, labels_given),
             class_names=dataset.class_names,
             suffix=".png",
             inputs={"network": file_hash(path), "data": dataset.name},
+            sources={DATA: dataset.root, "network": path},
         )
-        todo = stage.pending([sample.id for sample in dataset])
-        if len(todo) < len(dataset):
-            note(f"{len(dataset) - len(todo)} of {len(dataset)} masks are there already")
-        scores = predict_masks(network, dataset, stage.folder, todo, **how)
-        if todo:
-            stage.done(
-                command=command_line("cnnseg"),
-                split=dataset.split,
-                counts={"images": len(dataset), "made": len(todo)},
-                seconds=time.monotonic() - begin,
-            )
+        with stage_of as stage:
+            todo = due(stage, dataset.samples, "masks", labels=labels_given)
+            scores = predict_masks(network, dataset, stage.folder, todo, **how)
+            account(stage, dataset, len(todo), begin, command=command_line("cnnseg"))
         entry["miou"] = _score_masks(folder, dataset, workers, title)
     _print_scores(scores, dataset, title)
     return save_scores(folder / STAGE, entry, scores, dataset.class_names)
@@ -129,12 +125,21 @@ def mask_settings(
 def is_evaluation_of(
     entry: dict[str, Any], path: Path, dataset: Dataset, *, size: int | None, protocol: str, precision: str
 ) -> bool:
-    """Whether an entry of ``scores.json`` is about this checkpoint, these images, and this rule, one plain look."""
+    """Whether an entry of ``scores.json`` is about this checkpoint, these images, and this rule, one plain look.
+
+    Images, labels and masks are told by content, where the entry says it; those of older versions do not.
+    """
     if entry.get("labels_given") or entry.get("views"):
         return False
     due = {"data": dataset.name, "split": dataset.split, "images": len(dataset)}
     due |= {"size": size, "precision": precision, "protocol": PROTOCOLS[protocol]}
-    return all(entry.get(key) == value for key, value in due.items()) and entry.get("network") == file_hash(path)
+    if any(entry.get(key) != value for key, value in due.items()) or entry.get("network") != file_hash(path):
+        return False
+    return entry.get("content") is None or entry["content"] == _content(dataset)
+
+
+def _content(dataset: Dataset) -> dict[str, str]:
+    return inputs_of(dataset.samples, mask=dataset.mask_values).digests
 
 
 def save_scores(
@@ -157,6 +162,7 @@ def save_scores(
     with locked(folder / f".{SCORES}.lock"):
         old = [row for row in read_scores(folder) if any(row.get(name) != entry.get(name) for name in key)]
         write_json(folder / SCORES, {"entries": [*old, entry]})
+        remove_leftovers(folder)
     return entry
 
 

@@ -16,7 +16,7 @@ from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.settings import NETWORKS, NetworkConfig, TrainConfig
 from wsss.console import Flat, Several, note, run, together
 from wsss.errors import InputError
-from wsss.options import Data, Device, Readers, Root, Runs, Workers, check_positive, worker_count
+from wsss.options import Data, Device, Readers, Restart, Root, Runs, Workers, check_positive, worker_count
 
 if TYPE_CHECKING:
     from wsss.data import Dataset
@@ -57,6 +57,7 @@ def train_classifier(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     workers: Readers = 0,
+    restart: Restart = False,
     net: Annotated[NetworkConfig, Flat] = NetworkConfig(),
     cfg: Annotated[TrainConfig, Flat] = TrainConfig(),
 ) -> None:
@@ -79,7 +80,8 @@ def train_classifier(
         raise InputError(f"--budget {cfg.budget}: a classifier learns from image-level labels alone; leave it out")
     net, cfg = net.model_copy(update={"network": "classifier"}), cfg.model_copy(update={"budget": 0})
     train_set, val_set = _splits(data, train_split, val_split, root)
-    train_run(runs / name, train_set, val_set, net, cfg, runs=runs, device=device, workers=workers)
+    how = {"runs": runs, "device": device, "workers": workers, "restart": restart}
+    train_run(runs / name, train_set, val_set, net, cfg, **how)
 
 
 @app.command
@@ -94,6 +96,7 @@ def train_unrolled(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     workers: Readers = 0,
+    restart: Restart = False,
     net: Annotated[NetworkConfig, Flat] = NetworkConfig(),
     cfg: Annotated[TrainConfig, Flat] = TrainConfig(),
 ) -> None:
@@ -114,7 +117,8 @@ def train_unrolled(
         raise InputError("--network classifier: `cnnseg train-classifier` trains it")
     train_set, val_set = _splits(data, train_split, val_split, root)
     folder = runs / (name or net.network)
-    train_run(folder, train_set, val_set, net, cfg, runs=runs, device=device, workers=workers)
+    how = {"runs": runs, "device": device, "workers": workers, "restart": restart}
+    train_run(folder, train_set, val_set, net, cfg, **how)
 
 
 @app.command

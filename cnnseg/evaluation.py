@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -186,7 +186,7 @@ def evaluate_network(
 
 
 def predict_masks(
-    network: Network, dataset: Dataset, folder: Path, todo: Iterable[str], **how: Any
+    network: Network, dataset: Dataset, folder: Path, todo: Sequence[Sample], **how: Any
 ) -> ClassificationScores | None:
     """Write ``<folder>/<id>.png`` of the images in `todo`, each as soon as it is made.
 
@@ -198,9 +198,9 @@ def predict_masks(
         the network does not classify.
     """
     check_classes(network, dataset)
-    wanted = set(todo)
+    wanted = {sample.id for sample in todo}
     rows: dict[str, np.ndarray] = {}
-    parts = [(True, [sample for sample in dataset if sample.id in wanted])]
+    parts = [(True, list(todo))]
     if network.module.classifies:
         parts.append((False, [sample for sample in dataset if sample.id not in wanted]))
     for masks, samples in parts:
@@ -208,7 +208,7 @@ def predict_masks(
         verb = "masks of" if masks else "classify"
         for one in track(found, f"{verb} {dataset.split}", total=len(samples)):
             if one.mask is not None:
-                write_mask(folder, one.sample.id, one.mask)
+                write_mask(folder, one.sample.id, one.mask, one.sample.made_of)
             if one.probabilities is not None:
                 rows[one.sample.id] = one.probabilities
     return _scores(dataset, dataset.samples, rows)

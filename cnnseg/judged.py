@@ -60,6 +60,7 @@ def find_subject(
         _name(path.resolve()),
         file_hash(path),
         first_class=BACKGROUND_CLASS + 1,  # of which image-level labels teach nothing
+        path=path,
     )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from cnnseg.models import UNROLLED, Network, create_network, find_network
 from cnnseg.reading import Reading, find_reading
 from cnnseg.sampling import check_agreement, sample_masks
 from cnnseg.settings import BEST, CHOSEN, LAST, STAGE, STATE, NetworkConfig, TrainConfig
-from cnnseg.training import is_finished, train_network
+from cnnseg.training import Trained, train_network
 from wsss.console import note, warn
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
 from wsss.options import command_line
-from wsss.processes import is_first
-from wsss.store import Stage, file_hash
+from wsss.processes import from_first, is_first
+from wsss.store import DATA, Training, file_hash, inputs_of
+from wsss.store.inputs import Inputs
 from wsss.training import choose_device, stable_seed
 
 
@@ -34,6 +35,7 @@ def train_run(
     runs: Path,
     device: str = "auto",
     workers: int = 0,
+    restart: bool = False,
 ) -> Path:
     """Train into ``<folder>/network``, unless that is done; returns ``last.safetensors``.
 
@@ -57,8 +59,10 @@ def train_run(
         inputs=inputs,
         create=lambda: create_network(net, train.class_names),
         masks=net.network != "classifier",
+        sources={} if net.classifier is None else {"classifier": Path(net.classifier)},
         device=device,
         workers=workers,
+        restart=restart,
     )
 
 
@@ -73,8 +77,11 @@ def train_stage(
     create: Callable[[], Network],
     masks: bool = True,
     check: Callable[[Sequence[Sample]], None] | None = None,
+    files: Mapping[str, Callable[[str], Path]] | None = None,
+    sources: Mapping[str, Path] | None = None,
     device: str = "auto",
     workers: int = 0,
+    restart: bool = False,
     **how: Any,
 ) -> Path:
     """Train any network into ``<folder>/network``, unless that is done; returns ``last.safetensors``.
@@ -84,71 +91,92 @@ def train_stage(
         create: makes the network; what it draws at random is a function of the seed.
         masks: the network learns from masks, of as many images as the budget says.
         check: looks at these images before the training; unless given, whether masks and labels agree.
+        files: what stands for the masks of the data set, by name, see `wsss.store.inputs_of`.
+        sources: where inputs lie, by name.
+        restart: move a training that is there out of the way.
         how: `examples` and `ema` of `train_network`.
 
-    Raises InputError as `train_network`, or if the folder holds a training with other settings or starting weights.
+    Raises InputError as `train_network`, or if the folder holds a training with other settings, starting weights,
+    images, labels or masks.
     """
     import torch
 
     begin = time.monotonic()
     where = choose_device(device)
 
-    def open_stage() -> Stage:
-        return Stage.open(
-            folder / STAGE,
-            kind="network",
-            config={
+    masked = sample_masks(train, config.budget, config.budget_seed, rule=config.budget_rule) if masks else ()
+    training = Training(
+        folder / STAGE,
+        LAST,
+        STATE,
+        identity={
+            "kind": "network",
+            "config": {
                 **identity,
                 **config.identity,
                 "data": train.name,
                 "split": train.split,
                 "val_split": val.split if val is not None else None,
             },
-            class_names=train.class_names,
-            suffix=".safetensors",
-            inputs=inputs,
-        )
-
-    path = folder / STAGE / LAST
-    if is_finished(path.parent):
-        open_stage()  # refuses other settings
-        note(f"{path}: trained already")
-        return path
-    masked = sample_masks(train, config.budget, config.budget_seed, rule=config.budget_rule) if masks else ()
+            "class_names": train.class_names,
+            "inputs": inputs,
+            "sources": {DATA: train.root, **(sources or {})},
+        },
+        learnt=from_first(lambda: learnt_by(train, masked, files)),
+        beside=from_first(lambda: {} if val is None else {"val": inputs_of(val.samples, mask=val.mask_values)}),
+    )
+    if not restart and training.finished():
+        return folder / STAGE / LAST
     torch.manual_seed(stable_seed(config.seed))
     network = create()
     if is_first():
         (check or partial(_warn_of_disagreement, train))(masked)
-    stage = open_stage()
-    size = f"{parameter_count(network) / 1e6:.2f} M parameters"
-    note(f"{network.title}: {size}, {len(masked)} of {len(train)} images with their mask")
-    trained = train_network(
-        network,
-        train,
-        masked,
-        val,
-        stage.folder,
-        config,
-        new_head=network.new_head,
-        device=where,
-        workers=workers,
-        **how,
-    )
+    if restart:
+        training.restart()
+    with training.begin() as stage:
+        size = f"{parameter_count(network) / 1e6:.2f} M parameters"
+        note(f"{network.title}: {size}, {len(masked)} of {len(train)} images with their mask")
+
+        def report(trained: Trained) -> None:
+            stage.done(
+                command=command_line("cnnseg"),
+                split=train.split,
+                counts={"images": len(train), "masks": len(masked)},
+                seconds=time.monotonic() - begin,
+                parameters=parameter_count(network),
+                last=trained.history[-1],
+                best_chosen_on_validation=trained.best,
+            )
+
+        trained = train_network(
+            network,
+            train,
+            masked,
+            val,
+            stage.folder,
+            config,
+            new_head=network.new_head,
+            device=where,
+            workers=workers,
+            report=report,
+            **how,
+        )
     if not is_first():
-        return path
-    stage.done(
-        command=command_line("cnnseg"),
-        split=train.split,
-        counts={"images": len(train), "masks": len(masked)},
-        seconds=time.monotonic() - begin,
-        parameters=parameter_count(network),
-        last=trained.history[-1],
-        best_chosen_on_validation=trained.best,
-    )
+        return trained.path
     note(f"wrote {trained.path} ({trained.path.stat().st_size / 1e6:.1f} MB)")
     if trained.best is not None:
         note(f"{BEST}: step {trained.best['step']}, {row_line(trained.best)} ({CHOSEN})")
-    return path
+    return trained.path
+
+
+def learnt_by(
+    train: Dataset, masked: Sequence[Sample], files: Mapping[str, Callable[[str], Path]] | None = None
+) -> Inputs:
+    """What a training learns from: photographs, labels, and the masks of those images whose masks are used."""
+    known = {sample.id for sample in masked}
+    samples = [sample if sample.id in known else replace(sample, mask_path=None) for sample in train]
+    own = train.mask_values if masked and not files else None
+    return inputs_of(samples, mask=own, files=files)
 
 
 _READING = {field.name for field in fields(Reading)}

@@ -77,6 +77,7 @@ def seeds(
         make,
         config=identity(model, cfg),
         inputs={"network": file_hash(path), "data": dataset.name},
+        sources={"network": path},
         command=command_line("cnnseg"),
     )
 

@@ -16,6 +16,7 @@ from cnnseg.models import Network
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
 from wsss.store import atomic
+from wsss.store.atomic import remove_leftovers
 
 SNAPSHOTS = "snapshots"
 """Folder of a training that holds them: ``<step>/<id>.npz``."""
@@ -46,6 +47,7 @@ def write_snapshot(
     stored = maps[0].float().cpu().numpy().clip(-limit, limit).astype(np.float16)
     with atomic(folder / f"{sample.id}.npz") as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, maps=stored, strength=np.float32(network.strength(seen)))
+    remove_leftovers(folder)
 
 
 def read_snapshot(path: Path, outputs: int) -> tuple[np.ndarray, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,6 +54,7 @@ def train_network(
     ema: float | None = None,
     device: str = "cpu",
     workers: int = 0,
+    report: Callable[[Trained], None] = lambda trained: None,
 ) -> Trained:
     """Train on image-level labels and the masks of `masked`; write ``last.safetensors`` and, with `val`, ``best``.
 
@@ -76,6 +77,7 @@ def train_network(
         examples: what reads images and targets of `train`.
         ema: decay of the running average of the weights (`MovingAverage`), which is then what is evaluated and written;
             None or 0: the weights themselves.
+        report: called at the end, before ``resume.pt`` is removed: what it keeps is not lost if the process is killed.
 
     Raises:
         InputError: nothing to learn from, unknown snapshot ids, unreadable files, a loss that is not finite (the
@@ -178,11 +180,13 @@ def train_network(
             pass
     module.eval()
     path, best_path = folder / LAST, folder / BEST
+    trained = Trained(path, tuple(done.history), best_path if done.best else None, done.best)
     if is_first():
         save_network(kept, path)
         write_history(folder, done.history)
+        report(trained)
         (folder / STATE).unlink(missing_ok=True)
-    return Trained(path, tuple(done.history), best_path if done.best else None, done.best)
+    return trained
 
 
 def is_finished(folder: Path) -> bool:

@@ -15,3 +15,9 @@ def shared() -> Path:
     if not (path / "data").is_dir():
         pytest.skip(f"no shared data at {path}: set RELSEG_SHARED to run this test")
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Contents of files are remembered in a folder of the tests, not in the user's."""
+    os.environ["RELSEG_CACHE"] = str(tmp_path_factory.mktemp("cache"))

@@ -155,13 +155,18 @@ def refused(capsys: pytest.CaptureFixture[str], status: int, *words: str) -> Non
         assert word in lines[0]
 
 
-def test_a_result_older_than_its_seed_is_made_again(place: Path, affinity: Callable[..., int], net: Path) -> None:
+def test_a_result_of_another_seed_is_made_again(place: Path, affinity: Callable[..., int], net: Path) -> None:
     folder = place / "runs/seedy"
     commands = (("labels",), ("refine", "--network", net, "--device", "cpu"))
     for command in commands:
         assert affinity(*command, "--workers", 1) == 0
     stages = {name: times(folder / name, suffix) for name, suffix in (("affinity_labels", ".png"), ("masks", ".png"))}
-    write_seed(folder / "seeds", "b", read_seed(folder / "seeds", "b"))
+    seed = read_seed(folder / "seeds", "b")
+    write_seed(folder / "seeds", "b", seed)  # the same once more
+    for command in commands:
+        assert affinity(*command, "--workers", 1) == 0
+    assert all(times(folder / name, ".png") == before for name, before in stages.items())
+    write_seed(folder / "seeds", "b", Seed(seed.scores / 2, seed.classes, seed.size))
     for command in commands:
         assert affinity(*command, "--workers", 1) == 0
     for name, before in stages.items():

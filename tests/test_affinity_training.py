@@ -16,7 +16,7 @@ from affinity.checkpoint import load_affinity_network
 from affinity.loss import affinity_loss, stride_labels
 from affinity.network import AffinityNetwork
 from affinity.settings import AugmentConfig, NetworkConfig, TrainConfig
-from affinity.training import CHECKPOINT, RESUME, train_affinity_network
+from affinity.training import CHECKPOINT, STATE, train_affinity_network
 from wsss.configs import config_root, find_config
 from wsss.errors import InputError
 from wsss.store import write_mask
@@ -75,7 +75,7 @@ def test_killed_and_resumed_equals_uninterrupted(
             killed_after(patch, steps)
             with pytest.raises(Killed):
                 train_affinity_network(examples, folder, config)
-        assert (folder / RESUME).exists() and not (folder / CHECKPOINT).exists()
+        assert (folder / STATE).exists() and not (folder / CHECKPOINT).exists()
     torch.manual_seed(99)  # what a fresh process would have drawn meanwhile must not matter
     resumed = train_affinity_network(examples, folder, config)
     assert resumed.path.read_bytes() == whole.path.read_bytes()
@@ -177,7 +177,7 @@ def test_faults_are_told(examples: list[Example], tmp_path: Path, monkeypatch: p
             train_affinity_network(examples, tmp_path / "killed", CONFIG)
     with pytest.raises(InputError, match="other settings or images; delete it"):
         train_affinity_network(examples[1:], tmp_path / "killed", CONFIG)
-    resume = tmp_path / "killed" / RESUME
+    resume = tmp_path / "killed" / STATE
     resume.write_bytes(resume.read_bytes()[:-1000])
     with pytest.raises(InputError, match="cannot be read"):
         train_affinity_network(examples, tmp_path / "killed", CONFIG)

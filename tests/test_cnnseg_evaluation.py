@@ -220,13 +220,13 @@ def test_no_decoder_where_it_is_not_needed(dataset: Dataset) -> None:
 
 
 def test_written_masks_go_on(dataset: Dataset, tmp_path: Path) -> None:
-    scores = predict_masks(network(), dataset, tmp_path, list(SIZES))
+    scores = predict_masks(network(), dataset, tmp_path, dataset.samples)
     for image_id in SIZES:
         assert np.array_equal(read_mask(tmp_path, image_id), strongest(pixels(dataset, image_id)[0]))
     times = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     (tmp_path / "c.png").unlink()
     module = Colours()
-    again = predict_masks(network(module), dataset, tmp_path, ["c"])
+    again = predict_masks(network(module), dataset, tmp_path, [s for s in dataset if s.id == "c"])
     assert (
         module.decoded == 1
         and scores.macro_f1 == again.macro_f1 == evaluate_network(network(), dataset).scores.macro_f1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from vitseg.hybrid import freeze_levels, split_name, trunk_of
 from vitseg.models import HEAD, Classifier, create_classifier, save_classifier
-from vitseg.settings import CHECKPOINT, ClassifierConfig
+from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig
 from wsss.console import note, track
 from wsss.data import Dataset, Sample, read_image
 from wsss.distributed import OwnBatches, all_sum, same_start, sum_gradients, whole_batch
@@ -24,8 +24,6 @@ from wsss.errors import InputError
 from wsss.metrics import ClassificationScores, classification_scores
 from wsss.processes import is_first, rank
 from wsss.training import EpochBatches, loader_errors, read_state, save_state, stable_seed
-
-STATE = "resume.pt"
 
 UNKNOWN = -1
 """In the place of a label, 0 or 1, that takes no part in the loss."""
@@ -83,13 +81,15 @@ def train_classifier(
     *,
     device: str = "cpu",
     workers: int = 0,
+    report: Callable[[TrainedClassifier], None] = lambda trained: None,
 ) -> TrainedClassifier:
     """Fine-tune with binary cross-entropy for each class and write ``<folder>/classifier.safetensors``.
 
     After every epoch the whole state goes to ``<folder>/resume.pt``; a run that was killed goes on from it to the
     same result, as all randomness is a function of (seed, epoch, index). The last epoch is the result: nothing is
-    chosen on `val`. Several processes (`wsss.processes`) share each batch; the first of them writes, and alone knows
-    the scores.
+    chosen on `val`. That file is removed at the end, after `report` has been called: what that keeps is not lost either
+    if the process is killed. Several processes (`wsss.processes`) share each batch; the first of them writes, reports,
+    and alone knows the scores.
 
     Raises:
         InputError: no labelled image, unreadable files, weights of another model, a loss that is not finite.
@@ -170,9 +170,11 @@ def train_classifier(
     if val is not None:
         predicted = predict(classifier, val, config.sizes[-1], device=device, precision=config.precision)
         scores = classification_scores(predicted, val.labels())
-    save_classifier(classifier, path, getattr(torch, config.export))  # last: what is there is finished
-    (folder / STATE).unlink(missing_ok=True)
-    return TrainedClassifier(path, tuple(losses), scores)
+    save_classifier(classifier, path, getattr(torch, config.export))
+    trained = TrainedClassifier(path, tuple(losses), scores)
+    report(trained)
+    (folder / STATE).unlink(missing_ok=True)  # last: without it the training is finished
+    return trained
 
 
 def check_side(classifier: Classifier, size: int, option: str) -> None:

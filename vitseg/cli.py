@@ -11,11 +11,11 @@ from cyclopts import App, Parameter
 
 from vitseg.checkpoints import find_checkpoint
 from vitseg.judge_commands import perturbation_test, segmentation_test
-from vitseg.settings import CHECKPOINT, ClassifierConfig, ExplainConfig, SeedConfig
+from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig, ExplainConfig, SeedConfig
 from wsss.console import Flat, note, run, together
 from wsss.errors import InputError
-from wsss.options import Data, Device, Readers, Root, Runs, Shard, check_positive, command_line
-from wsss.processes import is_first, take_shard
+from wsss.options import Data, Device, Readers, Restart, Root, Runs, Shard, check_positive, command_line
+from wsss.processes import from_first, take_shard
 
 if TYPE_CHECKING:
     from wsss.data import Dataset, Sample
@@ -43,6 +43,7 @@ def train_classifier(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     workers: Readers = 0,
+    restart: Restart = False,
     cfg: Annotated[ClassifierConfig, Flat] = ClassifierConfig(),
 ) -> None:
     """Fine-tune a ViT to name the classes of an image, from image-level labels alone.
@@ -59,36 +60,47 @@ def train_classifier(
     name
         Name of the run.
     """
+    from vitseg.classifier import TrainedClassifier
     from vitseg.classifier import train_classifier as train
     from wsss.data import load_dataset
-    from wsss.store import Stage
+    from wsss.store import DATA, Training, inputs_of
     from wsss.training import choose_device
 
     begin = time.monotonic()
     train_set = load_dataset(data, train_split, root)
     val_set = load_dataset(data, val_split, root) if val_split else None
-    stage = Stage.open(
+    training = Training(
         runs / name / "classifier",
-        kind="classifier",
-        config={**cfg.model_dump(mode="json"), "data": train_set.name, "split": train_split},
-        class_names=train_set.class_names,
-        suffix=".safetensors",
+        CHECKPOINT,
+        STATE,
+        identity={
+            "kind": "classifier",
+            "config": {**cfg.model_dump(mode="json"), "data": train_set.name, "split": train_split},
+            "class_names": train_set.class_names,
+            "sources": {DATA: train_set.root},
+        },
+        learnt=from_first(lambda: inputs_of(train_set.samples)),
     )
-    if not stage.pending([Path(CHECKPOINT).stem]):
-        note(f"{stage.folder / CHECKPOINT}: trained already")
+    if restart:
+        training.restart()
+    if training.finished():
         return
-    trained = train(train_set, val_set, stage.folder, cfg, device=choose_device(device), workers=workers)
-    if not is_first():
-        return
-    if trained.scores is not None and val_set is not None:
-        _report_scores(trained.scores, val_set, stage.folder / "scores.json")
-    stage.done(
-        command=command_line("vitseg"),
-        split=train_split,
-        counts={"images": len(train_set)},
-        seconds=time.monotonic() - begin,
-        losses=list(trained.losses),
-    )
+    with training.begin() as stage:
+
+        def report(trained: TrainedClassifier) -> None:
+            if trained.scores is not None and val_set is not None:
+                _report_scores(trained.scores, val_set, stage.folder / "scores.json")
+            stage.done(
+                command=command_line("vitseg"),
+                split=train_split,
+                counts={"images": len(train_set)},
+                seconds=time.monotonic() - begin,
+                losses=list(trained.losses),
+            )
+
+        trained = train(
+            train_set, val_set, stage.folder, cfg, device=choose_device(device), workers=workers, report=report
+        )
     note(f"wrote {trained.path}")
 
 
@@ -187,6 +199,7 @@ def seeds(
         make,
         config=cfg.identity,
         inputs={"classifier": file_hash(path), "data": dataset.name},
+        sources={"classifier": path},
         command=command_line("vitseg"),
     )
 

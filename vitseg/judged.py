@@ -34,7 +34,7 @@ def find_subject(classifier: str | None, architecture: str | None, weights: str,
         raise InputError("--classifier or --architecture: give one of the two")
     if classifier is not None:
         path = find_checkpoint(classifier, runs)
-        subject = subject_of(load_classifier(path), checkpoint_name(path), file_hash(path))
+        subject = subject_of(load_classifier(path), checkpoint_name(path), file_hash(path), path)
     else:
         model = load_imagenet_vit(architecture, weights)
         known = f"pretrained {architecture}" if weights == "pretrained" else file_hash(Path(weights))
@@ -43,11 +43,12 @@ def find_subject(classifier: str | None, architecture: str | None, weights: str,
     return subject
 
 
-def subject_of(classifier: Classifier, name: str, fingerprint: str) -> Subject:
+def subject_of(classifier: Classifier, name: str, fingerprint: str, path: Path | None = None) -> Subject:
     """A classifier under test, at the size it was made for."""
     height, width = classifier.model.patch_embed.img_size
     size = (int(height), int(width))
-    return Subject(classifier.model, classifier.class_names, classifier.mean, classifier.std, size, name, fingerprint)
+    known = (classifier.model, classifier.class_names, classifier.mean, classifier.std)
+    return Subject(*known, size, name, fingerprint, path=path)
 
 
 def find_explainers(model: nn.Module, config: TrialConfig) -> list[Explainer]:

@@ -13,6 +13,9 @@ from wsss.judging import settings as judging
 CHECKPOINT = "classifier.safetensors"
 """Name of a finished classifier in its stage folder."""
 
+STATE = "resume.pt"
+"""What a training that was killed goes on from, beside it."""
+
 Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1), Several]
 
 

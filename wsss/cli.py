@@ -12,6 +12,7 @@ from cyclopts import App, Parameter
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from wsss.console import console, note, run
 from wsss.entries import ALPHAS, MetricEntry, save_metrics
@@ -177,6 +178,52 @@ def compare(
     )
     size = report.html.stat().st_size / 1e6
     note(f"wrote {report.html} ({size:.1f} MB, needs no network), {report.markdown} and {report.csv}")
+
+
+@app.command
+def status(
+    name: str,
+    /,
+    *,
+    data: Annotated[
+        str | None, Parameter(help="Data set: a YAML file, or a name below configs/data. Without it: runs alone.")
+    ] = None,
+    root: Root = None,
+    runs: Runs = Path("runs"),
+    check: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Print the chain of a run: what each stage was made of, and whether it is up to date, or stale and why.
+
+    Stages of other runs that these were made of are looked at, too. Images, labels and masks are compared if --data is
+    given. Nothing is changed.
+
+    Parameters
+    ----------
+    name
+        Run: a name below the folder of runs, or a path.
+    check
+        Exit status 1 if anything is stale.
+    """
+    from wsss.status import chain_of
+    from wsss.store import resolve_run
+
+    if data is None and root is not None:
+        raise InputError(f"--root {root}: give --data with it")
+    folder = resolve_run(name, runs)
+    states = chain_of(folder, data, root)
+    table = Table("stage", "holds", "state", box=box.SIMPLE_HEAD, title=str(folder), title_justify="left")
+    table.columns[0].overflow = "fold"
+    for state in states:
+        sources = f"made of {', '.join(state.sources)}" if state.sources else ""
+        words = Text(state.words, "yellow" if state.stale else "")
+        name = state.name.removeprefix(f"{folder.resolve().name}/")
+        table.add_row(name, "\n".join(filter(None, (state.made, sources))), words)
+    console.print(table)
+    stale = [state for state in states if state.stale]
+    if data is None:
+        note("images, labels and masks were not looked at: give --data")
+    note(f"{len(stale)} of {len(states)} are stale" if stale else "everything is up to date")
+    return int(check and bool(stale))
 
 
 def _print_figures(name: str, entries: Sequence[MetricEntry]) -> None:

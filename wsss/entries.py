@@ -12,6 +12,7 @@ from wsss.console import Config, validation_line
 from wsss.data import Sample
 from wsss.errors import InputError
 from wsss.store import MADE_BY, locked, read_json, write_json
+from wsss.store.atomic import remove_leftovers
 
 STAGES: dict[str, str] = {"seeds": "seeds", "refined": "seeds", "affinity_labels": "affinity_labels", "masks": "masks"}
 """Stage folder of a run, in the order of the chain -> kind of files that lie there."""
@@ -73,6 +74,8 @@ class MetricEntry(Config):
     protocol: str
     source: str
     """Fingerprint of the evaluated stage."""
+    content: str | None = None
+    """Content of its files and of the ground truth (`wsss.evaluate.content_of_figures`); older ones do not say."""
 
 
 class TestEntry(Config):
@@ -141,6 +144,7 @@ def save_metrics(run: Path, entries: Sequence[MetricEntry]) -> None:
             merged.values(), key=lambda e: (e.data, e.split, order.get(e.stage, 99), e.oracle, not e.headline)
         )
         write_json(run / METRICS, {**_content(run), "entries": [entry.model_dump() for entry in rows]})
+        remove_leftovers(run)
 
 
 def save_tests(run: Path, entries: Sequence[TestEntry]) -> None:
@@ -149,6 +153,7 @@ def save_tests(run: Path, entries: Sequence[TestEntry]) -> None:
         merged = {entry.key: entry for entry in (*read_tests(run), *entries)}
         rows = sorted(merged.values(), key=lambda e: (TESTS.index(e.test), e.data, e.split))
         write_json(run / METRICS, {**_content(run), "tests": [entry.model_dump() for entry in rows]})
+        remove_leftovers(run)
 
 
 def _content(run: Path) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from wsss.entries import ALPHAS, MAKERS, READING_ALPHA, STAGES, SUFFIX, MetricEn
 from wsss.errors import InputError, did_you_mean
 from wsss.metrics import ConfusionMatrix, ThresholdSweep, seed_to_mask
 from wsss.parallel import map_parallel
-from wsss.store import Stage, read_mask, read_seed
+from wsss.store import Stage, inputs_of, read_mask, read_seed
+from wsss.store.content import as_text, hash_bytes
 
 # every protocol reads "<rule>; <labels>; <this>"
 PROTOCOL = "one confusion matrix over all images at native size, background included, 255 ignored"
@@ -75,6 +76,17 @@ def evaluate_run(
     return entries
 
 
+def content_of_figures(stage: Stage, dataset: Dataset) -> str:
+    """What the figures of a stage on a split are made of: its files, the ground truth and the labels; 16 digits."""
+    inputs = inputs_of(
+        [sample for sample in dataset if sample.mask_path is not None],
+        image=False,
+        mask=dataset.mask_values,
+        files={"results": lambda image_id: stage.folder / f"{image_id}{stage.manifest['suffix']}"},
+    )
+    return as_text(hash_bytes("".join(inputs.digests.values()).encode()))
+
+
 def _check_complete(stage: Stage, name: str, samples: Sequence[Sample], split: str) -> None:
     missing = [s.id for s in samples if not (stage.folder / f"{s.id}{SUFFIX[STAGES[name]]}").is_file()]
     if missing:
@@ -112,6 +124,7 @@ def _evaluate_stage(
         raise InputError(
             f"data set {dataset.name}, split {dataset.split}: every pixel of its ground truth is 255 (ignored)"
         )
+    content = content_of_figures(stage, dataset)
     made = stage.manifest.get("config", {})
     declared = bool(made.get("labels_given", True))
     labels_given = declared and not strangers
@@ -136,6 +149,7 @@ def _evaluate_stage(
             images=len(samples),
             command=command,
             source=stage.fingerprint,
+            content=content,
             network=made.get("network"),
             learnt_from=made.get("learnt_from"),
             protocol=f"{how}; {given}; {PROTOCOL}",

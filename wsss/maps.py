@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from wsss.console import note, track
 from wsss.data import Dataset, Sample, read_image
 from wsss.errors import InputError, did_you_mean
-from wsss.processes import all_done, due, gathered
-from wsss.store import Seed, Stage, read_seed, write_seed
+from wsss.processes import all_done, gathered
+from wsss.store import DATA, Seed, Stage, due, read_seed, write_seed
 
 MapsOf = Callable[[Sequence[Image.Image], Sequence[Sample]], list[np.ndarray]]
 """Images with their samples -> (K, h, w) maps in [0, 1] of each, for the classes of its sample."""
@@ -151,7 +151,8 @@ def write_seeds(
                 image = images[sample.id]
                 if np.isfinite(score).all():
                     classes = np.array(sample.classes, np.uint8)
-                    write_seed(folder, sample.id, Seed(score.astype(np.float16), classes, (image.height, image.width)))
+                    seed = Seed(score.astype(np.float16), classes, (image.height, image.width))
+                    write_seed(folder, sample.id, seed, sample.made_of)
                     images_done += 1
                     maps += len(sample.classes)
                 else:
@@ -164,11 +165,6 @@ def write_seeds(
     return SeedCounts(images_done, maps, tuple(failed))
 
 
-def relabelled(folder: Path, samples: Sequence[Sample]) -> set[str]:
-    """Ids of finished seeds that show other classes than their images are labelled with by now."""
-    return {sample.id for sample in samples if tuple(read_seed(folder, sample.id).classes.tolist()) != sample.classes}
-
-
 def run_seeds(
     dataset: Dataset,
     folder: Path,
@@ -176,38 +172,45 @@ def run_seeds(
     *,
     config: Mapping[str, Any],
     inputs: dict[str, str],
+    sources: Mapping[str, Path] | None = None,
     command: str,
 ) -> None:
-    """The seeds stage of a run: what is there already is kept, the rest is made, and the manifest says how.
+    """The seeds stage of a run: what is there and up to date is kept, the rest is made, and the manifest says how.
 
     Several processes share the work (`wsss.processes`).
 
     Args:
         folder: of the stage, ``<run>/seeds``. make: (samples, folder) -> counts.
         config: all that changes the maps. inputs: fingerprints of what they are made from, see `Stage.open`.
+        sources: where these lie.
 
     Raises:
-        InputError: made with other settings before, or, after all others are made, an image that has no seed.
+        InputError: made with other settings before, being made by another process, or, after all others are made, an
+            image that has no seed.
     """
     begin = time.monotonic()
-    stage = Stage.open(
-        folder, kind="seeds", config=dict(config), class_names=dataset.class_names, suffix=".npz", inputs=inputs
+    stage_of = Stage.writing(
+        folder,
+        kind="seeds",
+        config=dict(config),
+        class_names=dataset.class_names,
+        suffix=".npz",
+        inputs=inputs,
+        sources={DATA: dataset.root, **(sources or {})},
     )
+    with stage_of as stage:
 
-    def missing(samples: Sequence[Sample]) -> list[Sample]:
-        todo = set(stage.pending([sample.id for sample in samples]))
-        todo |= relabelled(stage.folder, [sample for sample in samples if sample.id not in todo])
-        if len(todo) < len(samples):
-            note(f"{len(samples) - len(todo)} of {len(samples)} seeds are there already")
-        return [sample for sample in samples if sample.id in todo]
+        def relabelled(sample: Sample) -> bool:
+            return tuple(read_seed(stage.folder, sample.id).classes.tolist()) != sample.classes
 
-    found = gathered(make(list(due(dataset.samples, missing)), stage.folder))
-    images, maps = (sum(getattr(counts, name) for counts in found) for name in ("images", "maps"))
-    failed = [line for counts in found for line in counts.failed]
-    complete = all_done(dataset.samples, lambda samples: stage.pending([sample.id for sample in samples]))
-    if complete and (images or failed):
-        counts = {"images": images, "maps": maps, "failed": len(failed)}
-        stage.done(command=command, split=dataset.split, counts=counts, seconds=time.monotonic() - begin)
+        counts = gathered(make(due(stage, dataset.samples, "seeds", outdated=relabelled), stage.folder))
+        images, maps = sum(found.images for found in counts), sum(found.maps for found in counts)
+        failed = [line for found in counts for line in found.failed]
+        complete = all_done(dataset.samples, lambda samples: stage.pending([sample.id for sample in samples]))
+        new = images or failed or dataset.split not in {past.get("split") for past in stage.manifest["history"]}
+        if complete and new:
+            account = {"images": images, "maps": maps, "failed": len(failed)}
+            stage.done(command=command, split=dataset.split, counts=account, seconds=time.monotonic() - begin)
     if failed:
         more = f" ({len(failed)} images have no seed; the others are made)" if len(failed) > 1 else ""
         raise InputError(f"{failed[0]}{more}")

@@ -36,6 +36,10 @@ Shard = Annotated[
         "What one that died has left, the same command makes with its shard, or without any."
     ),
 ]
+Restart = Annotated[
+    bool,
+    Parameter(negative="", help="Train anew: a training that is there is moved to STAGE.old in the run."),
+]
 Workers = Annotated[int | None, Parameter(help="Processes; one for each core unless given.")]
 
 

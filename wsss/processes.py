@@ -1,7 +1,7 @@
 """Several processes at one piece of work, on one machine or more. Alone, all of this is idle.
 
 They are started by torchrun and then talk with each other, or by anything else, each with its ``--shard``, and then do
-not. Work that is image by image is divided in one way, `due`, whatever the command; a training (`wsss.distributed`)
+not. Work that is image by image is divided in one way, `portion`, whatever the command; a training (`wsss.distributed`)
 needs processes that talk.
 
 Importing it costs no torch. What trainings need of it beside this is in `wsss.distributed`.
@@ -144,12 +144,17 @@ def share(items: Sequence[T]) -> Sequence[T]:
 
 
 def take_shard(text: str) -> None:
-    """From now on `due` gives this process the part of ``--shard i/n`` alone. InputError if it is anything else."""
+    """From now on `portion` gives this process the part of ``--shard i/n`` alone. InputError if it is anything else."""
     global _shard
     part, slash, parts = text.partition("/")
     if not (slash and part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
         raise InputError(f"--shard {text}: expected i/n with 1 <= i <= n, such as 1/4")
     _shard = int(part), int(parts)
+
+
+def is_sharded() -> bool:
+    """Whether this process has a shard: others, of which it does not know, may be writing the same stages."""
+    return _shard[1] > 1
 
 
 def of_shard(items: Sequence[T]) -> Sequence[T]:
@@ -158,7 +163,7 @@ def of_shard(items: Sequence[T]) -> Sequence[T]:
     return items[part - 1 :: parts]
 
 
-def due(items: Sequence[T], missing: Callable[[Sequence[T]], Sequence[T]]) -> Sequence[T]:
+def portion(items: Sequence[T], missing: Callable[[Sequence[T]], Sequence[T]]) -> Sequence[T]:
     """What this process has to make: of the items of its shard those that are `missing`, shared among all that talk.
 
     Shards are cut from all items, so that they stay the same whatever is there already; what a process that died has

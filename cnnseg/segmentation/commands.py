@@ -17,7 +17,7 @@ from cnnseg.segmentation.settings import (
 from cnnseg.settings import BEST, LAST
 from wsss.console import Flat, Several, note, together
 from wsss.errors import InputError
-from wsss.options import Data, Device, Readers, Root, Runs, Shard, check_positive
+from wsss.options import Data, Device, Readers, Restart, Root, Runs, Shard, check_positive
 from wsss.processes import take_shard
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def train_segmentation(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     workers: Readers = 0,
+    restart: Restart = False,
     net: Annotated[SegmentationConfig, Flat] = SegmentationConfig(),
     cfg: Annotated[SegmentationTrainConfig, Flat] = SegmentationTrainConfig(),
 ) -> None:
@@ -73,7 +74,8 @@ def train_segmentation(
 
     train_set = load_dataset(data, split, root)
     val_set = load_dataset(data, val_split, root) if val_split else None
-    train(runs / name, train_set, val_set, net, cfg, masks=masks, runs=runs, device=device, workers=workers)
+    how = {"masks": masks, "runs": runs, "device": device, "workers": workers, "restart": restart}
+    train(runs / name, train_set, val_set, net, cfg, **how)
 
 
 @together

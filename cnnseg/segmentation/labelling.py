@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -15,12 +14,11 @@ from cnnseg.models import find_network, load_network
 from cnnseg.segmentation.pseudo_masks import MASKS, SCORES
 from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.settings import LAST
-from wsss.console import note, track
+from wsss.console import track
 from wsss.data import BACKGROUND, Dataset
 from wsss.errors import InputError
 from wsss.options import command_line
-from wsss.processes import all_done, due, gathered
-from wsss.store import Seed, Stage, file_hash, write_mask, write_seed
+from wsss.store import DATA, Seed, Stage, account, due, file_hash, write_mask, write_seed
 from wsss.training import choose_device
 
 STRIDE = 8
@@ -62,44 +60,33 @@ def write_pseudo_masks(
         "config": mask_settings(network, path, size, precision, views, labels_given=True),
         "class_names": dataset.class_names,
         "inputs": {"network": file_hash(path), "data": dataset.name},
+        "sources": {DATA: dataset.root, "network": path},
     }
-    masks = Stage.open(folder / MASKS, kind="masks", suffix=".png", **common)
-    scores = Stage.open(folder / SCORES, kind="seeds", suffix=".npz", **common)
-
-    def missing(ids: Sequence[str]) -> list[str]:
-        left = {*masks.pending(ids), *scores.pending(ids)}
-        if len(left) < len(ids):
-            note(f"{len(ids) - len(left)} of {len(ids)} images are done already")
-        return [image_id for image_id in ids if image_id in left]
-
-    ids = [sample.id for sample in dataset]
-    todo = set(due(ids, missing))
-    found = predict(
-        network,
-        dataset,
-        [sample for sample in dataset if sample.id in todo],
-        size=size,
-        device=choose_device(device),
-        batch_size=batch_size,
-        precision=precision,
-        views=views,
-        labels_given=True,
-        pixels=True,
-    )
-    for one in track(found, f"masks of {dataset.split}", total=len(todo)):
-        write_seed(scores.folder, one.sample.id, seed_of(one))
-        write_mask(masks.folder, one.sample.id, one.mask)  # the mask last, as it is what says that the image is done
-    made = sum(gathered(len(todo)))
-    for stage in (scores, masks) if all_done(ids, masks.pending) else ():
-        if made:
-            stage.done(
-                command=command_line("cnnseg"),
-                split=dataset.split,
-                counts={"images": len(dataset), "made": made},
-                seconds=time.monotonic() - begin,
-            )
-        note(f"{stage.folder}: {made} of {len(dataset)} images made now")
-    return made
+    with (
+        Stage.writing(folder / MASKS, kind="masks", suffix=".png", **common) as masks,
+        Stage.writing(folder / SCORES, kind="seeds", suffix=".npz", **common) as scores,
+    ):
+        todo = due([masks, scores], dataset.samples, "masks")
+        found = predict(
+            network,
+            dataset,
+            todo,
+            size=size,
+            device=choose_device(device),
+            batch_size=batch_size,
+            precision=precision,
+            views=views,
+            labels_given=True,
+            pixels=True,
+        )
+        for one in track(found, f"masks of {dataset.split}", total=len(todo)):
+            made_of = one.sample.made_of
+            write_seed(scores.folder, one.sample.id, seed_of(one), made_of)
+            write_mask(masks.folder, one.sample.id, one.mask, made_of)  # last: it says that the image is done
+        counts = [
+            account(stage, dataset, len(todo), begin, command=command_line("cnnseg")) for stage in (scores, masks)
+        ]
+    return counts[0]
 
 
 def seed_of(found: Prediction) -> Seed:

@@ -19,15 +19,16 @@ from cnnseg.checkpoints import mask_settings
 from cnnseg.models import Network
 from cnnseg.segmentation.segmenting import Segmentation, segment_pictures
 from cnnseg.segmentation.settings import SegmentConfig
-from wsss.console import note, track, warn
-from wsss.data import read_image
+from wsss.console import track, warn
+from wsss.data import Sample, read_image
 from wsss.data.files import image_size
 from wsss.errors import InputError
 from wsss.options import command_line
 from wsss.overlay import fit_width
-from wsss.processes import all_done, due, gathered
-from wsss.store import Stage, atomic, file_hash, locked, read_mask, write_mask
-from wsss.store.atomic import write_bytes
+from wsss.processes import all_done, gathered
+from wsss.store import Stage, atomic, due, file_hash, locked, read_mask, write_mask
+from wsss.store.atomic import remove_leftovers, write_bytes
+from wsss.store.work import known_records
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Files of a folder that are taken for photographs."""
@@ -90,7 +91,7 @@ def segment_photographs(
 
     The table has a line for each photograph, those of earlier calls too: its size in pixels, and the share of its area,
     0 to 1, that is background and each class. A photograph that cannot be segmented is left out of it. What is done
-    already is not done again, unless the photograph is newer than its mask.
+    already is not done again, unless the photograph has changed.
 
     Args:
         path: file of the network, for the manifest.
@@ -102,50 +103,48 @@ def segment_photographs(
             under one of these names.
     """
     begin = time.monotonic()
-    _earlier(out / SHARES, photographs)
     settings = mask_settings(network, path, None, precision, config, labels_given=False)
-    stage = Stage.open(
+    stage_of = Stage.writing(
         out / MASKS,
         kind="masks",
         config={**settings, **config.model_dump(mode="json")},
         class_names=network.class_names,
         suffix=".png",
         inputs={"network": file_hash(path)},
+        sources={"network": path},
+        otherwise="give another --out or delete the folder",
     )
-
-    def missing(names: Sequence[str]) -> list[str]:
-        left = _pending(stage, {name: photographs[name] for name in names}, out, overlays=overlays)
-        if len(left) < len(names):
-            note(f"{len(names) - len(left)} of {len(names)} photographs are done already")
-        return left
-
-    todo = due(list(photographs), missing)
     failed: dict[str, str] = {}
     how = {"device": device, "batch_size": batch_size, "precision": precision}
-    made = 0
-    try:
-        with ThreadPoolExecutor(max(1, workers)) as pool:
-            writing: list[Future[None]] = []
-            batches = _batches(todo, photographs, batch_size, failed)
-            found = _masks(network, batches, photographs, config, pool, failed, how)
-            for name, picture, mask in track(found, "segment", total=len(todo)):
-                if mask is None:
-                    continue
-                one = Segmentation(mask, network.class_names)
-                writing.append(pool.submit(_write, out, name, picture, one, overlays))
-                while len(writing) > 4 * max(1, workers):  # photographs are large: few wait at a time
-                    writing.pop(0).result()
-                made += 1
-            for job in writing:
-                job.result()
-    finally:  # also of what was done until an interruption
-        shares = _write_shares(stage, out / SHARES, photographs)
-    made = sum(gathered(made))
-    failed = {name: why for of_one in gathered(failed) for name, why in of_one.items()}
-    shares = {name: found for of_one in gathered(shares) for name, found in of_one.items()}
-    if all_done(list(photographs), stage.pending) and made:
-        counts = {"images": len(photographs), "made": made}
-        stage.done(command=command_line("cnnseg"), split="", counts=counts, seconds=time.monotonic() - begin)
+    with stage_of as stage:
+        for folder in (out, out / OVERLAYS):
+            remove_leftovers(folder)
+        _earlier(stage, out / SHARES, photographs)
+        todo = _due(stage, photographs, out, overlays=overlays)
+        made = 0
+        try:
+            with ThreadPoolExecutor(max(1, workers)) as pool:
+                writing: list[Future[None]] = []
+                batches = _batches(todo, photographs, batch_size, failed)
+                found = _masks(network, batches, photographs, config, pool, failed, how)
+                for name, picture, mask in track(found, "segment", total=len(todo)):
+                    if mask is None:
+                        continue
+                    one = Segmentation(mask, network.class_names)
+                    writing.append(pool.submit(_write, out, name, picture, one, overlays, todo[name]))
+                    while len(writing) > 4 * max(1, workers):  # photographs are large: few wait at a time
+                        writing.pop(0).result()
+                    made += 1
+                for job in writing:
+                    job.result()
+        finally:  # also of what was done until an interruption
+            shares = _write_shares(stage, out / SHARES, photographs)
+        made = sum(gathered(made))
+        failed = {name: why for of_one in gathered(failed) for name, why in of_one.items()}
+        shares = {name: found for of_one in gathered(shares) for name, found in of_one.items()}
+        if all_done(list(photographs), stage.pending) and (made or not stage.manifest["history"]):
+            counts = {"images": len(photographs), "made": made}
+            stage.done(command=command_line("cnnseg"), split="", counts=counts, seconds=time.monotonic() - begin)
     return Written(out / SHARES, made, {name: shares[name] for name in photographs if name in shares}, failed)
 
 
@@ -156,19 +155,22 @@ def _photographs_below(folder: Path, out: Path) -> Iterator[Path]:
         yield from (Path(parent) / name for name in files if name[0] != "." and name.lower().endswith(SUFFIXES))
 
 
-def _pending(stage: Stage, photographs: dict[str, Path], out: Path, *, overlays: bool) -> list[str]:
-    """The names without a mask that is newer than the photograph, or without the overlay that is wanted."""
-    todo = set(stage.pending(photographs))
-    for name, path in photographs.items():
-        if name not in todo and stage.written(name) < path.stat().st_mtime_ns:
-            todo.add(name)
-        if overlays and not (out / OVERLAYS / f"{name}.jpg").is_file():
-            todo.add(name)
-    return [name for name in photographs if name in todo]
+def _due(stage: Stage, photographs: dict[str, Path], out: Path, *, overlays: bool) -> dict[str, str]:
+    """Name -> record (`wsss.store.records`) of the photographs without a mask of theirs, or a wanted overlay."""
+    samples = [Sample(name, path, ()) for name, path in photographs.items()]
+
+    def older(sample: Sample) -> bool:
+        return stage.written(sample.id) < sample.image_path.stat().st_mtime_ns
+
+    def bare(sample: Sample) -> bool:
+        return overlays and not (out / OVERLAYS / f"{sample.id}.jpg").is_file()
+
+    todo = due(stage, samples, "photographs", labels=False, outdated=older, lacking=bare)
+    return {sample.id: sample.made_of for sample in todo}
 
 
 def _batches(
-    names: Sequence[str], photographs: dict[str, Path], batch_size: int, failed: dict[str, str]
+    names: Iterable[str], photographs: dict[str, Path], batch_size: int, failed: dict[str, str]
 ) -> Iterator[list[str]]:
     """The photographs in groups of equal size; of one that cannot be read is said so in `failed`."""
     by_size: dict[tuple[int, int], list[str]] = {}
@@ -222,25 +224,33 @@ def _fail(failed: dict[str, str], name: str, error: InputError) -> None:
     warn(str(error))
 
 
-def _write(out: Path, name: str, picture: Image.Image, found: Segmentation, overlays: bool) -> None:
+def _write(out: Path, name: str, picture: Image.Image, found: Segmentation, overlays: bool, made_of: str) -> None:
     """Overlay and mask of a photograph; the mask last, as it is what says that the photograph is done."""
     if overlays:
         drawn = Image.fromarray(fit_width(np.asarray(found.overlay(picture)), OVERLAY_WIDTH))
         with atomic(out / OVERLAYS / f"{name}.jpg") as temporary:
             drawn.save(temporary, format="JPEG", quality=90)
-    write_mask(out / MASKS, name, found.mask)
+    write_mask(out / MASKS, name, found.mask, made_of)
 
 
-def _earlier(table: Path, photographs: dict[str, Path]) -> dict[str, str]:
-    """Name -> file of the photographs in a table. InputError if one of these names is another file's there."""
+def _earlier(stage: Stage, table: Path, photographs: dict[str, Path]) -> dict[str, str]:
+    """Name -> file of the photographs in a table. InputError if one of these names is another photograph's there."""
     if not table.is_file():
         return {}
     with table.open(encoding="utf-8", newline="") as file:
         found = {row.get("name", ""): row.get("file", "") for row in csv.DictReader(file)}
-    for name, path in photographs.items():
-        if name in found and Path(found[name]).resolve() != path.resolve():
+    elsewhere = [
+        Sample(name, path, ())
+        for name, path in photographs.items()
+        if name in found and Path(found[name]).resolve() != path.resolve()
+    ]
+    records = known_records(stage, [sample.id for sample in elsewhere])
+    inputs = inputs_of(elsewhere, labels=False)
+    for place, sample in enumerate(elsewhere):
+        if records.get(sample.id) != inputs.row(place):  # else the photograph has been moved, or copied
             raise InputError(
-                f"--out {table.parent}: holds {name}.png of {found[name]}, not of {path}; give another folder"
+                f"--out {table.parent}: holds {sample.id}.png of {found[sample.id]}, not of {sample.image_path}; give "
+                "another folder"
             )
     return found
 
@@ -253,7 +263,7 @@ def _write_shares(stage: Stage, table: Path, photographs: dict[str, Path]) -> di
     writer.writerow(["name", "file", "width", "height", "background", *stage.class_names])
     with locked(table.with_name(f".{table.name}.lock")):  # of several processes the last one sees all masks
         files = {name: str(path) for name, path in photographs.items()}
-        files |= {name: path for name, path in _earlier(table, photographs).items() if name not in files}
+        files |= {name: path for name, path in _earlier(stage, table, photographs).items() if name not in files}
         missing = set(stage.pending(files))
         for name, path in files.items():
             if name in missing:

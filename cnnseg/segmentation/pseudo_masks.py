@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from wsss.console import note, warn
 from wsss.data import BACKGROUND, IGNORE, Dataset, Sample
 from wsss.errors import InputError
 from wsss.parallel import map_parallel
-from wsss.store import Seed, Stage, read_mask, read_seed, resolve_run
+from wsss.store import Seed, Stage, read_mask, read_seed, require, resolve_run
 
 MASKS, SCORES = "masks", "refined"
 """Stages of a run: the masks, and the walked scores that they were made from."""
@@ -138,11 +138,11 @@ def with_masks_of(
     if len(set(paths)) < len(paths):
         raise InputError(f"--masks {' '.join(runs)}: names a run twice")
     for path in paths:
-        _check_stage(dataset, path, MASKS, "masks", "run the command that made them on this split")
+        _check_stage(dataset, path, MASKS, "masks", "mask", "run the command that made them on this split")
         if scores or ignore_below:
             option = "--soft" if scores else f"--ignore-below {ignore_below:g}"
             remedy = f"{option} needs walked scores beside the masks; `affinity refine` keeps them"
-            _check_stage(dataset, path, SCORES, "seeds", remedy)
+            _check_stage(dataset, path, SCORES, "seeds", "walked seed", remedy)
     masks = tuple(path / MASKS for path in paths)
     samples = tuple(replace(sample, mask_path=masks[0] / f"{sample.id}.png") for sample in dataset)
     wanted = tuple(path / SCORES for path in paths) if scores or ignore_below else ()
@@ -154,10 +154,31 @@ def fingerprints(dataset: Dataset) -> dict[str, str]:
     """Run -> fingerprint of its masks, for the manifest of what is learnt from them; none of true masks."""
     if not isinstance(dataset, PseudoMasks):
         return {}
+    return {
+        name: Stage.read(path, kind="masks").fingerprint
+        for name, path in sources_of(dataset).items()
+        if path in dataset.masks
+    }
+
+
+def sources_of(dataset: Dataset) -> dict[str, Path]:
+    """Name -> folder of the masks, and of the walked scores, that stand for a data set's own; none of true masks."""
+    if not isinstance(dataset, PseudoMasks):
+        return {}
     names = [path.parent.name for path in dataset.masks]
     keys = names if len(set(names)) == len(names) else [str(path.parent) for path in dataset.masks]
-    found = [Stage.read(path, kind="masks").fingerprint for path in dataset.masks]
-    return {f"masks {key}": value for key, value in zip(keys, found, strict=True)}
+    masks = {f"masks {key}": path for key, path in zip(keys, dataset.masks, strict=True)}
+    return masks | {f"scores {key}": path for key, path in zip(keys, dataset.scores, strict=False)}
+
+
+def files_of(dataset: Dataset) -> dict[str, Callable[[str], Path]]:
+    """`sources_of`, as functions of an image's id that give the file."""
+
+    def file_in(folder: Path, suffix: str) -> Callable[[str], Path]:
+        return lambda image_id: folder / f"{image_id}{suffix}"
+
+    suffix = {"masks": ".png", "scores": ".npz"}
+    return {name: file_in(path, suffix[name.split()[0]]) for name, path in sources_of(dataset).items()}
 
 
 def examples_for(dataset: Dataset, *, soft: bool) -> type[Examples]:
@@ -210,14 +231,9 @@ class _Counter:
         return _Counts(sample.id, counts, not shown <= set(sample.classes))
 
 
-def _check_stage(dataset: Dataset, run: Path, name: str, kind: str, remedy: str) -> None:
+def _check_stage(dataset: Dataset, run: Path, name: str, kind: str, what: str, remedy: str) -> None:
     stage = Stage.read(run / name, kind=kind, class_names=dataset.class_names)
-    missing = stage.pending([sample.id for sample in dataset])
-    if missing:
-        raise InputError(
-            f"{stage.folder}: {len(missing)} of {len(dataset)} images of split {dataset.split} are not there "
-            f"({missing[0]} is the first); {remedy}"
-        )
+    require(stage, dataset, what, remedy)
 
 
 def _hw(size: Sequence[int]) -> str:

@@ -8,7 +8,15 @@ from pathlib import Path
 from cnnseg.models import create_segmentation
 from cnnseg.runs import train_stage
 from cnnseg.segmentation.network import POOLING
-from cnnseg.segmentation.pseudo_masks import PseudoMasks, check_masks, examples_for, fingerprints, with_masks_of
+from cnnseg.segmentation.pseudo_masks import (
+    PseudoMasks,
+    check_masks,
+    examples_for,
+    files_of,
+    fingerprints,
+    sources_of,
+    with_masks_of,
+)
 from cnnseg.segmentation.settings import SEGMENTATION, TRUE_MASKS, SegmentationConfig, SegmentationTrainConfig
 from wsss.backbones import PACKAGE
 from wsss.data import Dataset
@@ -28,6 +36,7 @@ def train_segmentation(
     runs: Path = Path("runs"),
     device: str = "auto",
     workers: int = 0,
+    restart: bool = False,
 ) -> Path:
     """Train into ``<folder>/network``, unless that is done; returns ``last.safetensors``.
 
@@ -36,7 +45,7 @@ def train_segmentation(
 
     Raises:
         InputError: masks that are missing or do not fit, nothing to learn from, an encoder that does not fit, or a
-            folder that holds a training with other settings.
+            folder that holds a training with other settings or inputs.
     """
     _check_batch(net, config)
     learnt = targets(train, masks, runs, config)
@@ -48,12 +57,15 @@ def train_segmentation(
         config,
         identity={"network": SEGMENTATION, **identity, "masks": "true" if learnt is train else "pseudo"},
         inputs=inputs | fingerprints(learnt),
+        files=files_of(learnt),
+        sources=sources_of(learnt),
         create=lambda: create_segmentation(net, train.class_names, source_of(learnt)),
         check=(lambda _: check_masks(learnt, workers=workers)) if isinstance(learnt, PseudoMasks) else None,
         examples=examples_for(learnt, soft=config.soft),
         ema=config.ema,
         device=device,
         workers=workers,
+        restart=restart,
     )
 
 

@@ -21,13 +21,15 @@ class Sample:
     """An image with its image-level labels.
 
     ``classes`` are the class indices shown, sorted, each in 1..C (0 is background and never listed); empty where the
-    image shows no class of the list. ``mask_path`` is None where no mask exists.
+    image shows no class of the list. ``mask_path`` is None where no mask exists. ``made_of`` is set where a result is
+    due: the record that goes into its file (`wsss.store.records`).
     """
 
     id: str
     image_path: Path
     classes: tuple[int, ...]
     mask_path: Path | None = None
+    made_of: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,31 +51,34 @@ def judge_by_perturbation(order: Order, data: str, split: str, root: Path | None
     dataset = evenly(every, order.config.limit)
     subject, explainers = order.find()
     targets = dict(zip((s.id for s in dataset), target_outputs(subject, dataset), strict=True))
-    trials = open_trials(subject, dataset, "perturbation", explainers, order.config, order.runs, order.name)
-    subject.to(place, order.config.precision)
-    batch_size = order.config.batch_size
+    with ExitStack() as held:
+        trials = open_trials(
+            subject, dataset, "perturbation", explainers, order.config, order.runs, order.name, held=held
+        )
+        subject.to(place, order.config.precision)
+        batch_size = order.config.batch_size
 
-    def prepare(samples: Sequence[Sample]) -> Judge:
-        pixels = stack([squeeze(dataset.load_image(sample), subject.size) for sample in samples])
-        photographs = classify(subject, pixels, [sample.id for sample in samples], batch_size=batch_size)
-        due = photographs.predicted.new_tensor([targets[sample.id] for sample in samples])
-        return lambda trial: perturb(subject, photographs, due, trial.explainer, batch_size=batch_size)
+        def prepare(samples: Sequence[Sample]) -> Judge:
+            pixels = stack([squeeze(dataset.load_image(sample), subject.size) for sample in samples])
+            photographs = classify(subject, pixels, [sample.id for sample in samples], batch_size=batch_size)
+            due = photographs.predicted.new_tensor([targets[sample.id] for sample in samples])
+            return lambda trial: perturb(subject, photographs, due, trial.explainer, batch_size=batch_size)
 
-    made = run_trials(trials, dataset, prepare, "perturbation test")
-    if made is None:
-        return
-    figures = [perturbation_figures(read_results(trial.stage.folder)) for trial in trials]
-    _finish(order, trials, made, figures, subject, dataset, f"{_counted(dataset, every)}; {PERTURBATION}")
-    title = f"{subject.name}, {dataset.name} / {dataset.split}, {_counted(dataset, every)}"
-    names = [trial.method for trial in trials]
-    names = names if len(set(names)) == len(names) else [trial.explainer.label for trial in trials]
-    for trial, name, found in zip(trials, names, figures, strict=True):
-        draw_curves({name: found}, trial.stage.folder / "curves.png", title)
-    picture = trials[0].stage.folder / "curves.png"
-    if len(trials) > 1:
-        picture = order.runs / f"{subject.name}.perturbation.{dataset.name}_{dataset.split}.png"
-        draw_curves(dict(zip(names, figures, strict=True)), picture, title)
-    note(f"curves: {picture}")
+        made = run_trials(trials, dataset, prepare, "perturbation test")
+        if made is None:
+            return
+        figures = [perturbation_figures(read_results(trial.stage.folder)) for trial in trials]
+        _finish(order, trials, made, figures, subject, dataset, f"{_counted(dataset, every)}; {PERTURBATION}")
+        title = f"{subject.name}, {dataset.name} / {dataset.split}, {_counted(dataset, every)}"
+        names = [trial.method for trial in trials]
+        names = names if len(set(names)) == len(names) else [trial.explainer.label for trial in trials]
+        for trial, name, found in zip(trials, names, figures, strict=True):
+            draw_curves({name: found}, trial.stage.folder / "curves.png", title)
+        picture = trials[0].stage.folder / "curves.png"
+        if len(trials) > 1:
+            picture = order.runs / f"{subject.name}.perturbation.{dataset.name}_{dataset.split}.png"
+            draw_curves(dict(zip(names, figures, strict=True)), picture, title)
+        note(f"curves: {picture}")
 
 
 @dataclass(frozen=True)
@@ -115,28 +119,29 @@ def judge_by_segmentation(order: Order, source: MaskedData) -> None:
     every = source.load()
     dataset = evenly(every, order.config.limit)
     subject, explainers = order.find()
-    trials = open_trials(
-        subject, dataset, "segmentation", explainers, order.config, order.runs, order.name, source.classes
-    )
-    subject.to(place, order.config.precision)
-    batch_size = order.config.batch_size
+    with ExitStack() as held:
+        trials = open_trials(
+            subject, dataset, "segmentation", explainers, order.config, order.runs, order.name, source.classes, held
+        )
+        subject.to(place, order.config.precision)
+        batch_size = order.config.batch_size
 
-    def prepare(samples: Sequence[Sample]) -> Judge:
-        pairs = [load_pair(dataset, sample, subject.size) for sample in samples]
-        pixels, truths = stack([image for image, _ in pairs]), np.stack([truth for _, truth in pairs])
-        photographs = classify(subject, pixels, [sample.id for sample in samples], batch_size=batch_size)
-        return lambda trial: segment(subject, photographs, truths, trial.explainer, batch_size=batch_size)
+        def prepare(samples: Sequence[Sample]) -> Judge:
+            pairs = [load_pair(dataset, sample, subject.size) for sample in samples]
+            pixels, truths = stack([image for image, _ in pairs]), np.stack([truth for _, truth in pairs])
+            photographs = classify(subject, pixels, [sample.id for sample in samples], batch_size=batch_size)
+            return lambda trial: segment(subject, photographs, truths, trial.explainer, batch_size=batch_size)
 
-    made = run_trials(trials, dataset, prepare, "segmentation test")
-    if made is None:
-        return
-    results = [read_results(trial.stage.folder, ["confusion", "ap", "f1"]) for trial in trials]
-    figures = [segmentation_figures(arrays) for arrays in results]
-    _finish(order, trials, made, figures, subject, dataset, f"{_counted(dataset, every)}; {SEGMENTATION}")
-    of = f"{dataset.name} / {dataset.split}, {_counted(dataset, every)}"
-    for trial, arrays in zip(trials, results, strict=True):
-        title = f"{subject.name}, {trial.method} ({trial.settings}), {of}"
-        note(f"gallery: {write_gallery(arrays, dataset, trial.stage.folder, subject.size, title)}")
+        made = run_trials(trials, dataset, prepare, "segmentation test")
+        if made is None:
+            return
+        results = [read_results(trial.stage.folder, ["confusion", "ap", "f1"]) for trial in trials]
+        figures = [segmentation_figures(arrays) for arrays in results]
+        _finish(order, trials, made, figures, subject, dataset, f"{_counted(dataset, every)}; {SEGMENTATION}")
+        of = f"{dataset.name} / {dataset.split}, {_counted(dataset, every)}"
+        for trial, arrays in zip(trials, results, strict=True):
+            title = f"{subject.name}, {trial.method} ({trial.settings}), {of}"
+            note(f"gallery: {write_gallery(arrays, dataset, trial.stage.folder, subject.size, title)}")
 
 
 def _single_class(dataset: Dataset) -> Dataset:

@@ -17,6 +17,7 @@ from wsss.judging.trials import read_map
 from wsss.overlay import heat_overlay, mask_overlay
 from wsss.statistics import FRACTIONS
 from wsss.store import atomic
+from wsss.store.atomic import remove_leftovers
 
 COLOUR = (230, 25, 75)  # of masks: what neither grass nor sky has
 
@@ -67,6 +68,7 @@ def draw_curves(figures: Mapping[str, Figures], path: Path, title: str) -> None:
     figure.savefig(buffer, format="png", dpi=110)
     with atomic(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
+    remove_leftovers(path.parent)
 
 
 def write_gallery(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ class Subject:
         name: in tables and names of runs.
         fingerprint: tells it from another model of the same name.
         first_class: outputs before it stand for no class (a background) and are never the prediction.
+        path: its file, where it has one.
     """
 
     model: nn.Module
@@ -37,6 +39,7 @@ class Subject:
     name: str
     fingerprint: str = ""
     first_class: int = 0
+    path: Path | None = None
 
     def to(self, device: str, precision: str) -> None:
         """Bring the model, in place, to a device, in evaluation mode and in "float32" or "float64"."""

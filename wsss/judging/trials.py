@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -20,8 +21,13 @@ from wsss.errors import InputError
 from wsss.judging.explainer import Explainer
 from wsss.judging.settings import TrialConfig
 from wsss.judging.subject import Subject
-from wsss.processes import all_done, due, gathered
-from wsss.store import Stage, atomic
+from wsss.processes import all_done, from_first, gathered, portion
+from wsss.store import DATA, Stage, inputs_of, read_json
+from wsss.store.atomic import write_bytes
+from wsss.store.inputs import differing
+from wsss.store.records import Record, pack, with_record
+from wsss.store.stage import MANIFEST
+from wsss.store.work import records_of
 
 PART = 64
 """Images in a file of results: what a run that was killed does again at most."""
@@ -82,6 +88,7 @@ def open_trials(
     runs: Path,
     name: str | None = None,
     classes: Sequence[str] | None = None,
+    held: ExitStack | None = None,
 ) -> list[Trial]:
     """Open the stage of every explainer: ``<runs>/<model>.<method>/<test>/<data>_<split>``, to begin or to go on.
 
@@ -93,29 +100,31 @@ def open_trials(
         config: limit and precision; `explainers` are those of its methods.
         name: the run, instead of <model>.<method>; for one explainer alone.
         classes: what the images were chosen by, for the manifest.
+        held: what the stages are held in, against other processes; without it they are not.
 
     Raises:
         InputError: a name that is a path or stands for several explainers, or a stage that was made with other settings
-            or images.
+            or is being written by another process.
     """
     if name is not None:
         _check_name(name, explainers)
     chosen = {"limit": config.limit} | ({"classes": list(classes)} if classes else {})
     precise = {"precision": config.precision} if config.precision != "float32" else {}
-    inputs = {"model": subject.fingerprint, "images": _images_hash(dataset, masks=test == "segmentation")}
     trials = []
     for explainer in explainers:
         run = name or ".".join([subject.name, explainer.label, *precise.values()])
         identity = {"method": explainer.name, **explainer.options, **precise, "size": subject.size, **chosen}
+        folder = runs / run / test / f"{dataset.name}_{dataset.split}"
+        how = {
+            "kind": f"{test}_test",
+            "config": {"protocol": PROTOCOL, **identity},
+            "class_names": dataset.class_names,
+            "suffix": ".npz",
+            "inputs": {"model": subject.fingerprint, **_times(folder, dataset, masks=test == "segmentation")},
+            "sources": {DATA: dataset.root} | ({} if subject.path is None else {"model": subject.path}),
+        }
         try:
-            stage = Stage.open(
-                runs / run / test / f"{dataset.name}_{dataset.split}",
-                kind=f"{test}_test",
-                config={"protocol": PROTOCOL, **identity},
-                class_names=dataset.class_names,
-                suffix=".npz",
-                inputs=inputs,
-            )
+            stage = Stage.open(folder, **how) if held is None else held.enter_context(Stage.writing(folder, **how))
         except InputError as error:
             count = len(explainers)
             elsewhere = "--name or --runs" if count == 1 else f"--runs, as these are {count} methods"
@@ -134,8 +143,14 @@ def _check_name(name: str, explainers: Sequence[Explainer]) -> None:
         raise InputError(f"--name {name}: a run holds one method, these are {len(explainers)}: {labels}")
 
 
-def _images_hash(dataset: Dataset, masks: bool) -> str:
-    """Tells images from others of the same names: ids, classes, size and time of change of every file."""
+def _times(folder: Path, dataset: Dataset, masks: bool) -> dict[str, str]:
+    """The input "images" of results of an older version, by which it told images from others of the same names.
+
+    A hash of ids, classes, size and time of change of every file; nothing where results are new, and tell by content.
+    """
+    manifest = folder / MANIFEST
+    if not manifest.is_file() or "images" not in read_json(manifest).get("inputs", {}):
+        return {}
 
     @cache  # a .mat holds all of them
     def state(path: Path | None) -> tuple[int, int] | None:
@@ -146,13 +161,13 @@ def _images_hash(dataset: Dataset, masks: bool) -> str:
         return (found.st_size, found.st_mtime_ns) if found is not None else None
 
     rows = [(s.id, s.classes, state(s.image_path), state(s.mask_path) if masks else None) for s in dataset]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+    return {"images": hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]}
 
 
 def run_trials(
     trials: Sequence[Trial], dataset: Dataset, prepare: Callable[[Sequence[Sample]], Judge], description: str
 ) -> dict[str, Done] | None:
-    """Make the parts that are missing, each written as soon as it is finished; memory is that of one part.
+    """Make the parts that are missing or of other images, each written when it is finished; memory is that of one part.
 
     Several processes share the parts (`wsss.processes`).
 
@@ -165,10 +180,13 @@ def run_trials(
     """
     starts = range(0, len(dataset), PART)
     parts = {f"part-{place:05d}": dataset.samples[start : start + PART] for place, start in enumerate(starts)}
+    masks = dataset.mask_values if trials[0].stage.manifest["kind"].startswith("segmentation") else None
+    inputs = from_first(lambda: inputs_of(dataset.samples, mask=masks))
+    records = {part: inputs.part(slice(start, start + PART)).digests for part, start in zip(parts, starts, strict=True)}
 
     def missing(names: Sequence[str]) -> list[tuple[str, list[str]]]:
         """Parts with the methods that they lack."""
-        left = {trial.explainer.label: set(trial.stage.pending(names)) for trial in trials}
+        left = {trial.explainer.label: _pending(trial.stage, records, names) for trial in trials}
         there = sum(len(parts[name]) for found in left.values() for name in names if name not in found)
         if there:
             count = len(trials) * sum(len(parts[name]) for name in names)
@@ -176,7 +194,7 @@ def run_trials(
         lacking = [(name, [label for label, found in left.items() if name in found]) for name in names]
         return [(name, labels) for name, labels in lacking if labels]
 
-    mine = due(list(parts), missing)
+    mine = portion(list(parts), missing)
     images = {trial.explainer.label: 0 for trial in trials}
     for part, labels in mine:
         for label in labels:
@@ -192,7 +210,7 @@ def run_trials(
             for trial in (trial for trial in trials if trial.explainer.label in labels):
                 begin = time.monotonic()
                 results = yield from judge(trial)
-                write_part(trial.stage.folder / f"{part}.npz", samples, results)
+                write_part(trial.stage.folder / f"{part}.npz", samples, results, pack(records[part]))
                 seconds[trial.explainer.label] += shared + time.monotonic() - begin
             del judge, results  # before the next part's images are read
 
@@ -204,12 +222,23 @@ def run_trials(
     return {label: sum((one[label] for one in found[1:]), found[0][label]) for label in images}
 
 
-def write_part(path: Path, samples: Sequence[Sample], results: dict[str, np.ndarray]) -> None:
-    """Write the results of a part, atomically: ``ids`` and the arrays, one row an image."""
+def _pending(stage: Stage, records: dict[str, Record], names: Sequence[str]) -> set[str]:
+    """The named parts that are missing, or of other images, labels or masks than these; those beyond the last are removed."""
+    for path in stage.folder.glob("part-*.npz"):
+        if path.stem not in records:
+            path.unlink(missing_ok=True)  # there are fewer images now
+    there = records_of(stage, names, records.__getitem__, "parts")
+    changed = {part for part, record in there.items() if differing(record, records[part])}
+    if changed:
+        note(f"{stage.folder}: {len(changed)} of {len(names)} parts are of images that have changed: tested again")
+    return changed | (set(names) - there.keys())
+
+
+def write_part(path: Path, samples: Sequence[Sample], results: dict[str, np.ndarray], made_of: str = "") -> None:
+    """Write the results of a part, atomically: ``ids`` and the arrays, one row an image; `made_of`: its record."""
     buffer = io.BytesIO()  # savez to a full disk leaves a file that looks whole to nobody; bytes raise OSError
     np.savez_compressed(buffer, ids=np.array([sample.id for sample in samples]), **results)
-    with atomic(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    write_bytes(path, with_record(buffer.getvalue(), made_of))
 
 
 def read_map(folder: Path, place: int) -> np.ndarray:

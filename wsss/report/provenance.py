@@ -10,6 +10,7 @@ from typing import Any
 from wsss.console import warn
 from wsss.data import Dataset
 from wsss.entries import STAGES, TRUE_MASKS, MetricEntry
+from wsss.evaluate import content_of_figures
 from wsss.report import tables
 from wsss.report.tables import FigureRow
 from wsss.store import Stage
@@ -54,12 +55,13 @@ def notes_on(
                 warn(line)
             continue
         for stage in dict.fromkeys(entry.stage for entry in metrics[name]):
-            current = run / stage
-            sources = {entry.source for entry in metrics[name] if entry.stage == stage}
-            if (
-                not (current / "manifest.json").is_file()
-                or Stage.read(current, kind=STAGES[stage]).fingerprint in sources
-            ):
+            entries = [entry for entry in metrics[name] if entry.stage == stage]
+            if not (run / stage / "manifest.json").is_file():
+                continue
+            current = Stage.read(run / stage, kind=STAGES[stage])
+            told = {entry.content for entry in entries} - {None}
+            same = not told or content_of_figures(current, dataset) in told
+            if same and current.fingerprint in {entry.source for entry in entries}:
                 continue
             line = f"{name}: the {tables.STAGE_TITLES[stage]} were made anew since they were evaluated; evaluate again."
             notes.append(line)

@@ -12,6 +12,7 @@ from PIL import Image
 from wsss.data.files import read_label_image
 from wsss.errors import InputError
 from wsss.store.atomic import write_bytes
+from wsss.store.records import with_record
 
 
 @cache
@@ -28,15 +29,18 @@ def voc_palette() -> np.ndarray:
     return palette
 
 
-def write_mask(folder: Path, image_id: str, mask: np.ndarray) -> None:
-    """Write ``<folder>/<image_id>.png``, atomically: uint8 (H, W), 0 background, 1..254 classes, 255 ignored."""
+def write_mask(folder: Path, image_id: str, mask: np.ndarray, made_of: str = "") -> None:
+    """Write ``<folder>/<image_id>.png``, atomically: uint8 (H, W), 0 background, 1..254 classes, 255 ignored.
+
+    `made_of` is the record that goes into the file, see `wsss.store.records`.
+    """
     if mask.ndim != 2 or mask.dtype != np.uint8 or mask.size == 0:
         raise InputError(f"mask of image {image_id}: {mask.dtype} of shape {mask.shape}; uint8 of shape (H, W) is due")
     image = Image.fromarray(np.ascontiguousarray(mask))
     image.putpalette(voc_palette().tobytes())
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    write_bytes(folder / f"{image_id}.png", buffer.getvalue())
+    write_bytes(folder / f"{image_id}.png", with_record(buffer.getvalue(), made_of))
 
 
 def read_mask(folder: Path, image_id: str) -> np.ndarray:

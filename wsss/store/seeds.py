@@ -13,6 +13,7 @@ import numpy as np
 
 from wsss.errors import InputError
 from wsss.store.atomic import write_bytes
+from wsss.store.records import with_record
 
 _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, EOFError, OSError, zipfile.BadZipFile, zlib.error)
 
@@ -42,14 +43,17 @@ class Seed:
         return maps
 
 
-def write_seed(folder: Path, image_id: str, seed: Seed) -> None:
-    """Write ``<folder>/<image_id>.npz``, atomically. InputError naming the image if the seed is not as `Seed` says."""
+def write_seed(folder: Path, image_id: str, seed: Seed, made_of: str = "") -> None:
+    """Write ``<folder>/<image_id>.npz``, atomically. InputError naming the image if the seed is not as `Seed` says.
+
+    `made_of` is the record that goes into the file, see `wsss.store.records`.
+    """
     fault = _fault(seed)
     if fault:
         raise InputError(f"seed of image {image_id}: {fault}; nothing was written")
     buffer = io.BytesIO()
     np.savez_compressed(buffer, scores=seed.scores, classes=seed.classes, size=np.asarray(seed.size, np.int32))
-    write_bytes(folder / f"{image_id}.npz", buffer.getvalue())
+    write_bytes(folder / f"{image_id}.npz", with_record(buffer.getvalue(), made_of))
 
 
 def read_seed(folder: Path, image_id: str) -> Seed:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 import subprocess
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -19,6 +19,8 @@ from typing import Any
 from wsss.console import warn
 from wsss.errors import InputError, did_you_mean
 from wsss.store.atomic import locked, read_json, remove_leftovers, write_json
+from wsss.store.locks import holders, writing
+from wsss.store.records import Record, inspect
 
 MANIFEST = "manifest.json"
 MADE_BY = {
@@ -32,6 +34,13 @@ MADE_BY = {
     "segmentation_test": "vitseg segmentation-test (or cnnseg segmentation-test)",
 }
 """The command that makes each kind of stage, for messages."""
+PROTOCOLS: dict[str, int] = {}
+"""Kind of stage -> number of the way its results are made, 1 unless it stands here; raised whenever that changes other
+results than the settings say. No run goes on with results of another."""
+
+OTHERWISE = "write into another run or delete the folder"
+"""What to do about a stage that was made otherwise."""
+
 _IDENTITY = ("kind", "config", "class_names", "inputs")
 
 
@@ -41,6 +50,18 @@ class Stage:
 
     folder: Path
     manifest: dict[str, Any]
+    sources: Mapping[str, Path] = field(default_factory=dict)
+    """Where its inputs lie now."""
+
+    @classmethod
+    @contextmanager
+    def writing(cls, folder: Path, *, shared: bool = False, **identity: Any) -> Iterator[Stage]:
+        """`open` as the one who writes it, or one of several (`shared`); others are refused meanwhile.
+
+        Raises InputError as `open`, and saying who else is writing the stage.
+        """
+        with writing(folder, shared=shared) as lock:
+            yield cls.open(folder, alone=lock.alone, **identity)
 
     @classmethod
     def open(
@@ -52,25 +73,35 @@ class Stage:
         class_names: tuple[str, ...],
         suffix: str,
         inputs: dict[str, str] | None = None,
+        content: Mapping[str, str] | None = None,
+        sources: Mapping[str, Path] | None = None,
+        otherwise: str = OTHERWISE,
+        alone: Callable[[], bool] = lambda: True,
     ) -> Stage:
         """Open a stage to write into: a new folder, or one that was made with the same settings, to go on there.
 
         `config` is everything that changes the results (not the split: several may share the folder). `inputs` maps
-        the name of each input to its fingerprint. `suffix` is that of the image files, such as ".npz".
+        the name of each input to its fingerprint. `suffix` is that of the image files, such as ".npz". `content` is
+        what a training learns from (`wsss.store.training`); `sources` says where the inputs lie, for `wsss status`
+        alone. `otherwise` is the remedy that a refusal names, `alone` whether no other process writes here.
         Temporaries of killed writers are removed. Raises InputError saying which setting differs from the manifest's.
         """
         folder = Path(folder)
-        content = {
+        sources = dict(sources or {})
+        new = {
             "kind": kind,
+            "protocol": PROTOCOLS.get(kind, 1),
             "config": config,
             "class_names": list(class_names),
             "inputs": inputs or {},
+            **({} if content is None else {"content": dict(content)}),
+            "sources": _noted(folder, sources),
             "suffix": suffix,
             "versions": versions(),
             "commit": commit(),
             "history": [],
         }
-        content = json.loads(json.dumps(content, default=str))  # as it will be read back: tuples are lists, paths text
+        new = json.loads(json.dumps(new, default=str))  # as it will be read back: tuples are lists, paths text
         path = folder / MANIFEST
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder}: is a file; write into another run")
@@ -78,30 +109,38 @@ class Stage:
             others = [entry.name for entry in os.scandir(folder) if entry.name[0] != "." and entry.name != MANIFEST]
             if path.exists() and (others or _read_manifest(folder)["history"]):
                 manifest = _read_manifest(folder)
-                for key in _IDENTITY:
-                    _same(folder, key, manifest[key], content[key])
+                for key in ("protocol", *_IDENTITY):
+                    _same(folder, key, manifest[key], new[key], otherwise)
             elif others:
                 raise InputError(
                     f"{folder}: holds files but no {MANIFEST}; write into another run or delete the folder"
                 )
             else:  # new, or left by a start that failed before its first result: that binds nobody
-                manifest = content
-                write_json(path, manifest)
+                manifest = _read_manifest(folder) if path.exists() else None
+                if manifest is None or any(manifest.get(key) != new.get(key) for key in (*_IDENTITY, "content")):
+                    if manifest is not None and not alone():
+                        raise InputError(
+                            f"{folder}: is being written with other settings by {holders(folder)}; {otherwise}"
+                        )
+                    manifest = new
+                    write_json(path, manifest)
         remove_leftovers(folder)
-        return cls(folder, manifest)
+        return cls(folder, manifest, sources)
 
     @classmethod
-    def read(cls, folder: Path, *, kind: str, class_names: tuple[str, ...] | None = None) -> Stage:
+    def read(cls, folder: Path, *, kind: str | None, class_names: tuple[str, ...] | None = None) -> Stage:
         """Open a stage that another command made, to read it.
 
-        Raises InputError if it is not there, is of another kind, or was made for other classes than `class_names`.
+        Raises InputError if it is not there, is of another kind (any if None), or was made for other classes than
+        `class_names`.
         """
         folder = Path(folder)
         if not (folder / MANIFEST).is_file():
             maker = f"; `{MADE_BY[kind]}` makes it" if kind in MADE_BY else ""
-            raise InputError(f"{folder}: no {kind.replace('_', ' ')} there (no {MANIFEST}){maker}")
+            what = "stage" if kind is None else kind.replace("_", " ")
+            raise InputError(f"{folder}: no {what} there (no {MANIFEST}){maker}")
         manifest = _read_manifest(folder)
-        if manifest["kind"] != kind:
+        if kind not in (None, manifest["kind"]):
             raise InputError(f"{folder}: holds {manifest['kind']}, {kind} are due")
         if class_names is not None and tuple(manifest["class_names"]) != tuple(class_names):
             theirs, ours = ", ".join(manifest["class_names"]), ", ".join(class_names)
@@ -110,8 +149,10 @@ class Stage:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of what the results depend on (kind, config, classes, inputs); the next stage records it as an input."""
+        """Hash of what all results depend on (kind, config, classes, inputs); the next stage records it as an input."""
         identity = {key: self.manifest[key] for key in _IDENTITY}
+        if self.manifest["protocol"] != 1:
+            identity["protocol"] = self.manifest["protocol"]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -124,23 +165,32 @@ class Stage:
 
         Looks at the ends of a file only, so that ten thousand images take a fraction of a second.
         """
+        ids = list(ids)
+        found = self.records(ids)
+        return [image_id for image_id in ids if image_id not in found]
+
+    def records(self, ids: Iterable[str]) -> dict[str, Record | None]:
+        """The ids with a complete file -> what it was made of, None where it does not say; others as in `pending`."""
         suffix = self.manifest["suffix"]
-        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(self.folder) if entry.name.endswith(suffix)}
-        missing, damaged = [], []
+        there = {name for name in os.listdir(self.folder) if name.endswith(suffix)}
+        found: dict[str, Record | None] = {}
+        damaged = []
         for image_id in ids:
             name = f"{image_id}{suffix}"
-            if name not in sizes:
-                missing.append(image_id)
-            elif not _complete(self.folder / name, sizes[name]):
-                missing.append(image_id)
+            if name not in there:
+                continue
+            whole, record = inspect(self.folder / name)
+            if whole:
+                found[image_id] = record
+            else:
                 damaged.append(name)
         if damaged:
             more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
             warn(f"{self.folder / damaged[0]}{more}: half-written or not of this kind, to be made again")
-        return missing
+        return found
 
     def written(self, image_id: str) -> int:
-        """When the file of a finished image was written, in nanoseconds."""
+        """When the file of a finished image was written, in nanoseconds: all that old results say of themselves."""
         return (self.folder / f"{image_id}{self.manifest['suffix']}").stat().st_mtime_ns
 
     def done(self, *, command: str, split: str, counts: dict[str, int], seconds: float, **extra: Any) -> None:
@@ -158,9 +208,24 @@ class Stage:
         path = self.folder / MANIFEST
         with locked(self.folder / f".{MANIFEST}.lock"):
             manifest = _read_manifest(self.folder) if path.exists() else self.manifest
-            manifest = {**manifest, "history": [*manifest["history"], entry]}
+            manifest = {**manifest, "history": [*manifest["history"], entry], "sources": self._sources(manifest)}
             write_json(path, manifest)
-        self.manifest["history"] = json.loads(json.dumps(manifest["history"], default=str))
+        self.manifest.update(json.loads(json.dumps(manifest, default=str)))
+
+    def note(self, **changes: Any) -> None:
+        """Change what the manifest says beside the identity of the results."""
+        with locked(self.folder / f".{MANIFEST}.lock"):
+            manifest = {**_read_manifest(self.folder), **changes}
+            write_json(self.folder / MANIFEST, {**manifest, "sources": self._sources(manifest)})
+        self.manifest.update(json.loads(json.dumps(manifest, default=str)))
+
+    def source(self, name: str) -> Path | None:
+        """Where an input lay when the stage was last written; None if the manifest does not say."""
+        found = self.manifest["sources"].get(name)
+        return None if found is None else Path(os.path.normpath(self.folder.resolve() / found))
+
+    def _sources(self, manifest: Mapping[str, Any]) -> dict[str, str]:
+        return {**manifest["sources"], **_noted(self.folder, self.sources)}
 
 
 def config_of(folder: Path) -> dict[str, Any] | None:
@@ -223,31 +288,25 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     ]
     if missing:
         raise InputError(f"{folder / MANIFEST}: not a manifest of this toolkit ({', '.join(missing)} missing)")
-    return manifest
+    return {"protocol": 1, "sources": {}, **manifest}  # as of versions that did not say
 
 
-def _same(folder: Path, key: str, old: Any, new: Any) -> None:
+def _noted(folder: Path, sources: Mapping[str, Path]) -> dict[str, str]:
+    """Paths for a manifest: within the folder of runs they are relative, so that it can be moved."""
+    runs = folder.resolve().parent.parent
+    found = {}
+    for name, path in sources.items():
+        whole = Path(path).resolve()
+        found[name] = os.path.relpath(whole, folder.resolve()) if whole.is_relative_to(runs) else str(whole)
+    return found
+
+
+def _same(folder: Path, key: str, old: Any, new: Any, otherwise: str) -> None:
     """InputError with the first key, however deep, at which two manifests differ."""
     if old == new:
         return
     if isinstance(old, dict) and isinstance(new, dict):
         for name in dict.fromkeys([*old, *new]):
-            _same(folder, f"{key}.{name}", old.get(name), new.get(name))
+            _same(folder, f"{key}.{name}", old.get(name), new.get(name), otherwise)
     change = f"{key} was {old!r}, is {new!r} now"
-    raise InputError(f"{folder}: made with other settings: {change}; write into another run or delete the folder")
-
-
-def _complete(path: Path, size: int) -> bool:
-    """Whether a file has the beginning and the end of its kind (by suffix); of other kinds, whether it is not empty."""
-    if path.suffix not in (".npz", ".png"):
-        return size > 0
-    with path.open("rb") as file:
-        start = file.read(8)
-        file.seek(max(0, size - 22))
-        end = file.read(22)
-    if path.suffix == ".png":
-        return start == b"\x89PNG\r\n\x1a\n" and end.endswith(b"\0\0\0\0IEND\xaeB`\x82")
-    if len(end) < 22 or not start.startswith(b"PK\3\4") or not end.startswith(b"PK\5\6"):
-        return False
-    directory_size, directory_start = struct.unpack("<II", end[12:20])  # zip: end of central directory record
-    return directory_start + directory_size + 22 == size
+    raise InputError(f"{folder}: made with other settings: {change}; {otherwise}")

@@ -1,0 +1,178 @@
+"""The content of files: a hash of every byte, and a cache that makes the second look cost a stat.
+
+A file is told from another by what is in it: neither by its path nor by its times, so that data and runs can be copied
+and moved. The cache is one SQLite file for all data sets and runs of a user; it may be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from wsss.console import track, warn
+
+MISSING = 0
+"""The content of a file that is not there or cannot be read: whoever reads it names it."""
+
+_RACY = 2_000_000_000  # ns; a file this young may change once more without its times showing it
+_SHOWN = 2_000  # files whose reading is shown
+_THREADS = 8  # that read; hashing leaves the interpreter to the others
+_BATCH = 4_096
+
+
+def cache_file() -> Path:
+    """Where the contents are kept: in RELSEG_CACHE, else in the user's folder of caches."""
+    given = os.environ.get("RELSEG_CACHE")
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "relseg"
+    return (Path(given) if given else base) / "content.sqlite3"
+
+
+def content_of(path: Path) -> str:
+    """16 hexadecimal digits that tell the content of a file from another's."""
+    return as_text(contents([path])[0])
+
+
+def as_text(content: int | np.integer) -> str:
+    """A content as manifests and records have it: 16 hexadecimal digits."""
+    return f"{int(content):016x}"
+
+
+def contents(paths: Sequence[Path | None], description: str = "look through the files") -> np.ndarray:
+    """The content of every file, uint64 (n,): 8 bytes of BLAKE2b, `MISSING` of None and of what cannot be read.
+
+    Files that were read before and have not changed since (path, size, inode, times) are not read again. Where many
+    have to be read, it shows progress as `description`.
+    """
+    found = np.zeros(len(paths), np.uint64)
+    with closing(_Cache()) as cache:
+        unknown: dict[Path, list[int]] = {}  # one file may stand for many images
+        known: dict[Path, int] = {}
+        for place, path in enumerate(paths):
+            if path is None:
+                continue
+            if path not in known and path not in unknown:
+                content = cache.look_up(path)
+                if content is not None:
+                    known[path] = content
+            if path in known:
+                found[place] = known[path]
+            else:
+                unknown.setdefault(path, []).append(place)
+            if len(known) > _BATCH:
+                known.clear()
+        for path, content in _read(list(unknown), cache, description):
+            found[unknown[path]] = content
+    return found
+
+
+def hash_bytes(data: bytes) -> int:
+    """8 bytes of BLAKE2b as a number; never `MISSING`."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") or 1
+
+
+def _read(paths: list[Path], cache: _Cache, description: str):
+    """(path, content) of every file, read by several threads and put into the cache as it goes."""
+    if not paths:
+        return
+    with ThreadPoolExecutor(_THREADS) as pool:
+        starts = range(0, len(paths), _BATCH)
+        batches = (paths[start : start + _BATCH] for start in starts)
+        if len(paths) >= _SHOWN:
+            batches = track(batches, description, total=len(starts))
+        for batch in batches:
+            rows = []
+            for path, (state, content, settled) in zip(batch, pool.map(_hash_file, batch, chunksize=64), strict=True):
+                if settled:
+                    rows.append((path, state, content))
+                yield path, content
+            cache.keep(rows)
+
+
+def _hash_file(path: Path) -> tuple[int, int, bool]:
+    """State and content of a file, and whether the two belong together for good."""
+    try:
+        with path.open("rb") as file:
+            before = os.fstat(file.fileno())
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).digest()
+            after = os.fstat(file.fileno())
+    except OSError:
+        return 0, MISSING, False
+    settled = _state(before) == _state(after) and time.time_ns() - max(after.st_mtime_ns, after.st_ctime_ns) > _RACY
+    return _state(after), int.from_bytes(digest, "big") or 1, settled
+
+
+def _state(found: os.stat_result) -> int:
+    # The change time gives a file away that was put in the place of another with its times kept (cp -p, rsync).
+    return _short(f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}".encode())
+
+
+def _short(data: bytes) -> int:
+    """A hash that fits SQLite's integers."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big", signed=True)
+
+
+class _Cache:
+    """Contents by path and state. Where there can be none (no home, a read-only disk), nothing is remembered."""
+
+    _warned = False
+
+    def __init__(self) -> None:
+        self._db: sqlite3.Connection | None = None
+        try:
+            path = cache_file()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(path, timeout=10)
+            self._db.execute("PRAGMA synchronous = OFF")  # losing it costs one more look
+            self._db.execute("CREATE TABLE IF NOT EXISTS files (path INTEGER PRIMARY KEY, state INTEGER, content BLOB)")
+        except (sqlite3.Error, OSError, RuntimeError) as error:  # RuntimeError: no home
+            self._give_up(error)
+
+    def look_up(self, path: Path) -> int | None:
+        """The content of a file that has not changed since it was read."""
+        if self._db is None:
+            return None
+        name = os.path.abspath(path)
+        try:
+            state = _state(os.stat(name))
+            row = self._db.execute("SELECT state, content FROM files WHERE path = ?", (_short(os.fsencode(name)),))
+            found = row.fetchone()
+        except OSError:
+            return None
+        except sqlite3.Error as error:
+            self._give_up(error)
+            return None
+        return int.from_bytes(found[1], "big") if found is not None and found[0] == state else None
+
+    def keep(self, rows: Sequence[tuple[Path, int, int]]) -> None:
+        """Remember (path, state, content)."""
+        if self._db is None or not rows:
+            return
+        content = [(_short(os.fsencode(os.path.abspath(p))), s, c.to_bytes(8, "big")) for p, s, c in rows]
+        try:
+            with self._db:
+                self._db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", content)
+        except sqlite3.Error as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+
+    def _give_up(self, error: Exception) -> None:
+        self.close()
+        self._db = None
+        if not _Cache._warned:
+            _Cache._warned = True
+            try:
+                where = str(cache_file())
+            except RuntimeError:
+                where = "no home folder"
+            warn(f"{where}: contents of files are not remembered ({error}); every look reads them (RELSEG_CACHE)")

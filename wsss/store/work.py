@@ -1,0 +1,192 @@
+"""Stages that are made image by image: what is there, what is due, the account of what was done."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from wsss.console import note
+from wsss.data.sample import Dataset, Sample
+from wsss.errors import InputError
+from wsss.processes import all_done, from_first, gathered, of_shard, portion
+from wsss.store.atomic import locked, read_json, write_json
+from wsss.store.inputs import counted, differing, inputs_of, of_images
+from wsss.store.records import Record
+from wsss.store.stage import Stage
+
+DATA = "data"
+"""Name of the data set among the sources of a stage."""
+
+_TAKEN_OVER = ".taken_over.json"
+
+
+def require(stage: Stage, dataset: Dataset, what: str, remedy: str) -> None:
+    """InputError if an image of the split is missing in a stage that is read, or has changed since that was made.
+
+    A process with a shard looks at its own images; of those that talk the first one looks.
+    """
+    from_first(lambda: _require(stage, dataset, of_shard(dataset.samples), what, remedy))
+
+
+def _require(stage: Stage, dataset: Dataset, samples: Sequence[Sample], what: str, remedy: str) -> None:
+    records = known_records(stage, [sample.id for sample in samples])
+    counted = f"of {len(samples)} images of split {dataset.split}"
+    missing = [sample.id for sample in samples if sample.id not in records]
+    if missing:
+        raise InputError(
+            f"{stage.folder}: {len(missing)} {counted} have no {what} ({missing[0]} is the first); {remedy}"
+        )
+    now = inputs_of(samples)
+    stale = [name for place, name in enumerate(now.ids) if differing(records[name] or {}, now.row(place))]
+    if stale:
+        raise InputError(
+            f"{stage.folder}: {len(stale)} {counted} have changed, or their labels have, since their {what} was made "
+            f"({stale[0]} is the first); {remedy}"
+        )
+
+
+def due(
+    stages: Stage | Sequence[Stage],
+    samples: Sequence[Sample],
+    what: str,
+    *,
+    image: bool = True,
+    labels: bool = True,
+    files: Mapping[str, Callable[[str], Path]] | None = None,
+    outdated: Callable[[Sample], bool] = lambda sample: False,
+    lacking: Callable[[Sample], bool] = lambda sample: False,
+) -> list[Sample]:
+    """The samples without a result, or with one that was made of something else; each with its record in ``made_of``.
+
+    Several processes get each its part of them (`wsss.processes`).
+
+    Results that do not say what they were made of (of older versions, or put there by hand) are taken over: they count
+    as made of what is there now, from then on.
+
+    Args:
+        stages: written together; an image is done if each of them has it.
+        what: the results are called, in the plural.
+        image, labels, files: what results depend on, see `wsss.store.inputs.inputs_of`.
+        outdated: whether an old result, that is to be taken over, gives itself away as older than its inputs.
+        lacking: whether what belongs to a result beside the stages is missing.
+
+    Raises:
+        InputError: results are of other images of the same names, in another folder that is still there.
+    """
+    stages = [stages] if isinstance(stages, Stage) else list(stages)
+    how = {"image": image, "labels": labels, "files": files, "outdated": outdated, "lacking": lacking}
+    return portion(samples, lambda mine: _due(stages, mine, what, **how))
+
+
+def _due(
+    stages: Sequence[Stage],
+    samples: Sequence[Sample],
+    what: str,
+    *,
+    image: bool,
+    labels: bool,
+    files: Mapping[str, Callable[[str], Path]] | None,
+    outdated: Callable[[Sample], bool],
+    lacking: Callable[[Sample], bool],
+) -> list[Sample]:
+    now = inputs_of(samples, image=image, labels=labels, files=files)
+    todo: set[int] = set()
+    changed: Counter[str] = Counter()
+    places = {sample.id: place for place, sample in enumerate(samples)}
+    for stage in stages:
+        records = records_of(
+            stage, places, lambda name: now.row(places[name]), what, lambda name: outdated(samples[places[name]])
+        )
+        for place, sample in enumerate(samples):
+            record = records.get(sample.id)
+            if record is None:
+                todo.add(place)
+            elif place not in todo and (names := differing(record, now.row(place))):
+                todo.add(place)
+                changed.update(names[:1])
+    if changed:
+        _check_root(stages[0], sum(changed.values()), what)
+    else:
+        _follow(stages, bool(len(samples) - len(todo)))
+    todo |= {place for place, sample in enumerate(samples) if place not in todo and lacking(sample)}
+    kept = len(samples) - len(todo)
+    if kept or changed:
+        reasons = [f"{of_images(name)}{counted(number, 'image')} changed" for name, number in changed.items()]
+        note(", ".join([f"{kept} of {len(samples)} {what} are up to date", *reasons]))
+    return [replace(samples[place], made_of=now.record(place)) for place in sorted(todo)]
+
+
+def account(
+    stage: Stage, dataset: Dataset, made: int, begin: float, *, command: str, split: str | None = None, **extra: object
+) -> int:
+    """Keep account of what a command made, `made` images in this process, and say it; returns those of all processes.
+
+    One that finds nothing to do leaves the account to the one that did it, unless that was killed before it could. Of
+    several processes one does it, when all images are there.
+    """
+    made = sum(gathered(made))
+    if not all_done([sample.id for sample in dataset], stage.pending):
+        return made
+    split = dataset.split if split is None else split
+    if made or split not in {past.get("split") for past in stage.manifest["history"]}:
+        counts = {"images": len(dataset), "made": made}
+        seconds = time.monotonic() - begin
+        stage.done(command=command, split=split, counts=counts, seconds=seconds, **extra)
+    note(f"{stage.folder}: {made} of {len(dataset)} images made now")
+    return made
+
+
+def known_records(stage: Stage, names: Iterable[str]) -> dict[str, Record | None]:
+    """What results that are there were made of; None where neither their files nor an earlier look has told."""
+    taken = _taken_over(stage)
+    return {name: taken.get(name) if record is None else record for name, record in stage.records(names).items()}
+
+
+def records_of(
+    stage: Stage,
+    names: Iterable[str],
+    now: Callable[[str], Record],
+    what: str,
+    outdated: Callable[[str], bool] = lambda name: False,
+) -> dict[str, Record]:
+    """The record of every result that is there; those without one are taken over.
+
+    Args:
+        names: of results. now: what one of them would be made of now. what, outdated: see `due`.
+    """
+    records = known_records(stage, names)
+    strangers = {name: now(name) for name, record in records.items() if record is None and not outdated(name)}
+    if strangers:
+        with locked(stage.folder / f"{_TAKEN_OVER}.lock"):
+            write_json(stage.folder / _TAKEN_OVER, _taken_over(stage) | strangers)
+        note(
+            f"{stage.folder}: {len(strangers)} {what} do not say what they were made of (an older version's, or not "
+            "made here); taken over as made of what is there now: delete them if they are not"
+        )
+    return {name: record for name, record in (records | strangers).items() if record is not None}
+
+
+def _taken_over(stage: Stage) -> dict[str, Record]:
+    path = stage.folder / _TAKEN_OVER
+    return read_json(path) if path.is_file() else {}
+
+
+def _check_root(stage: Stage, changed: int, what: str) -> None:
+    """InputError if changed images are those of another data set of this name that is still there."""
+    old, new = stage.source(DATA), stage.sources.get(DATA)
+    if old is not None and new is not None and old.exists() and not old.samefile(new):
+        raise InputError(
+            f"{stage.folder}: holds {what} of the data in {old}; {counted(changed, 'image')} of the same name in {new} "
+            "differ: write into another run (--name)"
+        )
+
+
+def _follow(stages: Sequence[Stage], kept: bool) -> None:
+    """Note the folder of the data where they have been moved or copied."""
+    for stage in stages:
+        new = stage.sources.get(DATA)
+        if kept and new is not None and stage.source(DATA) != Path(new).resolve():
+            stage.note()
