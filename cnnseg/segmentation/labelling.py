@@ -83,10 +83,9 @@ def write_pseudo_masks(
             made_of = one.sample.made_of
             write_seed(scores.folder, one.sample.id, seed_of(one), made_of)
             write_mask(masks.folder, one.sample.id, one.mask, made_of)  # last: it says that the image is done
-        counts = [
-            account(stage, dataset, len(todo), begin, command=command_line("cnnseg")) for stage in (scores, masks)
-        ]
-    return counts[0]
+        for stage in (scores, masks):
+            made = account(stage, dataset, len(todo), begin, command=command_line("cnnseg"))
+    return made
 
 
 def seed_of(found: Prediction) -> Seed:

@@ -26,7 +26,7 @@ from wsss.errors import InputError
 from wsss.options import command_line
 from wsss.overlay import fit_width
 from wsss.processes import all_done, gathered
-from wsss.store import Stage, atomic, due, file_hash, locked, read_mask, write_mask
+from wsss.store import Stage, atomic, due, file_hash, inputs_of, locked, read_mask, write_mask
 from wsss.store.atomic import remove_leftovers, write_bytes
 from wsss.store.work import known_records
 

@@ -223,7 +223,7 @@ def run_trials(
 
 
 def _pending(stage: Stage, records: dict[str, Record], names: Sequence[str]) -> set[str]:
-    """The named parts that are missing, or of other images, labels or masks than these; those beyond the last are removed."""
+    """The named parts that are missing, or of other images, labels or masks; those beyond the last are removed."""
     for path in stage.folder.glob("part-*.npz"):
         if path.stem not in records:
             path.unlink(missing_ok=True)  # there are fewer images now
