@@ -2,8 +2,8 @@
 
     python benchmarks/million.py [--images 1000000] [--folder /tmp]
 
-Makes the images, and seeds and masks of them, as hard links to one tiny file each (a file system has a limit of links
-to a file: ext4 65,000; so there is a new file every 50,000), with labels of 20 classes; every step runs in a process of
+Makes the images, and seeds and labels of them, as hard links to a few tiny files (a file system has a limit of links to
+a file: ext4 65,000; so there is a new file every 50,000), with labels of 20 classes; every step runs in a process of
 its own, and its peak memory is that of the whole process. Seconds are of the clock and, as other work may slow the
 machine, of the processor. All is removed at the end.
 """
@@ -24,12 +24,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from affinity.runs import pending
+from affinity.runs import files_of
 from wsss.data import Dataset, list_splits, load_dataset
 from wsss.data.config import VOC_CLASSES, DataConfig
 from wsss.entries import stages_of
-from wsss.processes import due
-from wsss.store import Seed, Stage, write_mask, write_seed
+from wsss.store import Seed, Stage, due, inputs_of, require, write_mask, write_seed
+from wsss.store.inputs import Inputs
 
 LINKS = 50_000
 FOLDER = DataConfig(name="many", layout="folder", root=".", classes=list(VOC_CLASSES))
@@ -44,36 +44,28 @@ def name_of(number: int) -> str:
     return f"{number:08d}"
 
 
-def links(make: Callable[[Path], Path], count: int, path_of: Callable[[int], Path]) -> None:
-    """`count` names for the file that `make` writes."""
-    first = None
+def links(make: Callable[[Path, int], None], count: int, kinds: int, path_of: Callable[[int], Path]) -> None:
+    """`count` names for files that `make` writes, number n being one of `kinds` kinds of files."""
+    first: dict[int, tuple[Path, int]] = {}
     for number in range(count):
-        path = path_of(number)
-        if number % LINKS == 0:
-            first = make(path)
+        path, kind = path_of(number), number % kinds
+        known, used = first.get(kind, (None, LINKS))
+        if used == LINKS:
+            make(path, kind)
+            first[kind] = (path, 1)
         else:
-            os.link(first, path)
+            os.link(known, path)
+            first[kind] = (known, used + 1)
 
 
-def picture(path: Path) -> Path:
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
-    return path
-
-
-def seed(path: Path) -> Path:
-    write_seed(path.parent, path.stem, Seed(np.zeros((1, 2, 2), np.float16), np.array([1], np.uint8), (8, 8)))
-    return path
-
-
-def mask(path: Path) -> Path:
-    write_mask(path.parent, path.stem, np.zeros((8, 8), np.uint8))
-    return path
+def picture(path: Path, kind: int = 0) -> None:
+    Image.fromarray(np.full((8, 8, 3), kind, np.uint8)).save(path)
 
 
 def make_folder(base: Path, count: int) -> None:
-    """A folder of images with a CSV, and a run on it."""
+    """A folder of images with a CSV, and a run on it: seeds, and labels made of them."""
     (base / "folder/images").mkdir(parents=True)
-    links(picture, count, lambda number: base / f"folder/images/{name_of(number)}.jpg")
+    links(picture, count, 1, lambda number: base / f"folder/images/{name_of(number)}.jpg")
     with (base / "folder/labels.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "classes", "split"])
@@ -81,9 +73,24 @@ def make_folder(base: Path, count: int) -> None:
             [f"{name_of(number)}.jpg", VOC_CLASSES[number % 20], "train" if number % 10 else "val"]
             for number in range(count)
         )
-    for kind, make, suffix in (("seeds", seed, ".npz"), ("masks", mask, ".png")):
+    samples = load_dataset(FOLDER, "all", base / "folder").samples[:20]
+    seeds, labels = (
         Stage.open(base / "run" / kind, kind=kind, config={}, class_names=VOC_CLASSES, suffix=suffix)
-        links(make, count, lambda number, kind=kind, suffix=suffix: base / f"run/{kind}/{name_of(number)}{suffix}")
+        for kind, suffix in (("seeds", ".npz"), ("affinity_labels", ".png"))
+    )
+    made_of = inputs_of(samples)
+
+    def seed(path: Path, kind: int) -> None:
+        found = Seed(np.zeros((1, 2, 2), np.float16), np.array([1 + kind], np.uint8), (8, 8))
+        write_seed(path.parent, path.stem, found, made_of.record(kind))
+
+    links(seed, count, 20, lambda number: seeds.folder / f"{name_of(number)}.npz")
+    made_of_seeds = inputs_of(samples, files={"seeds": files_of(seeds)})
+
+    def label(path: Path, kind: int) -> None:
+        write_mask(path.parent, path.stem, np.zeros((8, 8), np.uint8), made_of_seeds.record(kind))
+
+    links(label, count, 20, lambda number: labels.folder / f"{name_of(number)}.png")
 
 
 def make_voc(base: Path, count: int) -> None:
@@ -100,7 +107,7 @@ def make_imagenet(base: Path, count: int) -> None:
     """A thousand folders, one for each class."""
     for k in range(1000):
         (base / f"imagenet/train/c{k:03d}").mkdir(parents=True)
-    links(picture, count, lambda n: base / f"imagenet/train/c{n % 1000:03d}/c{n % 1000:03d}_{name_of(n)}.jpg")
+    links(picture, count, 1, lambda n: base / f"imagenet/train/c{n % 1000:03d}/c{n % 1000:03d}_{name_of(n)}.jpg")
 
 
 def folder_set(base: Path) -> Dataset:
@@ -111,16 +118,23 @@ def stage(base: Path, kind: str) -> Stage:
     return Stage.read(base / "run" / kind, kind=kind)
 
 
-def missing_seeds(base: Path) -> int:
-    return len(stage(base, "seeds").pending([sample.id for sample in folder_set(base)]))
+def due_seeds(base: Path) -> None:
+    assert not due(stage(base, "seeds"), folder_set(base).samples, "seeds")
 
 
-def missing_masks(base: Path) -> int:
-    return len(pending(folder_set(base), [stage(base, "seeds")], [stage(base, "masks")]))
+def due_labels(base: Path) -> None:
+    files = {"seeds": files_of(stage(base, "seeds"))}
+    assert not due(stage(base, "affinity_labels"), folder_set(base).samples, "labels", files=files)
 
 
-def shard(base: Path) -> int:
-    return len(due(folder_set(base).samples, lambda samples: samples))
+def required(base: Path) -> None:
+    require(stage(base, "seeds"), folder_set(base), "seed", "make them")
+
+
+def training(base: Path) -> None:
+    learnt = inputs_of(folder_set(base).samples)
+    learnt.save(base)
+    assert Inputs.read(base).digests == learnt.digests
 
 
 def batches(base: Path) -> int:
@@ -143,8 +157,12 @@ STEPS: dict[str, Callable[[Path], object]] = {
         folder_set(base),
         Stage.open(base / "run/seeds", kind="seeds", config={}, class_names=VOC_CLASSES, suffix=".npz"),
     ),
-    "folder: list, which seeds are missing": missing_seeds,
-    "folder: list, which masks are older than their seeds": missing_masks,
+    "folder: list, hash, which seeds are due": due_seeds,
+    "folder: list, which seeds are due (hashed before)": due_seeds,
+    "folder: list, hash seeds, which labels are due": due_labels,
+    "folder: list, which labels are due (hashed before)": due_labels,
+    "folder: list, whether all seeds are there": required,
+    "folder: list, what a training learns from": training,
     "folder: list, stages of the run (report, evaluate)": lambda base: stages_of(
         base / "run", folder_set(base).samples
     ),
@@ -167,6 +185,7 @@ def main() -> None:
         print(f"{options.step:54s} {times}, {peak:6.0f} MB", flush=True)
         return
     base = Path(tempfile.mkdtemp(prefix="million_", dir=options.folder))
+    os.environ["RELSEG_CACHE"] = str(base / "cache")
     try:
         begin = time.monotonic()
         for make in (make_folder, make_voc, make_imagenet):

@@ -51,7 +51,8 @@ def explain(
 
     take_shard(shard)
     subject = find_subject(classifier, architecture, weights, runs, cfg.size)
-    explain_photographs(subject, images, out, cfg, classes=classes, top=top, device=choose_device(device))
+    where = choose_device(device, cfg.precision)
+    explain_photographs(subject, images, out, cfg, classes=classes, top=top, device=where)
 
 
 def list_methods() -> None:

@@ -24,7 +24,7 @@ from vitseg.models import create_classifier, save_classifier
 from wsss.console import run
 from wsss.errors import InputError
 from wsss.judging import trials
-from wsss.processes import all_done, due, of_shard, processes, take_shard
+from wsss.processes import all_done, of_shard, portion, processes, take_shard
 from wsss.store import read_json
 
 COMMANDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
@@ -189,7 +189,7 @@ def test_shards_are_cut_from_all_items_whatever_is_there(monkeypatch: pytest.Mon
     with processes():
         take_shard("2/3")
         assert of_shard(items) == [1, 4, 7]
-        assert due(items, missing_of(there)) == [4, 7]
+        assert portion(items, missing_of(there)) == [4, 7]
         assert not all_done(items, missing_of(there))
         assert all_done(items, missing_of({0, 2, 3, 5, 6, 8, 9}))  # its own are not looked at again
     assert of_shard(items) == items and all_done(items, missing_of(set()))  # forgotten with the command

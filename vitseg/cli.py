@@ -186,7 +186,7 @@ def seeds(
     path = find_checkpoint(classifier, runs)
     model = load_classifier(path)
     outputs = outputs_for(model, dataset)
-    where = choose_device(device)
+    where = choose_device(device, cfg.precision)
     target = runs / (name or seed_name(cfg.method, model)) / "seeds"
     cfg = cfg.as_begun(config_of(target))
 
@@ -254,7 +254,7 @@ def explain(
         model = load_classifier(find_checkpoint(classifier, runs))
     else:
         model = load_imagenet_vit(architecture, weights)
-    explain_photographs(model, images, out, cfg, classes=classes, top=top, device=choose_device(device))
+    explain_photographs(model, images, out, cfg, classes=classes, top=top, device=choose_device(device, cfg.precision))
 
 
 def _report_scores(scores: ClassificationScores, dataset: Dataset, path: Path | None) -> None:

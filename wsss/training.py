@@ -90,11 +90,15 @@ def loader_errors() -> Iterator[None]:
         ) from None
 
 
-def choose_device(name: str) -> str:
-    """The device of that name; "auto" is a GPU if there is one, else the CPU. InputError if it is not to be had.
+def choose_device(name: str, precision: str = "float32") -> str:
+    """The device of that name; "auto" is a GPU if there is one, else the CPU.
 
     Of several processes on one machine each gets a GPU of its own.
+
+    Raises InputError if it is not to be had, or does not compute in that precision.
     """
+    if precision == "float64" and name.startswith("mps"):
+        raise InputError(f"--precision float64: --device {name} has single precision alone; expected cpu or cuda")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if size() > 1 and name == "cuda":

@@ -46,7 +46,7 @@ class Order:
 
 def judge_by_perturbation(order: Order, data: str, split: str, root: Path | None) -> None:
     """The command ``perturbation-test``: results, figures and curves of every explainer."""
-    place = choose_device(order.device)
+    place = choose_device(order.device, order.config.precision)
     every = _single_class(load_dataset(data, split, root))
     dataset = evenly(every, order.config.limit)
     subject, explainers = order.find()
@@ -115,7 +115,7 @@ class MaskedData:
 
 def judge_by_segmentation(order: Order, source: MaskedData) -> None:
     """The command ``segmentation-test``: results, figures and gallery of every explainer."""
-    place = choose_device(order.device)
+    place = choose_device(order.device, order.config.precision)
     every = source.load()
     dataset = evenly(every, order.config.limit)
     subject, explainers = order.find()
