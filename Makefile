@@ -1,4 +1,5 @@
 # make demo   the whole chain on three photographs, on a CPU
+# make explore  a page that is asked, with the mouse, why a network says what it says
 # make test   the tests
 # make lint   style and format
 # make env    the environment alone, in .venv
@@ -11,7 +12,7 @@ STAMP := $(VENV)/.relseg-installed
 PYTHON ?= python3.11 python3.12 python3.13 python3
 FITS := import sys; sys.exit(sys.version_info[:2] < (3, 11))
 
-.PHONY: help env demo test lint
+.PHONY: help env demo explore test lint
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -34,7 +35,7 @@ $(STAMP): pyproject.toml
 	fi
 	@"$(BIN)/python" -c 'import pip' 2>/dev/null || "$(BIN)/python" -m ensurepip
 	@echo "installing into $(VENV): PyTorch and others, about 6 GB, some minutes"
-	@"$(BIN)/python" -m pip install --disable-pip-version-check -q -e '.[dev,export,oracles]' || { \
+	@"$(BIN)/python" -m pip install --disable-pip-version-check -q -e '.[dev,export,oracles,explorer]' || { \
 	  echo "error: the installation failed, see above" >&2; \
 	  exit 2; \
 	}
@@ -45,6 +46,12 @@ $(STAMP): pyproject.toml
 
 demo: env
 	@"$(BIN)/python" demo/demo.py
+
+NETWORK ?= demo/checkpoints/segmentation.safetensors
+PORT ?= 7860
+
+explore: env
+	@"$(BIN)/cnnseg" explore --network "$(NETWORK)" --port $(PORT)
 
 # One thread each: the tests are many small computations, and several of them start processes of their own.
 test: env

@@ -1,7 +1,7 @@
 """Explanations of convolutional classifiers, LRP unrolled into a network that segments, and segmentation networks.
 
-``explain``, ``unroll``, ``load_network`` and ``segment`` are loaded when they are first asked for: the command line
-shows its help without PyTorch.
+``adapt``, ``explain``, ``unroll``, ``load_network`` and ``segment`` are loaded when they are first asked for: the
+command line shows its help without PyTorch.
 """
 
 from __future__ import annotations
@@ -10,17 +10,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cnnseg.adapter import adapt
     from cnnseg.explanation import explain
+    from cnnseg.regions.explaining import explain_segmentation
     from cnnseg.segmentation.api import load_network, segment
     from cnnseg.segmentation.segmenting import Segmentation
     from cnnseg.unroll.network import unroll
     from wsss.explanation import Explanation
     from wsss.overlay import overlay
 
-__all__ = ["Explanation", "Segmentation", "explain", "load_network", "overlay", "segment", "unroll"]
+__all__ = [
+    "Explanation",
+    "Segmentation",
+    "adapt",
+    "explain",
+    "explain_segmentation",
+    "load_network",
+    "overlay",
+    "segment",
+    "unroll",
+]
 
 _HOMES = {
+    "adapt": "cnnseg.adapter",
     "explain": "cnnseg.explanation",
+    "explain_segmentation": "cnnseg.regions.explaining",
     "Explanation": "wsss.explanation",
     "load_network": "cnnseg.segmentation.api",
     "overlay": "wsss.overlay",

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from cnnseg.explain_commands import explain, list_methods, list_rules
+from cnnseg.explorer.commands import explore
 from cnnseg.judge_commands import perturbation_test, segmentation_test
+from cnnseg.regions.commands import explain_segmentation, list_layers, region_test
 from cnnseg.seed_commands import evolution, seeds
 from cnnseg.segmentation.commands import export, list_decoders, pseudo_masks, segment, train_segmentation
 from cnnseg.segmentation.settings import ViewsConfig
@@ -38,6 +40,10 @@ app.command(pseudo_masks)
 app.command(segment)
 app.command(export)
 app.command(list_decoders)
+app.command(explain_segmentation)
+app.command(list_layers)
+app.command(region_test)
+app.command(explore)
 
 TrainSplit = Annotated[str, Parameter(help="Split to train on.")]
 ValSplit = Annotated[

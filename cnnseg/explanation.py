@@ -8,6 +8,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from cnnseg.adapter import RegionClassifier
 from cnnseg.methods import Method, Question, find_method
 from cnnseg.unroll.composites import Composite, Rules, find_composite
 from cnnseg.unroll.network import unroll
@@ -70,6 +71,8 @@ def explain(
     if isinstance(unwrapped.model, VisionTransformer):
         raise InputError("model: is a vision transformer of timm; vitseg.explain explains it")
     check_images(images, unwrapped.model)
+    if isinstance(unwrapped.model, RegionClassifier):
+        unwrapped.model.check(images)
     whole = nn.ModuleList((*unwrapped.front, unwrapped.model))
     with undisturbed(unwrapped.model, images.device), evaluating(whole):
         with torch.no_grad():

@@ -363,14 +363,14 @@ def test_contents_tell_files_apart_and_are_remembered(tmp_path: Path, monkeypatc
         path.write_bytes(data)
     first = contents([*paths, None, tmp_path / "none", paths[0]])
     assert first[0] == first[2] == first[5] != first[1] and first[3] == first[4] == MISSING
-    reads: list[Path] = []
+    reads: list[str] = []
     original = contents_of_files._hash_file
     monkeypatch.setattr(contents_of_files, "_hash_file", lambda path: (reads.append(path), original(path))[1])
     assert np.array_equal(contents([*paths, None]), first[:4]) and reads == []
     state = paths[1].stat()
     paths[1].write_bytes(b"six")  # as long, and with the times of the other
     os.utime(paths[1], ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert contents(paths)[1] not in (first[0], first[1]) and reads == [paths[1]]
+    assert contents(paths)[1] not in (first[0], first[1]) and reads == [str(paths[1])]
     paths[2].rename(tmp_path / "d")
     assert content_of(tmp_path / "d") == f"{int(first[2]):016x}"
 

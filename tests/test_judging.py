@@ -20,7 +20,7 @@ import wsss
 from wsss.data import Dataset
 from wsss.errors import InputError
 from wsss.explanation import NEGATIVE, Explanation
-from wsss.judging import api
+from wsss.judging import api, trials
 from wsss.judging.explainer import Explainer
 from wsss.judging.perturbation import removal_places
 from wsss.judging.segmentation import enlarge
@@ -458,11 +458,12 @@ def test_runs_of_earlier_versions_go_on(tmp_path: Path) -> None:
     (fresh,) = open_trials(subject, dataset, "perturbation", explainers, config, tmp_path / "fresh")
     assert fresh.stage.folder.relative_to(tmp_path / "fresh") == folder.relative_to(tmp_path)
     now, then = read_json(fresh.stage.folder / "manifest.json"), old_manifest(dataset)
-    then["inputs"]["images"] = now["inputs"]["images"]
-    assert {key: now[key] for key in ("kind", "config", "class_names", "inputs", "suffix")} == {
-        key: then[key] for key in ("kind", "config", "class_names", "inputs", "suffix")
-    }
+    same = ("kind", "config", "class_names", "suffix")
+    assert {key: now[key] for key in same} == {key: then[key] for key in same}
+    assert now["inputs"] == {"model": then["inputs"]["model"]}
     folder.mkdir(parents=True)
+    write_json(folder / "manifest.json", then)
+    then["inputs"] |= trials._times(folder, dataset, masks=False)  # sizes and times, by which it told images
     write_json(folder / "manifest.json", then)
     write_part(folder / "part-00000.npz", dataset.samples, {"predicted": np.zeros(2, int)})
     (trial,) = open_trials(subject, dataset, "perturbation", explainers, config, tmp_path)

@@ -371,8 +371,7 @@ def test_other_images_settings_and_models_are_refused(tmp_path: Path, monkeypatc
         again(methods=METHODS, limit=1)
     with pytest.raises(InputError, match="limit was None, is 1 now"):
         again(limit=1)
-    with pytest.raises(InputError, match=r"inputs\.images was"):
-        again(what=wordnet(("cat", "dog"), [(1,), (1,)]))
+    again(what=wordnet(("cat", "dog"), [(1,), (1,)]))  # whose part will be made again
     with pytest.raises(InputError, match=r"inputs\.model was 'abc', is 'xyz' now"):
         again(whom=replace(subject, fingerprint="xyz"))
     again()
@@ -381,33 +380,43 @@ def test_other_images_settings_and_models_are_refused(tmp_path: Path, monkeypatc
         again()
 
 
-def test_changed_files_and_other_folders_are_refused(tmp_path: Path) -> None:
+def test_changed_files_are_tested_again_and_other_folders_refused(tmp_path: Path) -> None:
     """The names are the same throughout; of masks the perturbation test knows nothing."""
     for folder in ("here", "there"):
         for kind in ("images", "masks"):
             (tmp_path / folder / kind).mkdir(parents=True)
-            for image in blobs(2):
+            for image in blobs(2, seed=len(folder)):
                 image.convert("L").save(tmp_path / folder / kind / f"{len(os.listdir(tmp_path / folder / kind))}.png")
     subject = judged(small_classifier())
 
-    def open_in(folder: str, tests: tuple[str, ...] = ("perturbation", "segmentation")) -> None:
-        dataset = replace(paired_folders(tmp_path / folder / "images", tmp_path / folder / "masks"), name="own")
-        for test in tests:
-            (one,) = open_trials(subject, dataset, test, [explainer("rollout")], TrialConfig(), tmp_path / "runs")
-            (one.stage.folder / "part-00000.npz").touch()
+    def prepare(samples: Sequence[Sample]) -> Judge:
+        def judge(_trial: Trial) -> Generator[None, None, dict[str, np.ndarray]]:
+            yield from (None for _ in samples)
+            return {"predicted": np.zeros(len(samples), int)}
 
-    open_in("here")
-    open_in("here")
-    with pytest.raises(InputError, match=r"inputs\.images was .*times of the files"):
-        open_in("there")
+        return judge
+
+    def made_in(folder: str) -> dict[str, int]:
+        """Images that each of the tests makes now."""
+        dataset = replace(paired_folders(tmp_path / folder / "images", tmp_path / folder / "masks"), name="own")
+        found = {}
+        for test in ("perturbation", "segmentation"):
+            (one,) = open_trials(subject, dataset, test, [explainer("rollout")], TrialConfig(), tmp_path / "runs")
+            found[test] = run_trials([one], dataset, prepare, test)["rollout"].images
+        return found
+
+    assert made_in("here") == {"perturbation": 2, "segmentation": 2}
+    assert made_in("here") == {"perturbation": 0, "segmentation": 0}
+    with pytest.raises(InputError, match=r"holds parts of the data in .*here.* 1 part of the same name in .*there"):
+        made_in("there")
     mask = tmp_path / "here/masks/1.png"
     mask.write_bytes(mask.read_bytes() + b"changed")
-    open_in("here", ("perturbation",))
-    with pytest.raises(InputError, match=r"inputs\.images was"):
-        open_in("here", ("segmentation",))
+    assert made_in("here") == {"perturbation": 0, "segmentation": 2}
     os.utime(tmp_path / "here/images/0.png", ns=(1, 1))
-    with pytest.raises(InputError, match=r"inputs\.images was"):
-        open_in("here", ("perturbation",))
+    assert made_in("here") == {"perturbation": 0, "segmentation": 0}
+    image = tmp_path / "here/images/1.png"
+    image.write_bytes(image.read_bytes() + b"changed")
+    assert made_in("here") == {"perturbation": 2, "segmentation": 2}
 
 
 # --- the command ----------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from wsss.errors import InputError
 
 CLASSES = 3
 ACTIVATIONS = ("silu", "hardswish", "gelu", "mish", "relu6", "hardtanh", "tanh", "elu", "celu", "selu", "clamp")
-GATES = ("sigmoid", "hardsigmoid")
+GATES = ("sigmoid", "hardsigmoid", "softmax")
 
 
 class Relevance(TorchFunctionMode):
@@ -44,7 +44,7 @@ class Relevance(TorchFunctionMode):
                 ratio = torch.where(z == 0, 0, a / torch.where(z == 0, 1, z))
             return z.copy_(z * ratio) if in_place else z * ratio
         if name in GATES:
-            return getattr(F, name)(args[0].detach())
+            return getattr(F, name)(args[0].detach(), *args[1:], **kwargs)
         if name in ("layer_norm", "group_norm"):
             x, shape, *rest = args
             given = dict(zip(("weight", "bias", "eps"), rest, strict=False)) | kwargs
@@ -155,6 +155,26 @@ def parts(m: Any, x: Tensor) -> Tensor:
     return end(torch.cat([F.relu(b), a], dim=1))
 
 
+def attended(x: Tensor, scores: Tensor, *, first: bool = False) -> Tensor:
+    """Maps weighed by the softmax of scores (B, n, n)."""
+    if first:
+        return torch.matmul(scores, x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
+    return (x.flatten(2) @ F.softmax(scores, dim=1)).view(x.shape)
+
+
+class Weights(nn.Module):
+    """The softmax over all pairs of places, as MAnet has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.softmax = nn.Softmax(dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2)
+        scores = x.transpose(1, 2) @ x
+        return self.softmax(scores.view(scores.shape[0], -1)).view(scores.shape)
+
+
 conv = lambda **settings: nn.Conv2d(8, 8, 3, **settings)  # noqa: E731
 through = lambda m, x: end(m.extra(x))  # noqa: E731
 between = lambda m, x: end(m.second(m.extra(x)))  # noqa: E731
@@ -237,6 +257,7 @@ SPELLINGS: dict[str, Any] = {
     "x.mul(2).div(3)": lambda m, x: end(x.mul(2).div(3)),
     "buffers mean and std": lambda m, x: end(m.second((x - m.mean) / m.std)),
     "layer scale": lambda m, x: end(x + m.second(x) * m.scale),
+    "stack and sum": lambda m, x: end(torch.stack([x, m.second(x), F.relu(x)]).sum(dim=0)),
     "sum of a list": lambda m, x: end(sum([x, m.second(x), F.relu(x)])),
     "sum with a broadcast": lambda m, x: end(x + top(m.second(x))),
     "x + x": lambda m, x: end(m.second(x) + m.second(x) + x + x),
@@ -272,6 +293,11 @@ SPELLINGS: dict[str, Any] = {
     "BatchNorm1d": (lambda m, x: m.extra(end(x)), lambda: nn.BatchNorm1d(8)),
     "ModuleDict": (lambda m, x: end(m.extra["a"](x)), lambda: nn.ModuleDict({"a": conv()})),
     "circular padding": (through, lambda: conv(padding=1, padding_mode="circular")),
+    "ConvTranspose2d": (through, lambda: nn.ConvTranspose2d(8, 8, 3, 2, 1, output_padding=1)),
+    "F.conv2d": lambda m, x: end(F.conv2d(x, m.second.weight, padding=1)),
+    "F.conv2d with weights that are computed": lambda m, x: end(F.conv2d(x, m.second.weight - m.second.weight.mean())),
+    "F.conv_transpose2d": lambda m, x: end(F.conv_transpose2d(x, m.second.weight, m.second.bias, stride=(2,))),
+    "F.linear": lambda m, x: F.linear(end(x), m.fc.weight.T @ m.fc.weight),
     # dropout
     "F.dropout": lambda m, x: F.dropout(end(x), 0.3, training=m.training),
     "F.dropout, False": lambda m, x: F.dropout(top(x), 0.1, False).flatten(1),
@@ -307,6 +333,10 @@ GATED: dict[str, Any] = {
     "gate of maps": lambda m, x: end(m.second(x) * m.sigmoid(x.mean(1, keepdim=True))),
     "gate by view": lambda m, x: end(m.second(x) * m.sigmoid(x.mean((2, 3))).view(x.size(0), 8, 1, 1)),
     "gate, expanded": lambda m, x: end(x * m.sigmoid(x.mean((2, 3), keepdim=True)).expand_as(x)),
+    "gate of a softmax": lambda m, x: end(m.second(x) * x.softmax(1)),
+    "gate of two": lambda m, x: end(m.second(x) * (m.sigmoid(x) + torch.sigmoid(m.second(x)))),
+    "attention": lambda m, x: end(x + attended(x, x.flatten(2).mT @ m.second(x).flatten(2))),
+    "attention, Softmax": (lambda m, x: end(attended(m.second(x), m.extra(x), first=True)), lambda: Weights()),
     "LayerNorm": (lambda m, x: m.extra(end(x)), lambda: nn.LayerNorm(8)),
     "LayerNorm of maps": (through, lambda: nn.LayerNorm((8, 12, 14))),
     "LayerNorm2d of timm": (through, lambda: timm.layers.LayerNorm2d(8)),
@@ -362,8 +392,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "amax": (lambda m, x: F.relu(x).amax((2, 3)), "layer amax"),
     "add, alpha": (lambda m, x: end(torch.add(x, m.second(x), alpha=2)), r"layer add \(add\)"),
     "two branches": (lambda m, x: end(x * m.second(x)), "layer mul of Net multiplies two branches"),
-    "F.conv2d": (lambda m, x: end(F.conv2d(x, m.second.weight)), r"layer conv2d \(conv2d\)"),
-    "F.linear": (lambda m, x: F.linear(end(x), m.fc.weight.T @ m.fc.weight), r"layer linear \(linear\)"),
+    "F.conv2d with weights of the image": (
+        lambda m, x: end(F.conv2d(x, m.second.weight * x.mean())),
+        r"layer conv2d \(conv2d\)",
+    ),
+    "matmul of two branches": (
+        lambda m, x: (F.relu(x).flatten(2) @ m.second(x).flatten(2).transpose(1, 2)).mean(2),
+        r"layer matmul \(matmul\)",
+    ),
     "matmul": (lambda m, x: end(x) @ m.fc.weight.T @ m.fc.weight, r"layer matmul \(matmul\)"),
     "F.normalize": (lambda m, x: F.normalize(end(x)), r"layer normalize \(normalize\)"),
     "Softplus": ((through, nn.Softplus), r"layer extra \(Softplus\)"),
@@ -404,6 +440,7 @@ ARCHITECTURES = {
     "timm repvgg_a0": small(timm, "repvgg_a0"),
     "timm res2net50": small(timm, "res2net50_26w_4s"),
     "timm regnety": small(timm, "regnety_002"),
+    "timm nf_resnet26": small(timm, "nf_resnet26"),
     "timm tf_efficientnet_lite0": small(timm, "tf_efficientnet_lite0"),
     "torchvision convnext_tiny": small(torchvision, "convnext_tiny"),
     "torchvision efficientnet_b0": small(torchvision, "efficientnet_b0"),
@@ -479,8 +516,6 @@ def test_subclasses_that_add_something_beside_the_pass_are_their_base(place: int
 @pytest.mark.parametrize(
     ("kind", "args", "method"),
     [
-        (nn.Conv2d, (3, 3, 1), "forward"),
-        (nn.Conv2d, (3, 3, 1), "_conv_forward"),
         (nn.GroupNorm, (1, 3), "forward"),
         (nn.BatchNorm2d, (3,), "forward"),
     ],
@@ -497,3 +532,13 @@ def test_subclasses_that_compute_something_else_are_refused(kind: type, args: tu
     )
     with pytest.raises(InputError):
         explain(model, images(), 1)
+
+
+@pytest.mark.parametrize("method", ["forward", "_conv_forward"])
+def test_a_convolution_that_computes_something_else_is_followed(method: str) -> None:
+    def doubled(self: nn.Module, *given: Any) -> Tensor:
+        return getattr(nn.Conv2d, method)(self, *given) * 2
+
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES)]
+    model = ready(nn.Sequential(derived(nn.Conv2d, **{method: doubled})(3, 3, 1), *layers))
+    near(explain(model, images(), 1, rules="zero").maps, lrp0(model, images())[:, 1])

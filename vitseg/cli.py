@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from vitseg.checkpoints import find_checkpoint
+from vitseg.checkpoints import checkpoint_name, find_checkpoint
 from vitseg.judge_commands import perturbation_test, segmentation_test
 from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig, ExplainConfig, SeedConfig
 from wsss.console import Flat, note, run, together
 from wsss.errors import InputError
+from wsss.explorer.options import Host, Port
 from wsss.options import Data, Device, Readers, Restart, Root, Runs, Shard, check_positive, command_line
 from wsss.processes import from_first, take_shard
 
@@ -255,6 +256,48 @@ def explain(
     else:
         model = load_imagenet_vit(architecture, weights)
     explain_photographs(model, images, out, cfg, classes=classes, top=top, device=choose_device(device, cfg.precision))
+
+
+@app.command
+def explore(
+    *,
+    classifier: str | None = None,
+    architecture: str | None = None,
+    weights: str = "pretrained",
+    port: Port = 7860,
+    host: Host = "127.0.0.1",
+    runs: Runs = Path("runs"),
+    device: Device = "auto",
+) -> None:
+    """Ask a ViT with the mouse why it says what it says: a page in the browser.
+
+    Either a classifier of train-classifier (--classifier), or any ImageNet ViT of timm (--architecture, --weights).
+    Needs the extra: pip install 'relseg[explorer]'.
+
+    Parameters
+    ----------
+    classifier
+        Checkpoint (.safetensors), or the name of a run that holds one.
+    architecture
+        timm's name of a ViT with its ImageNet head, instead of --classifier.
+    weights
+        Weights of --architecture: 'pretrained' (fetched by timm) or a file.
+    """
+    from vitseg.explorer import ClassifyingSubject
+    from vitseg.models import load_classifier, load_imagenet_vit
+    from wsss.explorer.serving import serve
+    from wsss.training import choose_device
+
+    if (classifier is None) == (architecture is None):
+        raise InputError("--classifier or --architecture: give one of the two")
+    if classifier is not None:
+        path = find_checkpoint(classifier, runs)
+        model, title = load_classifier(path), f"{checkpoint_name(path)}: ViT classifier"
+        named = {"classifier": classifier}
+    else:
+        model, title = load_imagenet_vit(architecture, weights), f"{architecture}, ImageNet"
+        named = {"architecture": architecture, "weights": weights}
+    serve(ClassifyingSubject(model, title, named, device=choose_device(device)), host=host, port=port)
 
 
 def _report_scores(scores: ClassificationScores, dataset: Dataset, path: Path | None) -> None:

@@ -32,7 +32,7 @@ SUFFIX: dict[str, str] = {"seeds": ".npz", "affinity_labels": ".png", "masks": "
 TRUE_MASKS = "true masks"
 """What `MetricEntry.learnt_from` says of a network that has learnt a data set's own masks."""
 
-TestName = Literal["perturbation", "segmentation"]
+TestName = Literal["perturbation", "segmentation", "region"]
 """The tests of an explanation; also the folder of a run that holds their results."""
 
 TESTS: tuple[TestName, ...] = get_args(TestName)
@@ -90,11 +90,12 @@ class TestEntry(Config):
     model: str
     method: str
     figures: dict[str, float | None]
-    """As ``wsss.explanation_tests`` names them, e.g. negative_predicted or miou; None where undefined."""
+    """As ``wsss.explanation_tests`` names them, e.g. negative_predicted or miou; None where undefined. Those of the
+    region test that end in _logit are mean logits, not per cent."""
     intervals: dict[str, tuple[float, float] | None]
     """Figure -> its 95 % interval, None where undefined."""
     curves: dict[str, tuple[float, ...]] = Field(default_factory=dict)
-    """Perturbation test: figure -> top-1 accuracy at the fractions 0, 0.1, ... 0.9."""
+    """Perturbation and region test: figure -> accuracy, or score, at the fractions 0, 0.1, ... 0.9."""
     settings: str
     """What sets it apart from the published method: "rules robust, first block 1" and the like."""
     folder: str

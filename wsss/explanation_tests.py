@@ -1,12 +1,15 @@
-"""Figures of the perturbation test and the segmentation test from the results kept for each image.
+"""Figures of the perturbation, the segmentation and the region test from the results kept for each image.
 
-Results are the arrays of the parts that the commands `perturbation-test` and `segmentation-test` write, n images:
+Results are the arrays of the parts that the commands `perturbation-test`, `segmentation-test` and `region-test` write,
+n images, or n pairs of an image and a class of the last one:
 
-- both: ``ids`` (n,) str, ``predicted`` (n,) int;
+- all: ``ids`` (n,) str; the first two: ``predicted`` (n,) int;
 - perturbation: ``target`` (n,) int, ``correct`` bool (n, 2, 2, 10): class explained (0 predicted, 1 target), direction
   (0 negative, 1 positive), share of pixels removed (`wsss.statistics.FRACTIONS`);
 - segmentation: ``confusion`` int64 (n, 2, 2) [truth, prediction], ``ap`` and ``f1`` float64 (n,) in [0, 1], NaN where
-  undefined, ``maps`` float16 (n, h, w) in [0, 1].
+  undefined, ``maps`` float16 (n, h, w) in [0, 1];
+- region: ``probability`` and ``logit`` float32 (n, 2, 2, 10): where pixels are removed (0 outside, 1 inside of the
+  region), direction, share of those pixels; NaN where undefined; ``pixels`` int64 (n, 2).
 """
 
 from __future__ import annotations
@@ -24,6 +27,9 @@ from wsss.statistics import FRACTIONS, bootstrap_means, interval, perturbation_a
 
 CURVES: tuple[str, ...] = ("negative_predicted", "negative_target", "positive_predicted", "positive_target")
 """Keys of the perturbation test that are areas under a curve: pixels removed, class explained."""
+
+REGION_CURVES: tuple[str, ...] = ("outside_negative", "outside_positive", "inside_negative", "inside_positive")
+"""Keys of the region test that are areas under a curve: where pixels are removed, and which first."""
 
 Results = Mapping[str, np.ndarray]
 
@@ -74,6 +80,22 @@ def segmentation_figures(results: Results) -> Figures:
     return _figures(_TESTS["segmentation"], results)
 
 
+def region_figures(results: Results) -> Figures:
+    """Mean probability of the untouched regions and the four areas under it, with their curves.
+
+    Keys: clean_probability; outside_negative, inside_negative (higher is better), outside_positive, inside_positive
+    (lower is better), each an area in [0, 90]; the same with _logit: the mean logit of the regions, of the curves its
+    mean over the shares removed, not per cent. Pairs without such a value are left out of that mean.
+    """
+    figures = _figures(_TESTS["region"], results)
+    scores = np.asarray(results["probability"], np.float64).reshape(-1, len(REGION_CURVES), len(FRACTIONS))
+    defined = np.isfinite(scores).all(2)
+    sums = np.where(defined[..., None], scores, 0).sum(0)
+    means = _ratio(sums, np.broadcast_to(defined.sum(0)[:, None], sums.shape))
+    curves = {key: tuple((100 * curve).tolist()) for key, curve in zip(REGION_CURVES, means, strict=True)}
+    return replace(figures, curves={key: curve for key, curve in curves.items() if np.isfinite(curve).all()})
+
+
 def paired_difference(test: str, a: Results, b: Results) -> dict[str, tuple[float, float, float]]:
     """Figures of `b` minus those of `a`, each with its 95 % interval: (difference, low, high) in points.
 
@@ -81,7 +103,7 @@ def paired_difference(test: str, a: Results, b: Results) -> dict[str, tuple[floa
     id. InputError where the ids differ.
 
     Args:
-        test: "perturbation" or "segmentation".
+        test: "perturbation", "segmentation" or "region".
     """
     if test not in _TESTS:
         raise ValueError(f"test {test!r}: must be one of {', '.join(_TESTS)}")
@@ -220,6 +242,33 @@ def _segmentation_means(means: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def _region_columns(results: Results) -> np.ndarray:
+    """For each figure its value and "is defined"."""
+    columns = []
+    for key in ("probability", "logit"):
+        scores = np.asarray(results[key], np.float64).reshape(-1, len(REGION_CURVES), len(FRACTIONS))
+        defined = np.isfinite(scores).all(2)
+        known = np.where(defined[..., None], scores, 0)
+        # untouched, all four curves begin with one and the same score
+        clean = _ratio(known[:, :, 0].sum(1), defined.sum(1))
+        if key == "probability":
+            clean, areas = 100 * clean, perturbation_auc(known)
+        else:
+            areas = np.trapezoid(known, FRACTIONS) / FRACTIONS[-1]
+        columns += [np.nan_to_num(clean)[:, None], defined.any(1)[:, None], areas, defined]
+    return np.concatenate(columns, axis=1)
+
+
+def _region_means(means: np.ndarray) -> dict[str, np.ndarray]:
+    count, found = len(REGION_CURVES), {}
+    for half, suffix in zip(np.split(means, 2, axis=-1), ("", "_logit"), strict=True):
+        clean, with_clean, areas, with_areas = np.split(half, (1, 2, 2 + count), axis=-1)
+        found["clean_logit" if suffix else "clean_probability"] = _ratio(clean[..., 0], with_clean[..., 0])
+        areas = np.moveaxis(_ratio(areas, with_areas), -1, 0)
+        found |= {f"{key}{suffix}": area for key, area in zip(REGION_CURVES, areas, strict=True)}
+    return found
+
+
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """part / whole, NaN where whole is 0."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
@@ -229,4 +278,5 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 _TESTS: dict[str, _Test] = {
     "perturbation": _Test(_perturbation_columns, _perturbation_means),
     "segmentation": _Test(_segmentation_columns, _segmentation_means),
+    "region": _Test(_region_columns, _region_means),
 }

@@ -55,12 +55,8 @@ def overlay(
         (12, 8)
     """
     photograph, heat = _photograph(image), _plane(map)
-    signed = bool(heat.min() < 0 < heat.max()) if signed is None else signed
-    if limits is None:
-        largest = float(np.percentile(np.abs(heat), PERCENTILE)) or float(np.abs(heat).max())
-        top = largest if heat.size > COARSE and largest > heat.min() else float(heat.max())
-        limits = (-largest, largest) if signed else (float(heat.min()), top)
-    low, high = limits
+    signed = is_signed(heat) if signed is None else signed
+    low, high = colour_limits(heat, signed) if limits is None else limits
     if not (np.isfinite([low, high]).all() and low <= high):
         raise InputError(f"limits {limits}: expected two finite values, the lower one first")
     height, width = photograph.shape[:2]
@@ -74,6 +70,21 @@ def overlay(
     return Image.fromarray(
         _blend(photograph, colours, (opacity * np.sqrt(np.abs(strength)))[..., None].astype(np.float32))
     )
+
+
+def is_signed(map: Any) -> bool:
+    """Whether a map (h, w) has values on both sides of 0."""
+    heat = _plane(map)
+    return bool(heat.min() < 0 < heat.max())
+
+
+def colour_limits(map: Any, signed: bool) -> tuple[float, float]:
+    """Values of the first and the last colour of a map (h, w), unless `overlay` is given others; see there."""
+    heat = _plane(map)
+    largest = float(np.percentile(np.abs(heat), PERCENTILE)) or float(np.abs(heat).max())
+    if signed:
+        return -largest, largest
+    return float(heat.min()), largest if heat.size > COARSE and largest > heat.min() else float(heat.max())
 
 
 def _photograph(image: Any) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from wsss.data import Dataset, Sample, load_dataset
-from wsss.entries import STAGES, read_metrics, read_tests
+from wsss.entries import STAGES, TESTS, read_metrics, read_tests
 from wsss.errors import InputError
 from wsss.evaluate import content_of_figures
 from wsss.store import Stage, file_hash, inputs_of
@@ -21,8 +21,6 @@ from wsss.store.work import DATA, known_records
 
 Splits = Mapping[str, Dataset]
 """The data set's splits by name; empty where it is not given."""
-
-PartInputs = Callable[[Sequence[Sample]], Inputs]
 
 
 @dataclass(frozen=True)
@@ -215,6 +213,10 @@ def _test(stage: Stage, splits: Splits) -> tuple[str, list[str]]:
     records = known_records(stage, [path.stem for path in parts])
     made = counted(len(parts), "part")
     samples = {sample.id: sample for dataset in splits.values() for sample in dataset}
+    if stage.manifest["kind"] == "region_test":  # of pairs of an image and a class
+        pairs = [(sample, c) for sample in samples.values() for c in sample.classes]
+        named = [replace(s, id=f"{s.id}.{stage.class_names[c - 1]}", classes=(c,)) for s, c in pairs]
+        samples = {sample.id: sample for sample in named}
     tables = next((dataset.mask_values for dataset in splits.values()), None)
     changed = 0
     for path in parts if samples else ():
@@ -264,5 +266,5 @@ def _short(path: Path) -> str:
     folder = path if path.is_dir() else path.parent
     if not (folder / MANIFEST).is_file():
         return path.name
-    depth = 3 if folder.parent.name in ("perturbation", "segmentation") else 2
+    depth = 3 if folder.parent.name in TESTS else 2
     return "/".join(folder.parts[-depth:])

@@ -9,7 +9,7 @@ from cnnseg.methods.registry import Question, register
 from cnnseg.methods.running import Run
 from cnnseg.unroll.encoded import check_maps
 from cnnseg.unroll.mixing import AveragePool, Linearly
-from cnnseg.unroll.places import find_layer
+from cnnseg.unroll.places import find_layer, usual_place
 from cnnseg.unroll.trace import Trace, trace
 from cnnseg.unroll.weighted import Linear
 from cnnseg.unroll.weightless import Drop, Reshape
@@ -86,6 +86,7 @@ def layercam(question: Question) -> tuple[Tensor, Tensor]:
 def _run(question: Question) -> Run:
     """A pass with a graph from the layer on. InputError if its output has no height and width."""
     traced = trace(question.model)
-    run = Run(traced, question.images, None if question.layer is None else find_layer(traced, question.layer))
+    place = usual_place(traced) if question.layer is None else find_layer(traced, question.layer)
+    run = Run(traced, question.images, place)
     check_maps(run.activation, question.layer)
     return run

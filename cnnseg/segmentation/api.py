@@ -90,7 +90,7 @@ def segment(
     config, one = _config(options), isinstance(images, str | Path | Image.Image | np.ndarray)
     found = segment_pictures(
         model,
-        [_picture(image) for image in ([images] if one else images)],
+        [read_photograph(image) for image in ([images] if one else images)],
         config,
         classes=outputs,
         device=str(next(model.module.parameters()).device),
@@ -107,6 +107,17 @@ def check_segments(network: Network) -> None:
         raise InputError(f"--network: a {network.kind} that was trained without masks does not segment")
 
 
+def read_photograph(image: Photograph) -> Image.Image:
+    """The photograph, upright and in RGB. InputError if it is none."""
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        return ImageOps.exif_transpose(image).convert("RGB")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise InputError(f"image: {image.dtype} of shape {image.shape}; expected uint8 RGB (H, W, 3)")
+    return Image.fromarray(image)
+
+
 def _config(options: dict[str, Any]) -> SegmentConfig:
     known = SegmentConfig.model_fields
     for name in options.keys() - known.keys():
@@ -115,16 +126,6 @@ def _config(options: dict[str, Any]) -> SegmentConfig:
         return SegmentConfig(**options)
     except ValidationError as error:
         raise InputError(f"segment: {validation_line(error)}") from None
-
-
-def _picture(image: Photograph) -> Image.Image:
-    if isinstance(image, str | Path):
-        return read_image(Path(image))
-    if isinstance(image, Image.Image):
-        return ImageOps.exif_transpose(image).convert("RGB")
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise InputError(f"image: {image.dtype} of shape {image.shape}; expected uint8 RGB (H, W, 3)")
-    return Image.fromarray(image)
 
 
 def _output(name: str, names: Sequence[str]) -> int:

@@ -61,6 +61,23 @@ def stride_of(network: Network) -> int:
     return int(getattr(network.module, "multiple", 32))
 
 
+def check_stride(network: Network, size: tuple[int, int]) -> None:
+    """InputError if a photograph of (height, width) `size` is smaller than a network's stride."""
+    stride = stride_of(network)
+    if min(size) < stride:
+        raise InputError(
+            f"{size[1]} x {size[0]} pixels (width x height) are less than the network's stride of {stride}; "
+            "enlarge the photograph first"
+        )
+
+
+def check_finite(maps: Tensor) -> Tensor:
+    """The maps of a network, as they are. InputError if a value is not finite."""
+    if not maps.isfinite().all():
+        raise InputError("the network gives NaN or infinite values: train it again, with a lower --lr")
+    return maps
+
+
 def seen_size(size: tuple[int, int], config: SegmentConfig) -> tuple[int, int]:
     """(height, width) at which the network sees a photograph of (height, width) `size`: shrunk, never enlarged."""
     shrinks = config.size and size[0] * size[1] > config.size**2
@@ -95,7 +112,7 @@ def segment_pictures(
         logits, maps = look(network, shown, _size(shown[0]), config, device=device, precision=precision)
         scores = [None] * len(shown) if logits is None else logits
         own = [allowed or likely_outputs(network, score, config.gate) for score in scores]
-        return [strongest(of_one, size, outputs) for of_one, outputs in zip(_finite(maps), own, strict=True)]
+        return [strongest(of_one, size, outputs) for of_one, outputs in zip(check_finite(maps), own, strict=True)]
 
     def shown_by(picture: Image.Image) -> list[int] | None:
         """Outputs of a picture that goes through in tiles: what it shows is seen when it is looked at as a whole."""
@@ -107,11 +124,7 @@ def segment_pictures(
         return likely_outputs(network, None if logits is None else logits[0], config.gate)
 
     for size, group in groupby(pictures, key=_size):
-        if min(size) < stride:
-            raise InputError(
-                f"{size[1]} x {size[0]} pixels (width x height) are less than the network's stride of {stride}; "
-                "enlarge the photograph first"
-            )
+        check_stride(network, size)
         seen, alike = seen_size(size, config), list(group)
         if max(seen) <= config.tile:
             for start in range(0, len(alike), batch_size):
@@ -162,9 +175,3 @@ def _shape(tile: tuple[Tile, Tile]) -> tuple[int, int]:
 
 def _at(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     return picture if _size(picture) == size else picture.resize(size[::-1], Image.Resampling.BICUBIC)
-
-
-def _finite(maps: Tensor) -> Tensor:
-    if not maps.isfinite().all():
-        raise InputError("the network gives NaN or infinite values: train it again, with a lower --lr")
-    return maps

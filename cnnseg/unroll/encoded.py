@@ -58,7 +58,7 @@ class Encoded:
                 given.append(self.activation.to(dtype))
             if network.features == "trained":
                 given += [self.kept[place] for place in self.ends if place]
-            values = images.detach()
+            values = images if network.features == "trained" else images.detach()
             if network.baseline is not None:
                 values = values - values.new_tensor(network.baseline)[:, None, None]
             work = Decoding(

@@ -80,6 +80,19 @@ class Add(Mixing):
         return tuple(part if part.shape[1:] == shape else part.sum_to_size(len(p), *shape) for part, shape in pairs)
 
 
+class AddAll(Mixing):
+    """A sum of branches of one shape, however many."""
+
+    kind = "sum"
+    owns = False
+
+    def mix(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, None]:
+        return sum(inputs[1:], start=inputs[0]), None
+
+    def spread_back(self, p: Tensor, record: Record, extra: None) -> tuple[Tensor, ...]:
+        return (p,) * len(record.shapes)
+
+
 class AveragePool(Mixing):
     """Average pooling with a window, or to a size (`adaptive`; "at least" a size: smaller inputs alone are pooled)."""
 
@@ -137,6 +150,29 @@ class Linearly(Mixing):
         like = p.new_zeros(len(p), *record.shapes[0])
         _, back = torch.func.vjp(lambda x: self.call.run((x, *extra)), like)
         return back(p)[0], *[None] * (len(record.shapes) - 1)
+
+
+class Attend(Mixing):
+    """Attention weights times values, ``weights @ values`` or the other way round, the weights (a softmax) taken as
+    constants, so that the values take all (Ali et al. 2022, section 3.1).
+
+    ``signal``: which of the two inputs the values are.
+    """
+
+    def __init__(self, signal: int) -> None:
+        self.signal = signal
+
+    def mix(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        return torch.matmul(*inputs), inputs[1 - self.signal].detach()
+
+    def kept(self, extra: Tensor, keep: int) -> Tensor:
+        return extra[:keep]
+
+    def spread_back(self, p: Tensor, record: Record, extra: Tensor) -> tuple[Tensor | None, ...]:
+        weights, split = extra.to(p.dtype)[:, None].mT, p.unflatten(0, (len(extra), -1))
+        if self.signal:
+            return None, (weights @ split).flatten(0, 1)
+        return (split @ weights).flatten(0, 1), None
 
 
 class Standardise(Mixing):

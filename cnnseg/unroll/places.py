@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cnnseg.unroll.region import OverRegion
 from cnnseg.unroll.trace import Trace
+from cnnseg.unroll.weighted import Weighted
 from wsss.errors import InputError, did_you_mean
 
 INPUT = "input"
 """The name of the image among the places where relevance can be read."""
+
+ENCODERS = ("encoder", "backbone")
+"""What the part of a segmentation network that makes features of the image is called."""
 
 
 def find_end(traced: Trace, name: str) -> int:
@@ -29,6 +34,30 @@ def find_layer(traced: Trace, name: str) -> int:
     if not inside:
         raise InputError(f"layer {name!r} is unknown to the model: {did_you_mean(name, layer_names(traced))[:600]}")
     return inside[-1]
+
+
+def usual_place(traced: Trace) -> int | None:
+    """The place whose maps are weighed unless a layer is named; None: the last one with maps.
+
+    Of a segmentation network the last one of its encoder (``encoder``, or ``backbone`` as torchvision has it); without
+    such a part, what the layer that makes the class maps is given; InputError if that is the image.
+    """
+    steps = traced.steps
+    if not steps or not isinstance(steps[-1].layer, OverRegion):
+        return None
+    known = layer_names(traced)
+    for part in ENCODERS:
+        if part in known:
+            return find_layer(traced, part)
+    place = steps[-1].inputs[0]
+    made = False
+    while place and not made:
+        step = steps[place - 1]
+        sources = [source for source in step.inputs if source == 0 or traced.carries[source - 1]]
+        place, made = max(sources), isinstance(step.layer, Weighted) or len(sources) > 1
+    if not place:
+        raise InputError("layer: the class maps are made of the image itself, by no layer whose maps could be weighed")
+    return place
 
 
 def layer_names(traced: Trace) -> list[str]:

@@ -13,11 +13,12 @@ from torch import Tensor, fx, nn
 from cnnseg.unroll import spellings
 from cnnseg.unroll.call import Call, Place
 from cnnseg.unroll.layers import Layer
-from cnnseg.unroll.mixing import AveragePool, Linearly
+from cnnseg.unroll.mixing import Attend, AveragePool, Linearly
+from cnnseg.unroll.region import RegionMean
 from cnnseg.unroll.spellings import Written
 from cnnseg.unroll.steps import Step, Trace
 from cnnseg.unroll.tracer import at_least
-from cnnseg.unroll.weighted import Convolution, Linear
+from cnnseg.unroll.weighted import Norm, Weighted
 from cnnseg.unroll.weightless import Drop, Permute, Reshape, Scale, Shift
 from wsss.errors import InputError
 
@@ -29,9 +30,13 @@ class Reading:
     """One reading of a graph, node by node."""
 
     def __init__(
-        self, model: nn.Module, graph: fx.Graph, constants: Mapping[str, Tensor] = MappingProxyType({})
+        self,
+        model: nn.Module,
+        graph: fx.Graph,
+        constants: Mapping[str, Tensor] = MappingProxyType({}),
+        kind: str | None = None,
     ) -> None:
-        self.model, self.graph, self.kind = model, graph, type(model).__name__
+        self.model, self.graph, self.kind = model, graph, kind or type(model).__name__
         self.constants = constants
         """tensors that the model's code makes, by the names that torch.fx gave them"""
         self.modules = dict(model.named_modules())
@@ -40,7 +45,7 @@ class Reading:
         self.moves: set[int] = {0}
         """places of tensors that hang on the image"""
         self.gates: set[int] = set()
-        """places of what a sigmoid gave"""
+        """places of what a sigmoid or softmax gave"""
         self.end = 0
 
     def read(self) -> Trace:
@@ -79,7 +84,10 @@ class Reading:
             what = type(module).__name__ if module is not None else _label(node)
             fault = f"layer {name} ({what}) of {self.kind} has no rule; there are rules for {spellings.KNOWN}"
             if written.target in ("mul", "imul") and len(written.moving) == 2:
-                fault = f"layer {name} of {self.kind} multiplies two branches; one of them must be a gate (a sigmoid)"
+                needed = "one of them must be a gate (sigmoid, softmax)"
+                fault = f"layer {name} of {self.kind} multiplies two branches; {needed}"
+        if isinstance(module, RegionMean):
+            inputs = [_before_softmax(inputs[0], self.modules)]
         inputs = tuple(self.place[node] for node in inputs)
         scope = _scope(node) if module is None else name
         self.steps.append(Step(name, layer, inputs, scope, (name,), fault))
@@ -106,7 +114,8 @@ class Reading:
             self.moves.add(number)
         is_gate = isinstance(module, spellings.GATE_MODULES) or (module is None and written.target in spellings.GATES)
         reshaped = isinstance(self.steps[-1].layer, Reshape) or written.target in ("expand", "expand_as")
-        if is_gate or (reshaped and any(parent in self.gates for parent in parents)):
+        adds = written.target in spellings.ADD and all(parent in self.gates for parent in parents)
+        if is_gate or adds or (reshaped and any(parent in self.gates for parent in parents)):
             self.gates.add(number)
 
     def _written(self, node: fx.Node, module: nn.Module | None) -> tuple[Written, list[fx.Node]]:
@@ -130,7 +139,8 @@ class Reading:
         picked = None
         if node.target is operator.getitem and _plain_name(node.args[0])[0] in spellings.SPLITS:
             node, picked = node.args[0], node.args[1]  # one part of a split is a slice
-        args = tuple(numbered(arg) for arg in node.args)
+        stacked = _stacked(node)
+        args = tuple(numbered(arg) for arg in (node.args if stacked is None else stacked))
         kwargs = tuple((key, numbered(value)) for key, value in node.kwargs.items())
         function = node.target
         if module is not None:
@@ -147,6 +157,8 @@ class Reading:
         moving = tuple(n for n, parent in enumerate(inputs) if self.place[parent] in self.moves)
         gated = tuple(n for n in moving if self.place[inputs[n]] in self.gates)
         target, in_place = _plain_name(node)
+        if stacked is not None:
+            kwargs, function, target = (), _added, spellings.STACKED_SUM
         return Written(Call(function, args, kwargs), target, module, moving, gated, in_place), inputs
 
     def _fold(self, node: fx.Node, norm: nn.Module) -> bool:
@@ -157,7 +169,7 @@ class Reading:
         number = self.place[before]
         step = self.steps[number - 1]
         layer = step.layer
-        if not isinstance(layer, Convolution | Linear) or layer.norm is not None:
+        if not isinstance(layer, Weighted) or isinstance(layer, Norm) or layer.norm is not None:
             return False
         if before.target != step.name:
             return False
@@ -223,7 +235,7 @@ class Reading:
         """The steps that a step hands relevance on to."""
         step = self.steps[number - 1]
         layer = step.layer
-        if isinstance(layer, Scale | Shift):
+        if isinstance(layer, Attend | Scale | Shift):
             return [step.inputs[layer.signal]]
         return [place for place in step.inputs if place in self.moves]
 
@@ -264,6 +276,19 @@ def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
         return bool(getattr(module, "inplace", False))
     relu = _label(node) in ("relu", "relu6") and True in node.args[1:2]
     return relu or bool(node.kwargs.get("inplace")) or _label(node) in IN_PLACE or _label(node).endswith("_")
+
+
+def _stacked(node: fx.Node) -> tuple[fx.Node, ...] | None:
+    """The branches whose sum a node is, as ``torch.stack(branches).sum(0)``."""
+    stack = node.args[0] if node.args else None
+    if _plain_name(node)[0] != "sum" or not isinstance(stack, fx.Node) or _plain_name(stack)[0] != "stack":
+        return None
+    along = [(*one.args[1:], *one.kwargs.values()) for one in (stack, node)]
+    return tuple(stack.args[0]) if along[0] in ((), (0,)) and along[1] == (0,) else None
+
+
+def _added(*branches: Any) -> Any:
+    return sum(branches[1:], start=branches[0])
 
 
 def _itself(value: Any) -> Any:

@@ -15,13 +15,16 @@ from torch.nn.utils import parametrize
 
 from cnnseg.unroll import activations, mixing, weighted, weightless
 from cnnseg.unroll.call import Call, Place
+from cnnseg.unroll.called import Called
 from cnnseg.unroll.layers import Layer
+from cnnseg.unroll.region import OverRegion, RegionMean
+from cnnseg.unroll.transposed import Transposed
 
 KNOWN = (
-    "convolution (Conv2d), fully connected (Linear), batch norm, layer norm, group norm, ReLU, ReLU6, LeakyReLU, "
-    "PReLU, ELU, SiLU, Hardswish, GELU, Mish, Tanh, max and average pooling, dropout, sums and concatenations of "
-    "branches, products with a constant or a sigmoid gate, mean, slices, padding, up-sampling, flatten, view, "
-    "reshape, squeeze, permute"
+    "convolution (Conv2d, ConvTranspose2d), fully connected (Linear), batch norm, layer norm, group norm, ReLU, "
+    "ReLU6, LeakyReLU, PReLU, ELU, SiLU, Hardswish, GELU, Mish, Tanh, max and average pooling, dropout, sums and "
+    "concatenations of branches, products with a constant or a gate (sigmoid, softmax), mean, slices, padding, up-"
+    "sampling, flatten, view, reshape, squeeze, permute"
 )
 """Kinds of layers that there are rules for, for messages."""
 
@@ -31,12 +34,13 @@ which the trace takes off."""
 
 EINOPS = ("Rearrange", "Reduce")
 
-GATES = ("sigmoid", "hardsigmoid", "expit")
-ENDS = ("softmax", "log_softmax", "logsigmoid", *GATES)
+GATES = ("sigmoid", "hardsigmoid", "expit", "softmax")
+ENDS = ("log_softmax", "logsigmoid", *GATES)
 END_MODULES = (nn.Softmax, nn.LogSoftmax, nn.Sigmoid, nn.LogSigmoid, nn.Softmax2d)
-GATE_MODULES = (nn.Sigmoid, nn.Hardsigmoid)
+GATE_MODULES = (nn.Sigmoid, nn.Hardsigmoid, nn.Softmax, nn.Softmax2d)
+ADD = ("add", "iadd")
 
-_ADD, _SUBTRACT, _MULTIPLY = ("add", "iadd"), ("sub", "isub", "subtract"), ("mul", "imul", "multiply")
+_SUBTRACT, _MULTIPLY = ("sub", "isub", "subtract"), ("mul", "imul", "multiply")
 _DIVIDE = ("truediv", "itruediv", "div", "divide", "true_divide")
 _RESHAPES = ("flatten", "view", "reshape", "squeeze", "unsqueeze", "view_as", "reshape_as", "unflatten", "contiguous")
 _RESHAPES += ("clone", "detach", "to", "float", "double", "half", "bfloat16", "type_as")  # these change less
@@ -44,6 +48,9 @@ _PERMUTES = ("permute", "transpose", "movedim", "swapaxes", "moveaxis", "swapdim
 _MIXES = ("mean", "sum", "avg_pool2d", "interpolate", "upsample")
 _PICKS = ("pad", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "narrow")
 SPLITS = ("split", "chunk", "tensor_split", "split_with_sizes", "unsafe_chunk", "unsafe_split")
+STACKED_SUM = "stack and sum"
+"""What the trace calls a stack of branches whose sum is taken."""
+_WITH_WEIGHTS = ("conv2d", "conv_transpose2d", "linear")
 _CONCATENATIONS = ("cat", "concat", "concatenate")
 _DROPOUTS = ("dropout", "dropout1d", "dropout2d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
 
@@ -82,8 +89,8 @@ class Written:
     """A node of a trace: what it calls, and which of its inputs hang on the image.
 
     ``call`` with its inputs as `Place`; ``module`` if it is one; ``moving``: numbers of the inputs that are tensors
-    made of the image; ``gated``: those among them that come from a sigmoid; ``target``: name of a function or method,
-    without the marks of work in place; ``in_place``: whether it has one.
+    made of the image; ``gated``: those among them that come from a sigmoid or softmax; ``target``: name of a function
+    or method, without the marks of work in place; ``in_place``: whether it has one.
     """
 
     call: Call
@@ -132,6 +139,10 @@ def _of_module(module: nn.Module, node: Written) -> Layer | None:
         return weighted.Convolution(module)
     if kind is nn.Linear:
         return weighted.Linear(module)
+    if kind is nn.ConvTranspose2d:
+        return Transposed(module)
+    if kind is RegionMean:
+        return OverRegion(module)
     if is_batch_norm(module):
         return weighted.Norm(module)
     if kind.__name__ in FEATURE_NORMS and _is_published(kind):
@@ -168,7 +179,7 @@ def _of_module(module: nn.Module, node: Written) -> Layer | None:
 
 def _is_published(kind: type[nn.Module]) -> bool:
     """Whether a class is one of a library, so that its name tells what it does."""
-    return kind.__module__.split(".")[0] in ("torch", "timm", "torchvision")
+    return kind.__module__.split(".")[0] in ("torch", "timm", "torchvision", "segmentation_models_pytorch")
 
 
 def _max_pool(function: Callable[..., Any], module: nn.Module, names: tuple[str, ...]) -> Layer:
@@ -195,8 +206,10 @@ def _of_function(node: Written) -> Layer | None:
     target, call, moving = node.target, node.call, node.moving
     if target in _CONCATENATIONS:
         return weightless.Concatenate(call)
-    if target in (*_ADD, *_SUBTRACT):
+    if target in (*ADD, *_SUBTRACT):
         return _sum(node)
+    if target == STACKED_SUM:
+        return mixing.AddAll() if len(moving) == len(call.args) else None
     if target in _MULTIPLY:
         if len(moving) == 2:
             gates = [number for number in moving if number in node.gated]
@@ -205,11 +218,17 @@ def _of_function(node: Written) -> Layer | None:
             signal = next(number for number in moving if number != gates[-1])
             return weightless.Scale(call, signal, gate=gates[-1])
         return weightless.Scale(call, moving[0]) if moving else None
+    if target in ("matmul", "bmm"):
+        signals = [number for number in moving if number not in node.gated]
+        plain = call.args == (Place(0), Place(1)) and not call.kwargs
+        return mixing.Attend(signals[0]) if plain and len(moving) == 2 and len(signals) == 1 else None
     if target in _DIVIDE:
         is_divided = moving == (0,) and call.args[:1] == (Place(0),) and len(call.args) == 2 and not call.kwargs
         return weightless.Scale(call) if is_divided else None
     if len(moving) != 1 or moving[0] != 0 or _index(call.args, 0) is None:
         return None
+    if target in _WITH_WEIGHTS:
+        return Called(target, call)
     if target in ("neg", "negative"):
         return weightless.Scale(call)
     if target in _ACTIVATION_FUNCTIONS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cnnseg.unroll.call import Call
 from cnnseg.unroll.layers import Layer
@@ -25,6 +25,14 @@ class Step:
     names: tuple[str, ...] = ()
     fault: str | None = None
 
+    def named_in(self, part: str) -> Step:
+        """The same with the names that its modules have in a part of the model."""
+        front = f"{part}."
+        name, scope = (own.removeprefix(front) for own in (self.name, self.scope))
+        fault = None if self.fault is None else self.fault.replace(f"layer {front}", "layer ")
+        names = tuple(own.removeprefix(front) for own in self.names)
+        return replace(self, name=name.replace(f" with {front}", " with "), scope=scope, names=names, fault=fault)
+
 
 @dataclass(frozen=True)
 class Trace:
@@ -40,6 +48,10 @@ class Trace:
     def calls(self) -> tuple[Step, ...]:
         """The steps that are run as they stand."""
         return tuple(step for step in self.steps if isinstance(step.layer, Call))
+
+    def named_in(self, part: str) -> Trace:
+        """The same with the names that layers have in a part of the model."""
+        return Trace(tuple(step.named_in(part) for step in self.steps), self.carries)
 
     def check(self) -> None:
         """InputError, naming the layer, if relevance would have to go through one that has no rule."""

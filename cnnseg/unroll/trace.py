@@ -34,7 +34,8 @@ def trace(model: nn.Module) -> Trace:
     built_of = tuple(_settings(module) for module in model.modules())
     known = _TRACES.get(model)
     if known is None or known[0] != built_of:
-        known = built_of, _trace(model)
+        own = getattr(model, "make_trace", None)  # of what torch.fx cannot follow
+        known = built_of, _trace(model) if own is None else own()
         if not any(step.layer.function is getattr and step.layer.args[0] is model for step in known[1].calls):
             _TRACES[model] = known  # a trace that holds the model itself would keep it alive
     return known[1]
@@ -80,13 +81,15 @@ def _refuse_replaced(model: nn.Module) -> None:
 
 
 def _trace(model: nn.Module) -> Trace:
-    kind = type(model).__name__
+    part = getattr(model, "layers_of", None)
+    kind = type(model if part is None else model.get_submodule(part)).__name__
     try:
         graph, constants = _graph(model)
     except Exception as error:  # whatever the model's own code raises when it is given a stand-in for images
         reason = str(error).split("\n")[0]
         raise InputError(f"{kind} cannot be unrolled: its forward function depends on values ({reason})") from None
-    return Reading(model, graph, constants).read()
+    found = Reading(model, graph, constants, kind).read()
+    return found if part is None else found.named_in(part)
 
 
 def _graph(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]]:

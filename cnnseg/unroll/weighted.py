@@ -72,13 +72,17 @@ class Weighted(Layer):
         if self.norm is None:
             return weight, bias
         scale, shift = norm_line(self.norm, weight, False)
-        return weight * scale.view(-1, *[1] * (weight.ndim - 1)), shift if bias is None else shift + bias * scale
+        return self.scaled(weight, scale), shift if bias is None else shift + bias * scale
 
     def weight(self, record: Record) -> Tensor:
         if record.folded is not None:
             return record.folded
         weight = self.module.weight
-        return weight if record.scale is None else weight * record.scale.view(-1, *[1] * (weight.ndim - 1))
+        return weight if record.scale is None else self.scaled(weight, record.scale)
+
+    def scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
+        """The weights times one number for each output channel."""
+        return weight * scale.view(-1, *[1] * (weight.ndim - 1))
 
     def backward(self, p: Tensor, record: Record, weight: Tensor | None, way: Way) -> tuple[Tensor, ...]:
         shape = record.shapes[0]

@@ -54,7 +54,8 @@ class Reshape(Layer):
 
     def forward(self, inputs: tuple[Any, ...], way: Way) -> tuple[Tensor, Record]:
         out = self.call.run(inputs)
-        check_batch(inputs[0], out, "a change of shape")
+        if way.keep:
+            check_batch(inputs[0], out, "a change of shape")
         return out, Record(shapes_of(inputs))
 
     def backward(self, p: Tensor, record: Record, weight: Tensor | None, way: Way) -> tuple[Tensor | None, ...]:
@@ -70,6 +71,8 @@ class Permute(Layer):
         self.call = call
 
     def forward(self, inputs: tuple[Any, ...], way: Way) -> tuple[Tensor, Record]:
+        if not way.keep:
+            return self.call.run(inputs), Record(shapes_of(inputs))
         x = inputs[0]
         marked = torch.empty(*range(2, 2 + x.ndim), device="meta")  # a side tells which dimension it was
         order = [side - 2 for side in self.call.run((marked, *inputs[1:])).shape]
@@ -113,6 +116,8 @@ class Concatenate(Layer):
 
     def forward(self, inputs: tuple[Any, ...], way: Way) -> tuple[Tensor, Record]:
         out = self.call.run(inputs)
+        if not way.keep:
+            return out, Record(shapes_of(inputs))
         tensors = [x for x in inputs if isinstance(x, Tensor)]
         grown = [dim for dim in range(1, out.ndim) if out.shape[dim] != tensors[0].shape[dim]]
         dim = grown[0] if grown else 1

@@ -1,4 +1,4 @@
-"""What the commands ``perturbation-test`` and ``segmentation-test`` of both families do, once they know their model."""
+"""What the commands that test explanations do, of whichever family, once they know their model."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ from wsss.console import note
 from wsss.data import Dataset, Sample, foreground_set, load_dataset, paired_folders
 from wsss.entries import TestEntry, save_tests
 from wsss.errors import InputError
-from wsss.explanation_tests import Figures, perturbation_figures, read_results, segmentation_figures
+from wsss.explanation_tests import (
+    Figures,
+    perturbation_figures,
+    read_results,
+    region_figures,
+    segmentation_figures,
+)
 from wsss.judging.explainer import Explainer
 from wsss.judging.perturbation import perturb
-from wsss.judging.plots import draw_curves, write_gallery
-from wsss.judging.protocols import PERTURBATION, SEGMENTATION
+from wsss.judging.plots import draw_curves, draw_region_curves, write_gallery
+from wsss.judging.protocols import PERTURBATION, REGION, SEGMENTATION
+from wsss.judging.regions import find_pair, judge_regions
 from wsss.judging.segmentation import load_pair, segment
 from wsss.judging.settings import TrialConfig
 from wsss.judging.subject import Subject, classify, squeeze, stack
@@ -81,6 +88,71 @@ def judge_by_perturbation(order: Order, data: str, split: str, root: Path | None
         note(f"curves: {picture}")
 
 
+PAIRS = 8
+"""Pairs in a file of results of the region test: each takes dozens of forward passes."""
+
+
+@dataclass(frozen=True)
+class RegionRule:
+    """Which regions are tested, and what is explained of them; see `cnnseg.regions.settings.RegionTrialConfig`."""
+
+    size: int
+    least: float
+    score: str
+
+
+def judge_by_regions(order: Order, rule: RegionRule, data: str, split: str, root: Path | None) -> None:
+    """The command ``region-test``: results, figures and curves of every explainer of a network that segments."""
+    place = choose_device(order.device)
+    every = load_dataset(data, split, root)
+    images = evenly(every, order.config.limit)
+    subject, explainers = order.find()
+    pairs = pairs_of(images)
+    targets = dict(zip((pair.id for pair in pairs), target_outputs(subject, pairs), strict=True))
+    more = {"least": rule.least, "score": rule.score}
+    with ExitStack() as held:
+        trials = open_trials(
+            subject, pairs, "region", explainers, order.config, order.runs, order.name, more=more, held=held
+        )
+        subject.to(place, order.config.precision)
+
+        def prepare(samples: Sequence[Sample]) -> Judge:
+            found = [find_pair(subject, pairs.load_image(s), rule.size, targets[s.id], s.id) for s in samples]
+            how = {"least": rule.least, "batch_size": order.config.batch_size}
+            return lambda trial: judge_regions(subject, found, trial.explainer, **how)
+
+        made = run_trials(trials, pairs, prepare, "region test", PAIRS)
+        results = [read_results(trial.stage.folder, ["probability", "logit"]) for trial in trials]
+        tested = int(np.isfinite(results[0]["probability"]).all(3).any((1, 2)).sum())
+        note(f"{tested} of {len(pairs)} pairs of image and class have a region")
+        if not tested:
+            raise InputError(
+                f"data set {data}, split {split}: no region of {rule.least:.2%} of its image; give a smaller --least"
+            )
+        figures = [region_figures(arrays) for arrays in results]
+        size = f"{rule.size} x {rule.size}" if rule.size else "their own"
+        least = f"{100 * rule.least:g} %"
+        text = f"{tested} of {len(pairs)} pairs, {_counted(images, every)}; {REGION}"
+        protocol = text.format(size=size, least=least, score=rule.score)
+        _finish(order, trials, made, figures, subject, pairs, protocol)
+        title = f"{subject.name}, {pairs.name} / {pairs.split}, {tested} regions"
+        named = {trial.explainer.label: found for trial, found in zip(trials, figures, strict=True)}
+        for trial, found in zip(trials, figures, strict=True):
+            draw_region_curves({trial.explainer.label: found}, trial.stage.folder / "curves.png", title)
+        picture = order.runs / f"{subject.name}.region.{pairs.name}_{pairs.split}.png"
+        draw_region_curves(named, picture, title)
+        note(f"curves: {picture}")
+
+
+def pairs_of(dataset: Dataset) -> Dataset:
+    """A sample for each class that an image shows, IMAGE.CLASS. InputError if there is none."""
+    names = dataset.class_names
+    pairs = [replace(s, id=f"{s.id}.{names[c - 1]}", classes=(c,)) for s in dataset for c in s.classes]
+    if not pairs:
+        raise InputError(f"data set {dataset.name}, split {dataset.split}: no image shows a class")
+    return replace(dataset, samples=tuple(pairs))
+
+
 @dataclass(frozen=True)
 class MaskedData:
     """The options that say which images and masks: a data set, or two folders."""
@@ -120,9 +192,8 @@ def judge_by_segmentation(order: Order, source: MaskedData) -> None:
     dataset = evenly(every, order.config.limit)
     subject, explainers = order.find()
     with ExitStack() as held:
-        trials = open_trials(
-            subject, dataset, "segmentation", explainers, order.config, order.runs, order.name, source.classes, held
-        )
+        where = (order.config, order.runs, order.name)
+        trials = open_trials(subject, dataset, "segmentation", explainers, *where, source.classes, held=held)
         subject.to(place, order.config.precision)
         batch_size = order.config.batch_size
 

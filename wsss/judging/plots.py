@@ -1,9 +1,10 @@
-"""Pictures of the two tests: accuracy curves, and a gallery of the best and worst segmented images."""
+"""Pictures of the tests: curves of accuracy or of a region's score, and a gallery of segmented images."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,29 @@ from wsss.store.atomic import remove_leftovers
 COLOUR = (230, 25, 75)  # of masks: what neither grass nor sky has
 
 
+@dataclass(frozen=True)
+class _Panel:
+    """One of the four panels of curves: key of the figure, what its title says, and which side is the better one."""
+
+    key: str
+    title: str
+    higher: bool
+
+
+_LEAST, _MOST = "least relevant first (higher is better)", "most relevant first (lower is better)"
+
+_ACCURACY = tuple(
+    _Panel(f"{direction}_{explained}", f"{title}; map of the {explained} class", direction == "negative")
+    for explained in ("predicted", "target")
+    for direction, title in (("negative", _LEAST), ("positive", _MOST))
+)
+_REGION = tuple(
+    _Panel(f"{where}_{direction}", f"{where} of the region, {title}", direction == "negative")
+    for where in ("outside", "inside")
+    for direction, title in (("negative", _LEAST), ("positive", _MOST))
+)
+
+
 def draw_curves(figures: Mapping[str, Figures], path: Path, title: str) -> None:
     """Accuracy over the share of removed pixels, one curve a method: negative and positive, predicted and target class.
 
@@ -29,40 +53,48 @@ def draw_curves(figures: Mapping[str, Figures], path: Path, title: str) -> None:
         figures: method -> its figures, as `perturbation_figures` gives them.
         path: the PNG to write.
     """
+    _draw(figures, path, title, _ACCURACY, "top-1 accuracy")
+
+
+def draw_region_curves(figures: Mapping[str, Figures], path: Path, title: str) -> None:
+    """Probability of the class in its region over the share of removed pixels: outside and inside of the region.
+
+    Args:
+        figures: method -> its figures, as `region_figures` gives them.
+        path: the PNG to write.
+    """
+    _draw(figures, path, title, _REGION, "mean probability of the class over its region")
+
+
+def _draw(figures: Mapping[str, Figures], path: Path, title: str, panels: Sequence[_Panel], score: str) -> None:
     from matplotlib.figure import Figure  # without pyplot: no window, no state
     from matplotlib.ticker import PercentFormatter
 
     figure = Figure(figsize=(12, 9), layout="constrained")
-    axes = figure.subplots(2, 2, sharex=True, sharey=True)
-    better = {
-        "negative": "least relevant first (higher is better)",
-        "positive": "most relevant first (lower is better)",
-    }
-    for row, explained in zip(axes, ("predicted", "target"), strict=True):
-        for axis, direction in zip(row, ("negative", "positive"), strict=True):
-            key = f"{direction}_{explained}"
-            best_first = sorted(figures, key=lambda m: figures[m].values[key], reverse=direction == "negative")
-            for method in best_first:
-                place = list(figures).index(method)
-                axis.plot(
-                    [100 * fraction for fraction in FRACTIONS],
-                    figures[method].curves[key],
-                    label=f"{figures[method].values[key]:.1f}  {method}",
-                    color=f"C{place % 10}",
-                    linestyle=("-", "--", ":")[place // 10 % 3],
-                    marker="o",
-                    markersize=3,
-                )
-            axis.set_title(f"{better[direction]}; map of the {explained} class", fontsize=10)
-            corner = "lower left" if direction == "negative" else "upper right"  # where no curve goes
+    for axis, panel in zip(figure.subplots(2, 2, sharex=True, sharey=True).flat, panels, strict=True):
+        known = [method for method in figures if panel.key in figures[method].curves]
+        for method in sorted(known, key=lambda m: figures[m].values[panel.key], reverse=panel.higher):
+            place = list(figures).index(method)
+            axis.plot(
+                [100 * fraction for fraction in FRACTIONS],
+                figures[method].curves[panel.key],
+                label=f"{figures[method].values[panel.key]:.1f}  {method}",
+                color=f"C{place % 10}",
+                linestyle=("-", "--", ":")[place // 10 % 3],
+                marker="o",
+                markersize=3,
+            )
+        axis.set_title(panel.title, fontsize=10)
+        if known:  # in the corner where no curve goes
+            corner = "lower left" if panel.higher else "upper right"
             axis.legend(title="AUC", fontsize=8, title_fontsize=8, loc=corner)
-            axis.grid(alpha=0.3)
-            axis.set_ylim(0, 100)
-            axis.set_xlim(0, 90)
-            axis.xaxis.set_major_formatter(PercentFormatter())
-            axis.yaxis.set_major_formatter(PercentFormatter())
+        axis.grid(alpha=0.3)
+        axis.set_ylim(0, 100)
+        axis.set_xlim(0, 90)
+        axis.xaxis.set_major_formatter(PercentFormatter())
+        axis.yaxis.set_major_formatter(PercentFormatter())
     figure.supxlabel("pixels set to black", fontsize=10)
-    figure.supylabel("top-1 accuracy", fontsize=10)
+    figure.supylabel(score, fontsize=10)
     figure.suptitle(title, fontsize=11)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)

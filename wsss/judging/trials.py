@@ -7,11 +7,12 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,10 +25,10 @@ from wsss.judging.subject import Subject
 from wsss.processes import all_done, from_first, gathered, portion
 from wsss.store import DATA, Stage, inputs_of, read_json
 from wsss.store.atomic import write_bytes
-from wsss.store.inputs import differing
+from wsss.store.inputs import counted, differing
 from wsss.store.records import Record, pack, with_record
 from wsss.store.stage import MANIFEST
-from wsss.store.work import records_of
+from wsss.store.work import check_root, records_of
 
 PART = 64
 """Images in a file of results: what a run that was killed does again at most."""
@@ -88,6 +89,8 @@ def open_trials(
     runs: Path,
     name: str | None = None,
     classes: Sequence[str] | None = None,
+    *,
+    more: Mapping[str, Any] | None = None,
     held: ExitStack | None = None,
 ) -> list[Trial]:
     """Open the stage of every explainer: ``<runs>/<model>.<method>/<test>/<data>_<split>``, to begin or to go on.
@@ -96,10 +99,11 @@ def open_trials(
     they can be compared.
 
     Args:
-        test: "perturbation" or "segmentation".
+        test: "perturbation", "segmentation" or "region".
         config: limit and precision; `explainers` are those of its methods.
         name: the run, instead of <model>.<method>; for one explainer alone.
         classes: what the images were chosen by, for the manifest.
+        more: settings of this test alone that change its results.
         held: what the stages are held in, against other processes; without it they are not.
 
     Raises:
@@ -108,7 +112,7 @@ def open_trials(
     """
     if name is not None:
         _check_name(name, explainers)
-    chosen = {"limit": config.limit} | ({"classes": list(classes)} if classes else {})
+    chosen = {"limit": config.limit} | ({"classes": list(classes)} if classes else {}) | dict(more or {})
     precise = {"precision": config.precision} if config.precision != "float32" else {}
     trials = []
     for explainer in explainers:
@@ -165,7 +169,11 @@ def _times(folder: Path, dataset: Dataset, masks: bool) -> dict[str, str]:
 
 
 def run_trials(
-    trials: Sequence[Trial], dataset: Dataset, prepare: Callable[[Sequence[Sample]], Judge], description: str
+    trials: Sequence[Trial],
+    dataset: Dataset,
+    prepare: Callable[[Sequence[Sample]], Judge],
+    description: str,
+    part: int | None = None,
 ) -> dict[str, Done] | None:
     """Make the parts that are missing or of other images, each written when it is finished; memory is that of one part.
 
@@ -173,16 +181,18 @@ def run_trials(
 
     Args:
         prepare: reads the images of a part once for all explainers and returns what tests one of them on these.
+        part: images in a file of results, `PART` unless given; the same in every call of a test.
 
     Returns:
         Label of the explainer -> what was done now in all processes. None if the figures are not this process's to
         make: another one makes them, or a shard is not done yet.
     """
-    starts = range(0, len(dataset), PART)
-    parts = {f"part-{place:05d}": dataset.samples[start : start + PART] for place, start in enumerate(starts)}
+    size = part or PART
+    starts = range(0, len(dataset), size)
+    parts = {f"part-{place:05d}": dataset.samples[start : start + size] for place, start in enumerate(starts)}
     masks = dataset.mask_values if trials[0].stage.manifest["kind"].startswith("segmentation") else None
     inputs = from_first(lambda: inputs_of(dataset.samples, mask=masks))
-    records = {part: inputs.part(slice(start, start + PART)).digests for part, start in zip(parts, starts, strict=True)}
+    records = {name: inputs.part(slice(start, start + size)).digests for name, start in zip(parts, starts, strict=True)}
 
     def missing(names: Sequence[str]) -> list[tuple[str, list[str]]]:
         """Parts with the methods that they lack."""
@@ -196,21 +206,21 @@ def run_trials(
 
     mine = portion(list(parts), missing)
     images = {trial.explainer.label: 0 for trial in trials}
-    for part, labels in mine:
+    for name, labels in mine:
         for label in labels:
-            images[label] += len(parts[part])
+            images[label] += len(parts[name])
     seconds = dict.fromkeys(images, 0.0)
 
     def work() -> Iterator[None]:
-        for part, labels in mine:
-            samples = parts[part]
+        for name, labels in mine:
+            samples = parts[name]
             begin = time.monotonic()
             judge = prepare(samples)
             shared = time.monotonic() - begin  # a method on its own would have spent it too
             for trial in (trial for trial in trials if trial.explainer.label in labels):
                 begin = time.monotonic()
                 results = yield from judge(trial)
-                write_part(trial.stage.folder / f"{part}.npz", samples, results, pack(records[part]))
+                write_part(trial.stage.folder / f"{name}.npz", samples, results, pack(records[name]))
                 seconds[trial.explainer.label] += shared + time.monotonic() - begin
             del judge, results  # before the next part's images are read
 
@@ -230,6 +240,7 @@ def _pending(stage: Stage, records: dict[str, Record], names: Sequence[str]) -> 
     there = records_of(stage, names, records.__getitem__, "parts")
     changed = {part for part, record in there.items() if differing(record, records[part])}
     if changed:
+        check_root(stage, "parts", counted(len(changed), "part"))
         note(f"{stage.folder}: {len(changed)} of {len(names)} parts are of images that have changed: tested again")
     return changed | (set(names) - there.keys())
 

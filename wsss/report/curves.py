@@ -1,4 +1,4 @@
-"""The curves of the perturbation test as one SVG that stands in the page itself and takes its colours."""
+"""The curves of a perturbation or region test as one SVG that stands in the page itself and takes its colours."""
 
 from __future__ import annotations
 
@@ -19,12 +19,22 @@ DASHES = ("solid", (0, (5, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)))
 _INK, _SOFT, _LINE = "#010203", "#010204", "#010205"  # stand-ins that matplotlib takes as colours
 _PAGE_COLOURS = {_INK: "var(--ink)", _SOFT: "var(--soft)", _LINE: "var(--line)"}
 
-_PANELS = (
-    ("negative_predicted", "negative: least relevant first", "class explained: predicted"),
-    ("positive_predicted", "positive: most relevant first", "class explained: predicted"),
-    ("negative_target", "negative: least relevant first", "class explained: target"),
-    ("positive_target", "positive: most relevant first", "class explained: target"),
-)
+_PANELS = {
+    "perturbation": (
+        ("negative_predicted", "negative: least relevant first", "class explained: predicted"),
+        ("positive_predicted", "positive: most relevant first", "class explained: predicted"),
+        ("negative_target", "negative: least relevant first", "class explained: target"),
+        ("positive_target", "positive: most relevant first", "class explained: target"),
+    ),
+    "region": (
+        ("outside_negative", "negative: least relevant first", "outside of the region"),
+        ("outside_positive", "positive: most relevant first", "outside of the region"),
+        ("inside_negative", "negative: least relevant first", "inside of the region"),
+        ("inside_positive", "positive: most relevant first", "inside of the region"),
+    ),
+}
+SCORES = {"perturbation": "top-1 accuracy, %", "region": "probability of the class in its region, %"}
+"""Test with curves -> what they are of."""
 
 
 def line_style(place: int) -> tuple[str, object]:
@@ -39,16 +49,17 @@ def dash_array(place: int) -> str:
 
 
 def curves_svg(rows: Sequence[TestRow], label: str) -> str:
-    """Accuracy by the share of pixels removed, a line for each row: negative beside positive, predicted above target.
+    """Accuracy, or a region's score, by the share of pixels removed, a line for each row: negative beside positive.
 
     Args:
-        rows: of a perturbation test; those without a curve have no line in its panel.
+        rows: of one perturbation or region test; those without a curve have no line in its panel.
         label: what the picture shows, for those who cannot see it.
 
     Returns:
         An ``<svg>`` element, "" where no row has curves. Text stays text; ink and lines have the colours of the page.
     """
-    panels = [panel for panel in _PANELS if any(row.entry.curves.get(panel[0]) for row in rows)]
+    test = rows[0].entry.test if rows else ""
+    panels = [panel for panel in _PANELS.get(test, ()) if any(row.entry.curves.get(panel[0]) for row in rows)]
     if not panels:
         return ""
     import matplotlib
@@ -85,7 +96,7 @@ def curves_svg(rows: Sequence[TestRow], label: str) -> str:
             axes.grid(True, linewidth=0.8)
             axes.spines[["top", "right"]].set_visible(False)
             axes.set_xlabel("pixels removed, %")
-            axes.set_ylabel("top-1 accuracy, %")
+            axes.set_ylabel(SCORES[test])
         for axes in grid.flat[len(panels) :]:
             axes.set_visible(False)
         file = io.BytesIO()

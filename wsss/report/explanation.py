@@ -14,11 +14,15 @@ from wsss.entries import TESTS, TestEntry, read_tests
 from wsss.explanation_tests import paired_difference, read_results
 from wsss.store import Stage
 
-TITLES = {"perturbation": "Perturbation test", "segmentation": "Segmentation test"}
+TITLES = {"perturbation": "Perturbation test", "segmentation": "Segmentation test", "region": "Region test"}
 
 UNDEFINED = "\N{EN DASH}"
 
-PER_IMAGE = {"perturbation": ("correct",), "segmentation": ("confusion", "ap", "f1")}
+PER_IMAGE = {
+    "perturbation": ("correct",),
+    "segmentation": ("confusion", "ap", "f1"),
+    "region": ("probability", "logit"),
+}
 """Results per image that figures and differences need; the maps, which can be large, are read one by one."""
 
 Interval = tuple[float, float, float]
@@ -52,6 +56,13 @@ COLUMNS = {
         Column("map", "mAP"),
         Column("miou", "mIoU"),
         Column("mf1", "mF1"),
+    ),
+    "region": (
+        Column("clean_probability", "clean probability", ""),
+        Column("outside_negative", "negative AUC, outside"),
+        Column("outside_positive", "positive AUC, outside", "lower"),
+        Column("inside_negative", "negative AUC, inside"),
+        Column("inside_positive", "positive AUC, inside", "lower"),
     ),
 }
 
@@ -113,7 +124,7 @@ def test_sections(
     Args:
         runs: name -> folder.
         only: (data, split) to leave the others out.
-        test: "perturbation" or "segmentation", likewise; the results of the other are not looked at.
+        test: "perturbation", "segmentation" or "region", likewise; the results of the others are not looked at.
 
     Raises:
         InputError: a ``metrics.json`` or a file of results that is damaged.

@@ -10,7 +10,7 @@ import jinja2
 
 from wsss.data import Dataset
 from wsss.report import explanation, explanation_text, tables
-from wsss.report.curves import COLOURS, curves_svg, dash_array
+from wsss.report.curves import COLOURS, SCORES, curves_svg, dash_array
 from wsss.report.explanation import TestSection
 from wsss.report.maps import MapBlock
 from wsss.report.pictures import ImageBlock
@@ -80,8 +80,11 @@ def fill_page(
 def _test(section: TestSection, maps: list[MapBlock], named: bool) -> dict[str, Any]:
     """What the template of the tests needs of one section."""
     names = ", ".join(row.label for row in section.rows)
-    label = f"Accuracy by the share of pixels removed, for {names}; the figures stand in the table beneath"
-    drawn = curves_svg(section.rows, label) if section.test == "perturbation" else ""
+    score = SCORES.get(section.test, "").removesuffix(", %")
+    label = (
+        f"{score[:1].upper()}{score[1:]} by the share of pixels removed, for {names}; the figures stand in the table"
+    )
+    drawn = curves_svg(section.rows, label)
     lines = {row.run: (COLOURS[k % len(COLOURS)], dash_array(k)) for k, row in enumerate(section.rows)}
     keys = [column for column in section.columns if any(row.entry.curves.get(column.key) for row in section.rows)]
     how = "chosen by the mean of their IoU over the runs" if not named else "named with --images"

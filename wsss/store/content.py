@@ -10,10 +10,11 @@ import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,7 +26,9 @@ MISSING = 0
 _RACY = 2_000_000_000  # ns; a file this young may change once more without its times showing it
 _SHOWN = 2_000  # files whose reading is shown
 _THREADS = 8  # that read; hashing leaves the interpreter to the others
-_BATCH = 4_096
+_BATCH = 4_096  # files after which the cache is written
+_AT_ONCE = 64  # files that a thread reads without a word
+_SMALL = 1 << 20  # bytes
 
 
 def cache_file() -> Path:
@@ -53,21 +56,20 @@ def contents(paths: Sequence[Path | None], description: str = "look through the 
     """
     found = np.zeros(len(paths), np.uint64)
     with closing(_Cache()) as cache:
-        unknown: dict[Path, list[int]] = {}  # one file may stand for many images
-        known: dict[Path, int] = {}
-        for place, path in enumerate(paths):
-            if path is None:
+        unknown: dict[str, list[int]] = {}  # one file may stand for many images
+        known: dict[str, int] = {}
+        for place, name in enumerate(map(_absolute, paths)):
+            if name is None:
                 continue
-            if path not in known and path not in unknown:
-                content = cache.look_up(path)
-                if content is not None:
-                    known[path] = content
-            if path in known:
-                found[place] = known[path]
+            content = known.get(name)
+            if content is None and name not in unknown and (content := cache.look_up(name)) is not None:
+                if len(known) > _BATCH:
+                    known.clear()
+                known[name] = content
+            if content is None:
+                unknown.setdefault(name, []).append(place)
             else:
-                unknown.setdefault(path, []).append(place)
-            if len(known) > _BATCH:
-                known.clear()
+                found[place] = content
         for path, content in _read(list(unknown), cache, description):
             found[unknown[path]] = content
     return found
@@ -78,35 +80,55 @@ def hash_bytes(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") or 1
 
 
-def _read(paths: list[Path], cache: _Cache, description: str):
+def _absolute(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    name = os.fspath(path)
+    return name if name.startswith(os.sep) else os.path.abspath(name)
+
+
+def _read(paths: list[str], cache: _Cache, description: str) -> Iterator[tuple[str, int]]:
     """(path, content) of every file, read by several threads and put into the cache as it goes."""
     if not paths:
         return
+    batches: Iterable[Sequence[str]] = [paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)]
+    if len(paths) >= _SHOWN:
+        batches = track(batches, description)
     with ThreadPoolExecutor(_THREADS) as pool:
-        starts = range(0, len(paths), _BATCH)
-        batches = (paths[start : start + _BATCH] for start in starts)
-        if len(paths) >= _SHOWN:
-            batches = track(batches, description, total=len(starts))
         for batch in batches:
-            rows = []
-            for path, (state, content, settled) in zip(batch, pool.map(_hash_file, batch, chunksize=64), strict=True):
-                if settled:
-                    rows.append((path, state, content))
-                yield path, content
-            cache.keep(rows)
+            parts = [batch[start : start + _AT_ONCE] for start in range(0, len(batch), _AT_ONCE)]
+            found = [one for part in pool.map(_hash_files, parts) for one in part]
+            cache.keep([(path, one.state, one.content) for path, one in zip(batch, found, strict=True) if one.settled])
+            yield from ((path, one.content) for path, one in zip(batch, found, strict=True))
 
 
-def _hash_file(path: Path) -> tuple[int, int, bool]:
+class _Found(NamedTuple):
     """State and content of a file, and whether the two belong together for good."""
+
+    state: int
+    content: int
+    settled: bool
+
+
+def _hash_files(paths: Sequence[str]) -> list[_Found]:
+    return [_hash_file(path) for path in paths]
+
+
+def _hash_file(path: str) -> _Found:
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", buffering=0) as file:
             before = os.fstat(file.fileno())
-            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).digest()
+            if before.st_size <= _SMALL:  # file_digest takes longer to begin than such a file takes
+                content = hash_bytes(file.read())
+            else:
+                digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).digest()
+                content = int.from_bytes(digest, "big") or 1
             after = os.fstat(file.fileno())
     except OSError:
-        return 0, MISSING, False
-    settled = _state(before) == _state(after) and time.time_ns() - max(after.st_mtime_ns, after.st_ctime_ns) > _RACY
-    return _state(after), int.from_bytes(digest, "big") or 1, settled
+        return _Found(0, MISSING, False)
+    young = time.time_ns() - max(after.st_mtime_ns, after.st_ctime_ns) <= _RACY
+    state = _state(after)
+    return _Found(state, content, not young and _state(before) == state)
 
 
 def _state(found: os.stat_result) -> int:
@@ -135,14 +157,13 @@ class _Cache:
         except (sqlite3.Error, OSError, RuntimeError) as error:  # RuntimeError: no home
             self._give_up(error)
 
-    def look_up(self, path: Path) -> int | None:
+    def look_up(self, path: str) -> int | None:
         """The content of a file that has not changed since it was read."""
         if self._db is None:
             return None
-        name = os.path.abspath(path)
         try:
-            state = _state(os.stat(name))
-            row = self._db.execute("SELECT state, content FROM files WHERE path = ?", (_short(os.fsencode(name)),))
+            state = _state(os.stat(path))
+            row = self._db.execute("SELECT state, content FROM files WHERE path = ?", (_short(os.fsencode(path)),))
             found = row.fetchone()
         except OSError:
             return None
@@ -151,11 +172,11 @@ class _Cache:
             return None
         return int.from_bytes(found[1], "big") if found is not None and found[0] == state else None
 
-    def keep(self, rows: Sequence[tuple[Path, int, int]]) -> None:
+    def keep(self, rows: Sequence[tuple[str, int, int]]) -> None:
         """Remember (path, state, content)."""
         if self._db is None or not rows:
             return
-        content = [(_short(os.fsencode(os.path.abspath(p))), s, c.to_bytes(8, "big")) for p, s, c in rows]
+        content = [(_short(os.fsencode(path)), state, number.to_bytes(8, "big")) for path, state, number in rows]
         try:
             with self._db:
                 self._db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", content)

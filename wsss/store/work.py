@@ -108,7 +108,7 @@ def _due(
                 todo.add(place)
                 changed.update(names[:1])
     if changed:
-        _check_root(stages[0], sum(changed.values()), what)
+        check_root(stages[0], what, counted(sum(changed.values()), "image"))
     else:
         _follow(stages, bool(len(samples) - len(todo)))
     todo |= {place for place, sample in enumerate(samples) if place not in todo and lacking(sample)}
@@ -174,13 +174,17 @@ def _taken_over(stage: Stage) -> dict[str, Record]:
     return read_json(path) if path.is_file() else {}
 
 
-def _check_root(stage: Stage, changed: int, what: str) -> None:
-    """InputError if changed images are those of another data set of this name that is still there."""
+def check_root(stage: Stage, what: str, changed: str) -> None:
+    """InputError if what has changed is of another data set of this name, and that is still there.
+
+    Args:
+        what: the results are called. changed: how many images, in words.
+    """
     old, new = stage.source(DATA), stage.sources.get(DATA)
     if old is not None and new is not None and old.exists() and not old.samefile(new):
         raise InputError(
-            f"{stage.folder}: holds {what} of the data in {old}; {counted(changed, 'image')} of the same name in {new} "
-            "differ: write into another run (--name)"
+            f"{stage.folder}: holds {what} of the data in {old}; {changed} of the same name in {new} differ: write "
+            "into another run (--name)"
         )
 
 

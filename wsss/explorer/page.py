@@ -1,0 +1,247 @@
+"""The page itself: Gradio's components, and what happens where on a click."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from html import escape
+from itertools import count
+from typing import Any, Literal
+
+import gradio as gr
+
+from wsss.errors import InputError
+from wsss.explorer import downloads, widgets
+from wsss.explorer.asking import Explorer
+from wsss.explorer.panels import PLACES, Panel, layer_choices, make_panel, method_of, setting_of, settings_of
+from wsss.explorer.sessions import Made
+from wsss.explorer.subject import Setting, Subject
+from wsss.explorer.uploads import decoded
+from wsss.explorer.work import Done, Waiting
+
+Updates = Iterator[dict[Any, Any]]
+"""Of components, one after the other."""
+
+_EVENT = {"show_progress": "hidden", "trigger_mode": "multiple", "api_visibility": "private"}
+
+
+class Page:
+    """The page of an explorer, as ``blocks``."""
+
+    def __init__(self, explorer: Explorer) -> None:
+        self.explorer, self.subject = explorer, explorer.subject
+        self._numbers = count(1)
+        with gr.Blocks(title="relseg explorer", analytics_enabled=False, fill_width=True) as self.blocks:
+            gr.HTML(_header(self.subject), apply_default_css=False, elem_id="header")
+            with gr.Row(elem_id="board"):
+                with gr.Column(elem_classes="card", elem_id="left", min_width=320, scale=6):
+                    self.stage = widgets.stage()
+                self.panels = [make_panel(self.subject, place, shown=place == PLACES[0]) for place in PLACES]
+            with gr.Row(elem_id="actions"):
+                self.compare = gr.Checkbox(False, label="Second settings beside the first", elem_id="compare")
+                self.all_classes = gr.Button("All classes", elem_id="all-classes")
+                self.all_layers = gr.Button("All layers", elem_id="all-layers")
+            self.tiles = widgets.tiles_view()
+            self.courier = widgets.courier()
+            self._wire()
+
+    # Which component calls what
+
+    def _wire(self) -> None:
+        stage, panels = self.stage, self.panels
+        settings = [self.compare, *(one for panel in panels for one in panel.inputs)]
+        views = [panel.view for panel in panels]
+        everything = [stage, *views, *(panel.layer for panel in panels), self.tiles]
+        self.blocks.load(self._opened_first, settings, everything, **_EVENT)
+        stage.photo(self._opened, settings, everything, **_EVENT)
+        stage.example(self._opened_example, settings, everything, **_EVENT)
+        stage.draw(self._drew, settings, [stage, *views], **_EVENT)
+        stage.pick(self._picked, settings, [stage, *views], **_EVENT)
+        stage.whole(self._took_whole, settings, [stage, *views], **_EVENT)
+        for panel in panels:
+            panel.method.input(
+                self._method_chosen(panel), panel.inputs, [panel.rules, panel.layer, panel.view], **_EVENT
+            )
+            for one in (panel.target, panel.rules, panel.layer, panel.score):
+                one.input(self._chosen(panel), panel.inputs, panel.view, **_EVENT)
+            panel.view.download(self._download(panel.place), None, self.courier, **_EVENT)
+            panel.view.cancel(self._cancelled, None, [*views, self.tiles], queue=False, **_EVENT)
+        second = panels[1]
+        self.compare.input(self._compared, [self.compare, *second.inputs], [second.column, second.view], **_EVENT)
+        self.all_classes.click(self._series("classes"), panels[0].inputs, self.tiles, **_EVENT)
+        self.all_layers.click(self._series("layers"), panels[0].inputs, self.tiles, **_EVENT)
+        self.tiles.cancel(self._cancelled, None, [*views, self.tiles], queue=False, **_EVENT)
+        self.blocks.unload(self._left)
+
+    # Photographs
+
+    def _opened_first(self, request: gr.Request, *given: Any) -> Updates:
+        key = _key(request)
+        yield from self._looked(key, lambda: self.explorer.open_example(key, 0), given)
+
+    def _opened(self, event: gr.EventData, request: gr.Request, *given: Any) -> Updates:
+        key = _key(request)
+
+        def steps() -> Iterator[Any]:
+            name, content = decoded(event._data)
+            return self.explorer.open(key, content, name)
+
+        yield from self._looked(key, steps, given)
+
+    def _opened_example(self, event: gr.EventData, request: gr.Request, *given: Any) -> Updates:
+        key = _key(request)
+        yield from self._looked(key, lambda: self.explorer.open_example(key, _member(event, "index")), given)
+
+    def _looked(self, key: str, steps: Callable[[], Iterator[Any]], given: tuple[Any, ...]) -> Updates:
+        """Open a photograph, then make its maps; a line where that cannot be."""
+        try:
+            found = None
+            for step in steps():
+                if isinstance(step, Done):
+                    found = step.result
+                else:
+                    yield {self.stage: {"keep": True, "line": f"Looking at it, {step.seconds:.0f} s"}}
+        except InputError as error:
+            yield {self.stage: self._stage(key, error)}
+            return
+        if found is None:
+            return
+        choices = layer_choices(found.look.layers)
+        lists = {panel.layer: gr.update(choices=choices) for panel in self.panels}
+        yield {self.stage: self._stage(key), self.tiles: {}, **lists}
+        yield from self._maps(key, settings_of(self.subject, given))
+
+    # Regions
+
+    def _drew(self, event: gr.EventData, request: gr.Request, *given: Any) -> Updates:
+        key = _key(request)
+        yield from self._changed(key, lambda: self.explorer.draw(key, event._data), given)
+
+    def _picked(self, event: gr.EventData, request: gr.Request, *given: Any) -> Updates:
+        key = _key(request)
+        index, mode = _member(event, "index"), _member(event, "mode")
+        if not self.subject.segments:  # a class is what is explained, not where
+            yield from self._maps(
+                key, {p: replace(s, target=index) for p, s in settings_of(self.subject, given).items()}
+            )
+            return
+        yield from self._changed(key, lambda: self.explorer.pick(key, index, mode), given)
+
+    def _took_whole(self, request: gr.Request, *given: Any) -> Updates:
+        key = _key(request)
+        yield from self._changed(key, lambda: self.explorer.whole(key), given)
+
+    def _changed(self, key: str, change: Callable[[], None], given: tuple[Any, ...]) -> Updates:
+        """Change the region, then make the maps anew; a line where that cannot be."""
+        try:
+            change()
+        except InputError as error:
+            yield {self.stage: self._stage(key, error)}
+            return
+        yield {self.stage: self._stage(key)}
+        yield from self._maps(key, settings_of(self.subject, given))
+
+    def _stage(self, key: str, error: InputError | None = None) -> dict[str, Any]:
+        line = "" if error is None else str(error)
+        value = widgets.stage_value(self.subject, self.explorer.session(key), line, wrong=error is not None)
+        return {**value, "number": next(self._numbers)}  # or the same line said twice would be said once
+
+    # Maps
+
+    def _method_chosen(self, panel: Panel) -> Callable[..., Updates]:
+        def run(request: gr.Request, *values: Any) -> Updates:
+            setting = setting_of(self.subject, values)
+            method = method_of(self.subject, setting.method)
+            yield {
+                panel.rules: gr.update(visible=method.takes_rules),
+                panel.layer: gr.update(visible=method.takes_layer),
+            }
+            yield from self._maps(_key(request), {panel.place: setting})
+
+        return run
+
+    def _chosen(self, panel: Panel) -> Callable[..., Updates]:
+        def run(request: gr.Request, *values: Any) -> Updates:
+            yield from self._maps(_key(request), {panel.place: setting_of(self.subject, values)})
+
+        return run
+
+    def _compared(self, request: gr.Request, shown: bool, *values: Any) -> Updates:
+        second = self.panels[1]
+        yield {second.column: gr.update(visible=shown)}
+        if shown:
+            yield from self._maps(_key(request), {second.place: setting_of(self.subject, values)})
+
+    def _maps(self, key: str, asked: Mapping[str, Setting]) -> Updates:
+        for place, setting in asked.items():
+            view = next(panel.view for panel in self.panels if panel.place == place)
+            try:
+                for step in self.explorer.map(key, place, setting):
+                    if isinstance(step, Waiting):
+                        yield {view: widgets.busy_value(step)}
+                    else:
+                        yield {view: self._shown(step.result)}
+            except InputError as error:
+                yield {view: widgets.said(str(error))}
+
+    def _shown(self, made: Made) -> dict[str, Any]:
+        return widgets.map_value(self.subject, made, next(self._numbers))
+
+    def _series(self, over: Literal["classes", "layers"]) -> Callable[..., Updates]:
+        def run(request: gr.Request, *values: Any) -> Updates:
+            setting, number = setting_of(self.subject, values), next(self._numbers)
+            title = f"{setting.method}: all {over}"
+            share = 0.0
+            try:
+                for tiles, share in self.explorer.multiples(_key(request), setting, over):
+                    yield {self.tiles: widgets.tiles_value(title, number, tiles, share if share < 1 else None)}
+            except InputError as error:
+                yield {self.tiles: {"title": title, "line": str(error), "wrong": True}}
+
+        return run
+
+    def _cancelled(self, request: gr.Request) -> dict[Any, Any]:
+        key = _key(request)
+        self.explorer.cancel(key)
+        made = self.explorer.session(key).made
+        stopped = {"keep": True, "line": "Cancelled.", "share": None}
+        views = {
+            panel.view: self._shown(made[panel.place]) if panel.place in made else stopped for panel in self.panels
+        }
+        return {**views, self.tiles: stopped}
+
+    # Everything else
+
+    def _download(self, place: str) -> Callable[..., dict[str, Any]]:
+        def run(event: gr.EventData, request: gr.Request) -> dict[str, Any]:
+            made = self.explorer.session(_key(request)).made.get(place)
+            if made is None:
+                return {}
+            what, opacity = _member(event, "what"), _member(event, "opacity")
+            if what == "map":
+                file = downloads.map_file(self.subject, made)
+            elif what == "settings":
+                file = downloads.settings_file(self.subject, made)
+            else:
+                file = downloads.picture_file(self.subject, made, opacity if isinstance(opacity, int | float) else 1)
+            return widgets.file_value(file, next(self._numbers))
+
+        return run
+
+    def _left(self, request: gr.Request) -> None:
+        self.explorer.sessions.forget(_key(request))
+
+
+def _key(request: gr.Request) -> str:
+    return str(request.session_hash)
+
+
+def _member(event: gr.EventData, name: str) -> Any:
+    """What came with an event; anybody may send anything."""
+    return event._data.get(name) if isinstance(event._data, dict) else None
+
+
+def _header(subject: Subject) -> str:
+    asked = "Why does it say that <em>there</em>?" if subject.segments else "Why does it say that?"
+    title = f"<p class='title'>{escape(subject.title)}</p>"
+    return f"<header><p class='brand'>relseg explorer</p><h1>{asked}</h1>{title}</header>"
