@@ -122,6 +122,8 @@ def judge_by_regions(order: Order, rule: RegionRule, data: str, split: str, root
             return lambda trial: judge_regions(subject, found, trial.explainer, **how)
 
         made = run_trials(trials, pairs, prepare, "region test", PAIRS)
+        if made is None:
+            return
         results = [read_results(trial.stage.folder, ["probability", "logit"]) for trial in trials]
         tested = int(np.isfinite(results[0]["probability"]).all(3).any((1, 2)).sum())
         note(f"{tested} of {len(pairs)} pairs of image and class have a region")
