@@ -85,7 +85,10 @@ def explain_photographs(
             area = f"{int(one.region.sum())} of {one.region.size} pixels"
             note(f"{target}.{picture}: {one.class_name}, mean {one.question.score} {one.score:.2f} over {area}")
         written.append(target.with_name(f"{target.name}.{picture}"))
-    return Explained(sum(gathered(written), []), {name: why for one in gathered(failed) for name, why in one.items()})
+    return Explained(
+        [path for one in gathered(written) for path in one],
+        {name: why for one in gathered(failed) for name, why in one.items()},
+    )
 
 
 def write_picture(picture: Image.Image, path: Path) -> None:
