@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 
 from affinity.settings import AugmentConfig
 from wsss.augment import apply_seeded, random_crops
-from wsss.data import read_image, read_label_image
+from wsss.data import Sample, read_label_image
 from wsss.errors import InputError
 from wsss.training import stable_seed
 
@@ -23,9 +23,13 @@ from wsss.training import stable_seed
 class Example:
     """A photograph and the PNG of its affinity label, equal in size."""
 
-    id: str
-    image_path: Path
+    sample: Sample
     label_path: Path
+
+    @property
+    def id(self) -> str:
+        """The photograph's."""
+        return self.sample.id
 
 
 class Examples(data.Dataset):
@@ -52,11 +56,10 @@ class Examples(data.Dataset):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
         epoch, index = key
         example = self.examples[index]
-        image = tv_tensors.Image(np.asarray(read_image(example.image_path)).transpose(2, 0, 1).copy())
+        image = tv_tensors.Image(np.asarray(example.sample.load_image()).transpose(2, 0, 1).copy())
         label = tv_tensors.Mask(torch.from_numpy(read_label_image(example.label_path)))
-        if image.shape[-2:] != label.shape:
-            raise InputError(
-                f"affinity label {example.label_path} differs in size from its image; make the labels again"
-            )
+        name = f"affinity label {example.label_path}"
+        if clash := example.sample.size_clash(tuple(image.shape[-2:]), tuple(label.shape), name):
+            raise InputError(f"{clash}; make the labels again")
         image, label = apply_seeded(self.transform, stable_seed(self.seed, epoch, index), image, label)
         return image, label

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
 
 from affinity.network import AffinityNetwork
 from affinity.settings import NetworkConfig
 from wsss.console import validation_line
 from wsss.errors import InputError
-from wsss.weights import widened, write_checkpoint
+from wsss.weights import read_checkpoint, widened, write_checkpoint
 
 FORMAT = "relseg affinity network 1"
 
@@ -44,18 +42,12 @@ def save_affinity_network(
 def load_affinity_network(path: Path, device: str | torch.device = "cpu") -> AffinityNetwork:
     """The network of a checkpoint, in float32 and evaluation mode, on `device`.
 
-    Raises InputError naming the file if it is missing, no safetensors file, a checkpoint of something else, or
-    damaged.
+    Raises InputError naming the file if it is missing, no safetensors file, a checkpoint of something else, damaged,
+    or has values that are not finite.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"affinity network {path}: no such file; `affinity train` makes it")
-    try:
-        with safe_open(path, "pt") as file:
-            content = json.loads((file.metadata() or {}).get("relseg", "{}"))
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise InputError(f"affinity network {path}: not a safetensors file, or cut short ({error})") from None
+    description, state = read_checkpoint(path, "affinity network", "affinity train")
+    content = description or {}
     if content.get("format") != FORMAT:
         found = content.get("format") or content.get("kind") or "none of this toolkit's"
         raise InputError(

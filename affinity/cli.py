@@ -68,7 +68,7 @@ def combine(
         Name of the new run; the names of the others with + between unless given.
     """
     take_shard(shard)
-    dataset = open_data(data, split, root)
+    dataset = open_data(data, split, root, masks=False)
     join_seeds(seeds, dataset, runs, name or joint_name(seeds, runs), cfg, workers=worker_count(workers))
 
 
@@ -199,7 +199,7 @@ def train(
     AffinityNetwork(cfg.network)  # a mistake in its settings or weights comes out before a folder is made for them
     if restart:
         training.restart()
-    examples = [Example(s.id, s.image_path, source.folder / f"{s.id}.png") for s in dataset]
+    examples = [Example(sample, source.folder / f"{sample.id}.png") for sample in dataset]
     with training.begin() as output:
 
         def report(trained: Trained) -> None:

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from affinity.settings import CRFConfig
 from wsss.console import Config
-from wsss.data import BACKGROUND, IGNORE, Sample, read_image
+from wsss.data import BACKGROUND, IGNORE, Sample
 from wsss.entries import ALPHAS, READING_ALPHA
 from wsss.errors import InputError
 from wsss.metrics import alpha_background
@@ -117,7 +117,7 @@ def label_images(
 def _label_image(sample: Sample, seeds: Path, folder: Path, config: LabelsConfig) -> np.ndarray:
     """Label one image; counts (without classes, background, foreground, neutral)."""
     seed = read_seed(seeds, sample.id)
-    image = np.asarray(read_image(sample.image_path))
+    image = np.asarray(sample.load_image())
     check_seed(sample, image, seed)
     label = confident_labels(image, seed.upsample(), seed.classes, config)
     write_mask(folder, sample.id, label, sample.made_of)

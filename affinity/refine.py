@@ -16,7 +16,7 @@ from affinity.labels import check_seed
 from affinity.settings import STRIDE, CRFConfig
 from affinity.walk import pair_affinity, random_walk
 from wsss.console import Config
-from wsss.data import BACKGROUND, Sample, read_image
+from wsss.data import BACKGROUND, Sample
 from wsss.errors import InputError
 from wsss.metrics import alpha_background
 from wsss.parallel import map_parallel
@@ -240,7 +240,7 @@ class _Tasks:
 
         device = self.network.mean.device
         for batch in self.batches:
-            samples = [(sample, np.asarray(read_image(sample.image_path))) for sample in batch]
+            samples = [(sample, np.asarray(sample.load_image())) for sample in batch]
             seeds = [read_seed(self.seeds, sample.id) for sample in batch]
             for (sample, image), seed in zip(samples, seeds, strict=True):
                 check_seed(sample, image, seed)

@@ -19,13 +19,15 @@ KINDS = {"refined": "seeds"}
 """Stages that hold another kind of files than they are called."""
 
 
-def open_data(data: str, split: str, root: Path | None) -> Dataset:
-    """The split of a data set that a command works on."""
+def open_data(data: str, split: str, root: Path | None, *, masks: bool = True) -> Dataset:
+    """The split of a data set that a command works on, and which it makes masks of."""
     from wsss.data import load_dataset
 
     dataset = load_dataset(data, split, root)
     if not len(dataset):
         raise InputError(f"--split {split}: data set {dataset.name} has no images in it")
+    if masks:
+        dataset.check_maskable()
     return dataset
 
 

@@ -24,7 +24,7 @@ from vitseg.relevance.attention_walk import walk_maps
 from vitseg.seeds import first_block, outputs_for
 from vitseg.settings import SeedConfig
 from wsss.console import track
-from wsss.data import Sample, load_dataset, read_image
+from wsss.data import Sample, load_dataset
 from wsss.maps import average_sizes, compete, input_size, scale_maps
 from wsss.metrics import ConfusionMatrix, ThresholdSweep, seed_to_mask
 from wsss.store import Seed
@@ -40,7 +40,7 @@ def walked(classifier: Classifier, sample: Sample, outputs: list[int], size: int
     """The unscaled maps (K, h, w) of each way, averaged with those of the mirror image."""
     config = SeedConfig()
     patch = classifier.model.patch_embed.feat_ratio(as_scalar=False)
-    image = read_image(sample.image_path)
+    image = sample.load_image()
     x = classifier.prepare(image, input_size(image, size, patch))[None]
     first = first_block(classifier, config)
     lowest = min(first, *(block for blocks, _ in ways for block in blocks))

@@ -45,9 +45,14 @@ METHODS = (
     "gradcam@decoder.blocks.2",
 )
 LEAST, BAND = 0.01, 0.05
+RATIO = "border : body"
+"""Density of the band within the region by that of the body: above 1 the network looks at the edge of the animal."""
+
+SHOWN = (1 / 16, 16)
+"""Densities of the figure; what lies beyond stands at its edge, as a triangle."""
 
 Densities = dict[str, tuple[float, float, float]]
-"""Zone -> density, and the ends of its interval."""
+"""Zone, or `RATIO` -> density, and the ends of its interval."""
 
 
 def zones_of(region: np.ndarray, band: float = BAND) -> np.ndarray:
@@ -80,11 +85,15 @@ def shares(heat: np.ndarray, zones: np.ndarray) -> np.ndarray:
 
 
 def densities(rows: np.ndarray) -> Densities:
-    """Zone -> (density, low, high), of (n, 8) rows of `shares`."""
-    means, resampled = rows.mean(0), bootstrap_means(rows)
-    low, high = interval(resampled[:, : len(ZONES)] / resampled[:, len(ZONES) :])
-    density = means[: len(ZONES)] / means[len(ZONES) :]
-    return {zone: tuple(map(float, it)) for zone, *it in zip(ZONES, density, low, high, strict=True)}
+    """Zone, and `RATIO` -> (density, low, high), of (n, 8) rows of `shares`."""
+
+    def figures(means: np.ndarray) -> np.ndarray:
+        density = means[..., : len(ZONES)] / means[..., len(ZONES) :]
+        return np.concatenate([density, density[..., 1:2] / density[..., :1]], -1)
+
+    low, high = interval(figures(bootstrap_means(rows)))
+    names = (*ZONES, RATIO)
+    return {name: tuple(map(float, it)) for name, *it in zip(names, figures(rows.mean(0)), low, high, strict=True)}
 
 
 def edge_strength(photograph: Image.Image) -> np.ndarray:
@@ -119,7 +128,7 @@ def draw(found: dict[str, dict[str, Densities]], counts: dict[str, int], path: P
     from matplotlib.ticker import FixedLocator, NullLocator
 
     methods = list(next(iter(found.values())))
-    figure = Figure(figsize=(4.0 + 3.2 * len(found), 0.7 + 0.42 * len(methods) + 0.5), layout="constrained", dpi=130)
+    figure = Figure(figsize=(1.8 + 4.2 * len(found), 0.7 + 0.42 * len(methods) + 0.5), layout="constrained", dpi=130)
     axes = figure.subplots(1, len(found), sharex=True, sharey=True, squeeze=False)[0]
     for axis, (name, rows) in zip(axes, found.items(), strict=True):
         axis.axvline(1, color="#333333", linewidth=0.8)
@@ -127,20 +136,28 @@ def draw(found: dict[str, dict[str, Densities]], counts: dict[str, int], path: P
             values = np.array([rows[method][zone] for method in methods])
             places = np.arange(len(methods)) + 0.17 * (ZONES.index(zone) - 1.5)
             axis.hlines(places, values[:, 1], values[:, 2], color=colour, linewidth=1.6, alpha=0.6)
-            axis.plot(values[:, 0], places, "o", color=colour, markersize=4.5, label=zone)
+            inside = values[:, 0] >= SHOWN[0]
+            axis.plot(values[inside, 0], places[inside], "o", color=colour, markersize=4.5, label=zone)
+            axis.plot(np.full((~inside).sum(), SHOWN[0] * 1.08), places[~inside], "<", color=colour, markersize=4.5)
+        for place, method in enumerate(methods):
+            value, low, high = rows[method][RATIO]
+            text = f"{value:.2f}  ({low:.2f} to {high:.2f})"
+            axis.annotate(text, (1.02, place), xycoords=axis.get_yaxis_transform(), va="center", fontsize=7.5)
+        axis.annotate(RATIO, (1.02, -0.72), xycoords=axis.get_yaxis_transform(), fontsize=8, weight="bold")
         axis.set_title(f"{name}, {counts[name]} photographs", fontsize=10, loc="left")
         axis.set_yticks(range(len(methods)), methods, fontsize=8.5)
         axis.set_xscale("log", base=2)
+        axis.set_xlim(*SHOWN)
         axis.xaxis.set_major_locator(FixedLocator([0.125, 0.25, 0.5, 1, 2, 4, 8]))
         axis.xaxis.set_minor_locator(NullLocator())
-        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
+        axis.xaxis.set_major_formatter(lambda value, _: f"1/{1 / value:g}" if value < 1 else f"{value:g}")
         axis.tick_params(length=0, labelsize=8.5)
         axis.grid(axis="x", alpha=0.3)
         for place in range(len(methods) - 1):
             axis.axhline(place + 0.5, color="#eeeeee", linewidth=0.8)
         axis.spines[["top", "right", "left"]].set_visible(False)
     axes[0].invert_yaxis()
-    figure.supxlabel("positive relevance for its area (1x: as everywhere)", fontsize=9)
+    figure.supxlabel("share of the positive relevance by share of the area (1: as everywhere)", fontsize=9)
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(ZONES), frameon=False, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from affinity.refine import RefineConfig, refine_seed
 from vitseg.models import load_classifier
 from vitseg.seeds import class_maps, outputs_for
 from vitseg.settings import SeedConfig
-from wsss.data import load_dataset, read_image
+from wsss.data import load_dataset
 from wsss.store import Seed
 
 DEMO = Path(__file__).resolve().parents[1] / "demo" / "checkpoints"
@@ -66,7 +66,7 @@ def prepare(options: argparse.Namespace) -> tuple[dict[str, Callable[[], object]
     samples = shown[:: max(1, len(shown) // options.images)][: options.images]
     classifier, network = load_classifier(options.classifier), load_affinity_network(options.network)
     outputs = outputs_for(classifier, dataset)
-    images = [read_image(sample.image_path) for sample in samples]
+    images = [sample.load_image() for sample in samples]
     arrays = [np.asarray(image) for image in images]
     wanted = [[outputs[c] for c in sample.classes] for sample in samples]
     maps = class_maps(classifier, images, wanted, SeedConfig())

@@ -29,7 +29,7 @@ from cnnseg.seeds import STRIDE, Explain, averaged, explanation, outputs_for, se
 from cnnseg.settings import PIXELS, NetworkConfig, SeedConfig
 from cnnseg.unroll import unroll
 from wsss.console import note, track
-from wsss.data import Sample, load_dataset, read_image
+from wsss.data import Sample, load_dataset
 from wsss.maps import input_size, scale_maps
 
 POWERS = (1, 0.85, 0.75, 0.5, 0.33)
@@ -61,7 +61,7 @@ def maker(network: Network, name: str, cell: int) -> Explain:
 @torch.inference_mode()
 def raw_maps(network: Network, explain: Explain, sample: Sample, outputs: list[int], size: int, cell: int) -> Tensor:
     """Maps (K, h, w) at one size, averaged with those of the mirrored image."""
-    image, step = read_image(sample.image_path), -(-STRIDE // cell) * cell
+    image, step = sample.load_image(), -(-STRIDE // cell) * cell
     x = network.prepare(image, input_size(image, size, (step, step)))[None]
     maps = explain(torch.cat([x, x.flip(-1)]), outputs)
     return (maps[0] + maps[1].flip(-1)) / 2

@@ -10,6 +10,7 @@ and the exact rules with one of them replaced. Prints the figures of docs/condit
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -23,7 +24,7 @@ from vitseg.models import Classifier, load_imagenet_vit
 from vitseg.relevance import capture, walk
 from vitseg.relevance.rules import EXACT, PLAIN, ROBUST, Exact, Robust
 from wsss.console import track
-from wsss.data import load_dataset, read_image
+from wsss.data import Sample, load_dataset
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -65,12 +66,12 @@ def main() -> None:
 
     single = load_imagenet_vit(options.architecture, options.weights)
     double = load_imagenet_vit(options.architecture, options.weights).model.double()
-    paths = [s.image_path for s in load_dataset(options.data, options.split, options.root).samples[:: options.every]]
+    samples = load_dataset(options.data, options.split, options.root).samples[:: options.every]
     correlations: dict[str, list[Tensor]] = {name: [] for name in SETS}
     errors: dict[str, list[Tensor]] = {"exact": [], "robust": []}
     worst: tuple[float, list[np.ndarray]] = (2.0, [])
-    for start in track(range(0, len(paths), options.batch), "explain"):
-        inputs = load(single, paths[start : start + options.batch])
+    for start in track(range(0, len(samples), options.batch), "explain"):
+        inputs = load(single, samples[start : start + options.batch])
         targets = explain(double, inputs.double(), method="raw_attention").targets
         found = {}
         for name, rules in SETS.items():
@@ -90,7 +91,7 @@ def main() -> None:
     by_rule = {name: torch.cat(parts) for name, parts in correlations.items()}
     by_block = {name: torch.cat(parts, 1) for name, parts in errors.items()}
 
-    print(f"{options.architecture}, {len(paths)} images of {options.data}/{options.split}, transformer attribution")
+    print(f"{options.architecture}, {len(samples)} images of {options.data}/{options.split}, transformer attribution")
     print("correlation of the float32 map with the float64 map: lowest, 5th percentile, median; below 0.999")
     for name, values in by_rule.items():
         low, middle = values.quantile(0.05), values.median()
@@ -105,8 +106,8 @@ def main() -> None:
         plot_maps(worst, options.out / "conditioning_maps.png")
 
 
-def load(classifier: Classifier, paths: list[Path]) -> Tensor:
-    return torch.stack([classifier.prepare(read_image(path), classifier.model.patch_embed.img_size) for path in paths])
+def load(classifier: Classifier, samples: Sequence[Sample]) -> Tensor:
+    return torch.stack([classifier.prepare(s.load_image(), classifier.model.patch_embed.img_size) for s in samples])
 
 
 def block_errors(single: torch.nn.Module, double: torch.nn.Module, x: Tensor, targets: Tensor, rules: Exact) -> Tensor:

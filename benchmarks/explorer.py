@@ -1,5 +1,7 @@
 """The explorer's page in a browser: seconds from a click to the map, and the screenshot of the documentation.
 
+Beside the seconds stand those that processors were at work for the server, whatever else the machine does.
+
     python benchmarks/explorer.py --network demo/checkpoints/segmentation.safetensors PHOTOGRAPH
     python benchmarks/explorer.py --network ... PHOTOGRAPH --screenshot docs/images/explorer.png
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import statistics
 import subprocess
 import sys
@@ -27,13 +30,16 @@ WAIT_MS = 180_000
 
 
 @contextlib.contextmanager
-def served(network: str) -> Iterator[str]:
-    """The address of a page that is served while this lasts."""
+def served(network: str) -> Iterator[tuple[str, int]]:
+    """The address of a page that is served while this lasts, and the number of its process."""
     command = [sys.executable, "-u", "-m", "cnnseg.cli", "explore", "--network", network, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
-            yield next(line.split()[1] for line in process.stdout if line.startswith("explorer: "))
+            address = next((line.split()[1] for line in process.stdout if line.startswith("explorer: ")), None)
+            if address is None:
+                sys.exit("the page did not start, see above")
+            yield address, process.pid
         finally:
             process.terminate()
 
@@ -74,21 +80,34 @@ def visit(page: Page, address: str) -> None:
 
 @app.default
 def main(
-    photograph: Path, /, *, network: str, side: int = 320, clicks: int = 9, screenshot: Path | None = None
+    photograph: Path,
+    /,
+    *,
+    network: str,
+    side: int = 320,
+    clicks: int = 9,
+    methods: str = "gradcam lrp input_x_gradient",
+    screenshot: Path | None = None,
 ) -> None:
     """Print the median of several clicks for each method, or take the screenshot."""
-    with served(network) as address, sync_playwright() as driver:
+    with served(network) as (address, process), sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1400, "height": 880})
         visit(page, address)
         if screenshot is not None:
             take(page, photograph, screenshot)
         else:
-            measure(page, photograph, side, clicks)
+            measure(page, process, photograph, side, clicks, methods.split())
         browser.close()
 
 
-def measure(page: Page, photograph: Path, side: int, clicks: int) -> None:
+def worked(process: int) -> float:
+    """Seconds that processors were at work for a process of Linux."""
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(page: Page, process: int, photograph: Path, side: int, clicks: int, methods: list[str]) -> None:
     """Points on a square photograph, one method after the other; the first of each is not counted."""
     buffer = io.BytesIO()
     Image.open(photograph).convert("RGB").resize((side, side)).save(buffer, "PNG")
@@ -98,15 +117,17 @@ def measure(page: Page, photograph: Path, side: int, clicks: int) -> None:
     canvas = page.locator("#stage canvas")
     box = canvas.bounding_box()
     assert box is not None
-    for method in ("gradcam", "lrp", "input_x_gradient", "integrated_gradients"):
+    for method in methods:
         if method != "gradcam":
-            choose_timed = seconds(page, lambda name=method: choose(page, "Method", name))
-            print(f"{method}: first map {choose_timed:.2f} s")
-        times = []
+            seconds(page, lambda name=method: choose(page, "Method", name))
+        times, work = [], []
         for click in range(clicks):
             where = {"x": box["width"] * (0.3 + 0.04 * click), "y": box["height"] * 0.5}
+            before = worked(process)
             times.append(seconds(page, lambda spot=where: canvas.click(position=spot)))
-        print(f"{method}: median {statistics.median(times):.2f} s, longest {max(times):.2f} s of {clicks} clicks")
+            work.append(worked(process) - before)
+        median, busy = statistics.median(times), statistics.median(work)
+        print(f"{method}: median of {clicks} clicks {median:.2f} s, longest {max(times):.2f} s; at work {busy:.2f} s")
 
 
 def take(page: Page, photograph: Path, out: Path) -> None:
@@ -118,7 +139,7 @@ def take(page: Page, photograph: Path, out: Path) -> None:
     page.mouse.move(0, 0)
     picture = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
     out.parent.mkdir(parents=True, exist_ok=True)
-    picture.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(out, optimize=True)
+    picture.quantize(256, kmeans=8, dither=Image.Dither.FLOYDSTEINBERG).save(out, optimize=True)
     print(f"{out}: {picture.width} x {picture.height} pixels, {out.stat().st_size / 1000:.0f} kB")
 
 

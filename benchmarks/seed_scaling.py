@@ -20,7 +20,7 @@ from vitseg.explain import explain
 from vitseg.models import Classifier, load_classifier
 from vitseg.seeds import outputs_for
 from wsss.console import track
-from wsss.data import Dataset, Sample, load_dataset, read_image
+from wsss.data import Dataset, Sample, load_dataset
 from wsss.maps import input_size, scale_maps
 from wsss.metrics import ConfusionMatrix, ThresholdSweep, seed_to_mask
 
@@ -31,7 +31,7 @@ def raw_maps(
     classifier: Classifier, sample: Sample, outputs: list[int], size: int, method: str, first: int
 ) -> torch.Tensor:
     """Maps (K, h, w) at one size, averaged with those of the mirrored image."""
-    image = read_image(sample.image_path)
+    image = sample.load_image()
     patch = classifier.model.patch_embed.feat_ratio(as_scalar=False)
     x = classifier.prepare(image, input_size(image, size, patch))[None]
     both = torch.cat([x, x.flip(-1)])

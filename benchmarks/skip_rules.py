@@ -25,7 +25,7 @@ from vitseg.models import load_classifier, load_imagenet_vit
 from vitseg.relevance.rules import EXACT, PLAIN, Exact, Robust, share
 from vitseg.seeds import outputs_for
 from wsss.console import track
-from wsss.data import foreground_set, load_dataset, read_image
+from wsss.data import foreground_set, load_dataset
 from wsss.judging.segmentation import enlarge, load_pair, score_image
 from wsss.judging.subject import stack
 from wsss.maps import input_size, scale_maps
@@ -128,7 +128,7 @@ def seeds(options: argparse.Namespace) -> tuple[float, float]:
     patch = classifier.model.patch_embed.feat_ratio(as_scalar=False)
     truths, found = {}, {}
     for sample in track(samples, "seeds"):
-        image = read_image(sample.image_path)
+        image = sample.load_image()
         x = classifier.prepare(image, input_size(image, options.size, patch))[None]
         wanted = [[outputs[c] for c in sample.classes]] * 2
         maps = explain(

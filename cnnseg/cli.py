@@ -18,7 +18,18 @@ from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.settings import NETWORKS, NetworkConfig, TrainConfig
 from wsss.console import Flat, Several, note, run, together
 from wsss.errors import InputError
-from wsss.options import Data, Device, Readers, Restart, Root, Runs, Workers, check_positive, worker_count
+from wsss.options import (
+    Data,
+    Device,
+    ForegroundValue,
+    Readers,
+    Restart,
+    Root,
+    Runs,
+    Workers,
+    check_positive,
+    worker_count,
+)
 
 if TYPE_CHECKING:
     from wsss.data import Dataset
@@ -98,6 +109,7 @@ def train_unrolled(
     train_split: TrainSplit = "train",
     val_split: ValSplit = None,
     name: str | None = None,
+    foreground_value: ForegroundValue = None,
     root: Root = None,
     runs: Runs = Path("runs"),
     device: Device = "auto",
@@ -121,7 +133,7 @@ def train_unrolled(
 
     if net.network == "classifier":
         raise InputError("--network classifier: `cnnseg train-classifier` trains it")
-    train_set, val_set = _splits(data, train_split, val_split, root)
+    train_set, val_set = _splits(data, train_split, val_split, root, foreground_value)
     folder = runs / (name or net.network)
     how = {"runs": runs, "device": device, "workers": workers, "restart": restart}
     train_run(folder, train_set, val_set, net, cfg, **how)
@@ -144,6 +156,7 @@ def evaluate(
     classes_at_once: int | None = None,
     precision: Literal["fp32", "bf16"] = "fp32",
     labels_given: bool = False,
+    foreground_value: ForegroundValue = None,
     views: Annotated[ViewsConfig, Flat] = ViewsConfig(),
     workers: Workers = None,
 ) -> None:
@@ -186,7 +199,7 @@ def evaluate(
         check_positive(option, value)
     evaluate_checkpoint(
         network,
-        load_dataset(data, split, root),
+        load_dataset(data, split, root, foreground_value=foreground_value),
         runs=runs,
         which=f"{which}.safetensors",
         name=name,
@@ -257,10 +270,14 @@ def list_networks() -> None:
         note(f"{name:20s} {line}")
 
 
-def _splits(data: str, train_split: str, val_split: str | None, root: Path | None) -> tuple[Dataset, Dataset | None]:
+def _splits(
+    data: str, train_split: str, val_split: str | None, root: Path | None, foreground_value: int | None = None
+) -> tuple[Dataset, Dataset | None]:
     from wsss.data import load_dataset
 
-    return load_dataset(data, train_split, root), load_dataset(data, val_split, root) if val_split else None
+    train = load_dataset(data, train_split, root, foreground_value=foreground_value)
+    val = load_dataset(data, val_split, root, foreground_value=foreground_value) if val_split else None
+    return train, val
 
 
 def main() -> None:

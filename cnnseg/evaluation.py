@@ -18,7 +18,7 @@ from cnnseg.models import Network
 from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.views import likely_outputs, look, resized
 from wsss.console import track
-from wsss.data import BACKGROUND, IGNORE, Dataset, Sample
+from wsss.data import BACKGROUND, IGNORE, Dataset, Sample, check_foreground
 from wsss.errors import InputError
 from wsss.metrics import ClassificationScores, ConfusionMatrix, classification_scores
 from wsss.store import write_mask
@@ -161,6 +161,8 @@ def evaluate_network(
     paper = protocol == "paper"
     has_truth = any(sample.mask_path is not None for sample in samples)
     wanted = masks and network.module.segments and has_truth
+    if wanted:
+        check_foreground(dataset, samples)
     matrix = ConfusionMatrix(dataset.num_classes + 1) if wanted else None
     rows: dict[str, np.ndarray] = {}
     shown: dict[str, tuple[int, ...]] = {}
@@ -173,9 +175,11 @@ def evaluate_network(
         if one.sample.mask_path is None or (matrix is None and not paper):
             continue
         truth = dataset.load_mask(one.sample)
+        if clash := one.sample.size_clash(dataset.image_size(one.sample), truth.shape):
+            raise InputError(clash)
         try:
             if paper:
-                truth = _paper_truth(truth, dataset.image_size(one.sample))
+                truth = _paper_truth(truth)
                 shown[one.sample.id] = tuple(c for c in range(1, dataset.num_classes + 1) if (truth == c).any())
             if matrix is not None and one.mask is not None:
                 matrix.update(one.mask, truth)
@@ -246,9 +250,7 @@ def _groups(
             yield group[start : start + batch_size], (height, width), seen
 
 
-def _paper_truth(truth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if truth.shape != size:
-        raise ValueError(f"{truth.shape} does not match its image of {size} (height, width)")
+def _paper_truth(truth: np.ndarray) -> np.ndarray:
     return _centre(np.where(truth == IGNORE, BACKGROUND, truth).astype(np.uint8), PAPER_SIDE, cv2.INTER_NEAREST)
 
 

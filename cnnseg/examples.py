@@ -76,9 +76,8 @@ class Examples(data.Dataset):
             (image,) = apply_seeded(self.transform, seed, image)
             return image, self.unknown(), self.labels[index]
         mask = tv_tensors.Mask(torch.from_numpy(self.target(sample)))
-        if image.shape[-2:] != mask.shape[-2:]:
-            sizes = f"{mask.shape[-1]} x {mask.shape[-2]} pixels, its image {image.shape[2]} x {image.shape[1]}"
-            raise InputError(f"mask {sample.mask_path}: {sizes} (width x height); they must be equal")
+        if clash := sample.size_clash(tuple(image.shape[-2:]), tuple(mask.shape[-2:])):
+            raise InputError(clash)
         image, mask = apply_seeded(self.transform, seed, image, mask)
         return image, mask, self.labels_of(mask, index)
 

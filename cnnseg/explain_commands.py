@@ -9,7 +9,7 @@ from cnnseg.judge_commands import Architecture
 from cnnseg.settings import ExplainConfig
 from wsss.console import Flat, Several, note, together
 from wsss.judging.options import Classifier, Weights
-from wsss.options import Device, Runs, Shard
+from wsss.options import Device, FullSize, OutFolder, Runs, Shard
 from wsss.processes import take_shard
 
 
@@ -23,7 +23,8 @@ def explain(
     weights: Weights = "pretrained",
     classes: Annotated[list[str] | None, Several] = None,
     top: int = 1,
-    out: Path = Path("explanations"),
+    out: OutFolder = Path("explanations"),
+    full_size: FullSize = False,
     runs: Runs = Path("runs"),
     device: Device = "auto",
     shard: Shard = "1/1",
@@ -52,7 +53,7 @@ def explain(
     take_shard(shard)
     subject = find_subject(classifier, architecture, weights, runs, cfg.size)
     where = choose_device(device, cfg.precision)
-    explain_photographs(subject, images, out, cfg, classes=classes, top=top, device=where)
+    explain_photographs(subject, images, out, cfg, classes=classes, top=top, full_size=full_size, device=where)
 
 
 def list_methods() -> None:

@@ -15,7 +15,16 @@ from cnnseg.unroll.network import unroll
 from cnnseg.unroll.places import find_layer
 from cnnseg.unroll.trace import trace
 from wsss.errors import InputError
-from wsss.explanation import Explanation, Targets, check_images, class_targets, evaluating, undisturbed, unwrap
+from wsss.explanation import (
+    Explanation,
+    Targets,
+    check_images,
+    class_targets,
+    evaluating,
+    fitting_channels,
+    undisturbed,
+    unwrap,
+)
 from wsss.private import private_copy
 
 RULES = "epsilon_plus"
@@ -80,7 +89,8 @@ def explain(
         explained = unwrapped.model
         if given.ndim != 4:  # what stands in front is of the classifier itself
             explained, given = nn.Sequential(*unwrapped.front, explained), images.detach().clone()
-        maps, logits = chosen.compute(Question(_plain(explained, given), given, targets, composite, layer))
+        with fitting_channels(given):
+            maps, logits = chosen.compute(Question(_plain(explained, given), given, targets, composite, layer))
     maps, logits = maps.detach(), logits.detach()
     wanted, many = class_targets(targets, logits)
     if many:

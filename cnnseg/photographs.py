@@ -25,6 +25,7 @@ def explain_photographs(
     *,
     classes: Sequence[str] | None = None,
     top: int = 1,
+    full_size: bool = False,
     device: str = "cpu",
 ) -> list[Path]:
     """Write an overlay for the named classes or the `top` most probable ones, see `wsss.photographs`."""
@@ -52,6 +53,8 @@ def explain_photographs(
         classes=classes,
         top=top,
         first=subject.first_class,
+        sees=side,
+        full_size=full_size,
         method=config.method,
         variant=".".join(filter(None, (config.method, config.rules, config.layer))),
     )

@@ -125,8 +125,8 @@ def draw_block(sample: Sample, dataset: Dataset, folder: Path, steps: Sequence[i
     truth = dataset.load_mask(sample) if sample.mask_path is not None else None
     shown_truth = None
     if truth is not None:
-        if truth.shape != photograph.shape[:2]:
-            raise InputError(f"{sample.mask_path}: another size than its image {sample.image_path}")
+        if clash := sample.size_clash(photograph.shape[:2], truth.shape):
+            raise InputError(clash)
         shown_truth = jpeg(_painted(small, truth), f"Ground truth of image {sample.id}")
     masks: list[Picture] = []
     heats: dict[int, list[Picture]] = {c: [] for c in sample.classes}

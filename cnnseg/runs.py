@@ -16,7 +16,7 @@ from cnnseg.sampling import check_agreement, sample_masks
 from cnnseg.settings import BEST, CHOSEN, LAST, STAGE, STATE, NetworkConfig, TrainConfig
 from cnnseg.training import Trained, train_network
 from wsss.console import note, warn
-from wsss.data import Dataset, Sample
+from wsss.data import Dataset, Sample, check_foreground
 from wsss.errors import InputError
 from wsss.options import command_line
 from wsss.processes import from_first, is_first
@@ -90,7 +90,8 @@ def train_stage(
         identity: what the manifest is to say of the network, beside the config. inputs: fingerprints of files.
         create: makes the network; what it draws at random is a function of the seed.
         masks: the network learns from masks, of as many images as the budget says.
-        check: looks at these images before the training; unless given, whether masks and labels agree.
+        check: looks at these images before the training; unless given, whether their masks show anything and agree
+            with the labels.
         files: what stands for the masks of the data set, by name, see `wsss.store.inputs_of`.
         sources: where inputs lie, by name.
         restart: move a training that is there out of the way.
@@ -103,7 +104,8 @@ def train_stage(
 
     begin = time.monotonic()
     where = choose_device(device)
-
+    if masks:
+        train.check_maskable()
     masked = sample_masks(train, config.budget, config.budget_seed, rule=config.budget_rule) if masks else ()
     training = Training(
         folder / STAGE,
@@ -130,7 +132,7 @@ def train_stage(
     torch.manual_seed(stable_seed(config.seed))
     network = create()
     if is_first():
-        (check or partial(_warn_of_disagreement, train))(masked)
+        (check or partial(_check_true_masks, train))(masked)
     if restart:
         training.restart()
     with training.begin() as stage:
@@ -199,7 +201,8 @@ def _start_of(net: NetworkConfig) -> tuple[dict[str, Any], dict[str, str]]:
     return config | {"weights": "file"}, {"weights": file_hash(path)}
 
 
-def _warn_of_disagreement(train: Dataset, masked: Sequence[Sample]) -> None:
+def _check_true_masks(train: Dataset, masked: Sequence[Sample]) -> None:
+    check_foreground(train, masked)
     lines = check_agreement(train, masked) if masked else []
     for line in lines[:3]:
         warn(line)

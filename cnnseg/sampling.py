@@ -142,13 +142,16 @@ def check_agreement(dataset: Dataset, samples: Sequence[Sample]) -> list[str]:
     A class that is in the mask and not among the labels, or among the labels and not in the mask (it may hide where
     the mask is 255). Reads the masks; images without one are passed over.
 
-    Raises InputError if a mask cannot be read.
+    Raises InputError if a mask cannot be read, or is of another size than its image.
     """
     lines = []
     for sample in samples:
         if sample.mask_path is None:
             continue
-        values = np.flatnonzero(np.bincount(dataset.load_mask(sample).ravel(), minlength=256)).tolist()
+        mask = dataset.load_mask(sample)
+        if clash := sample.size_clash(dataset.image_size(sample), mask.shape):
+            raise InputError(clash)
+        values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256)).tolist()
         in_mask, labelled = set(values) - {BACKGROUND, IGNORE}, set(sample.classes)
         parts = []
         if lacking := in_mask - labelled:

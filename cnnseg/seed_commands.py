@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cnnseg.settings import BEST, LAST, SeedConfig
 from wsss.console import Flat, Several, note, together
-from wsss.options import Data, Device, Root, Runs, Shard, check_positive, command_line
+from wsss.options import Data, Device, ForegroundValue, Root, Runs, Shard, check_positive, command_line
 from wsss.processes import take_shard
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def evolution(
     out: Path = Path("evolution.html"),
     images: Annotated[list[str] | None, Several] = None,
     columns: int = 6,
+    foreground_value: ForegroundValue = None,
     root: Root = None,
     runs: Runs = Path("runs"),
 ) -> None:
@@ -115,7 +116,7 @@ def evolution(
     from wsss.data import load_dataset
     from wsss.store import resolve_run
 
-    dataset = load_dataset(data, split, root)
+    dataset = load_dataset(data, split, root, foreground_value=foreground_value)
     folder = resolve_run(network, runs)
     shown = write_evolution(folder, dataset, out, images=images, columns=columns, command=command_line("cnnseg"))
     note(f"wrote {out}: {shown} images")

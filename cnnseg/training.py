@@ -22,7 +22,7 @@ from cnnseg.optimiser import ENCODERS, make_optimizer, set_lr
 from cnnseg.settings import BEST, LAST, STATE, TrainConfig
 from cnnseg.snapshots import SNAPSHOTS, pictured_samples, write_snapshot
 from wsss.console import note, track
-from wsss.data import Dataset, Sample
+from wsss.data import Dataset, Sample, check_foreground
 from wsss.distributed import OwnBatches, all_sum, part_of, same_start, sum_gradients, whole_batch
 from wsss.errors import InputError
 from wsss.processes import is_first, size
@@ -250,4 +250,6 @@ def _judged(val: Dataset, config: TrainConfig, *, segments: bool) -> tuple[Sampl
     with_mask = [sample for sample in val if sample.mask_path is not None]
     if segments and not with_mask:
         raise InputError(f"data set {val.name}, split {val.split}: no image has a mask to evaluate against")
+    if segments:
+        check_foreground(val, with_mask)
     return evenly_spread(with_mask if segments else val.samples, config.evaluate_images)

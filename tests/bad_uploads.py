@@ -6,6 +6,7 @@ import io
 import struct
 import zipfile
 import zlib
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -44,6 +45,7 @@ def _zip() -> bytes:
     return buffer.getvalue()
 
 
+@cache
 def bad_uploads() -> dict[str, bytes]:
     """Name of the file -> its content; 21 of them."""
     jpeg, png = _saved(_photograph(), "JPEG"), _saved(_photograph(), "PNG")

@@ -205,7 +205,7 @@ def test_mistakes_are_one_line(
     (runs / "affinity_labels/c.png").unlink()
     refused(capsys, affinity(*train), "1 of 4 images", "no affinity label (c is the first)")
     (runs / "seeds/a.npz").write_bytes(b"PK")
-    refused(capsys, affinity(*refine, "--network", net), "1 of 4 images", "no seed (a is the first)")
+    refused(capsys, affinity(*refine, "--network", net), "seeds/a.npz: damaged", "run again")
     (place / "data.yaml").write_text("name: small\nlayout: folder\nroot: data\nclasses: [dog, cat]\n")
     refused(capsys, affinity("labels"), "seeds made for other classes: cat, dog")
 
@@ -230,7 +230,9 @@ def test_a_network_that_went_wrong_is_told(
     network = load_affinity_network(net)
     torch.nn.init.constant_(network.join.weight, torch.nan)
     save_affinity_network(net, network)
-    refused(capsys, affinity("refine", "--network", net, "--workers", 1, "--device", "cpu"), "image a", "NaN")
+    refused(
+        capsys, affinity("refine", "--network", net, "--workers", 1, "--device", "cpu"), "join.weight", "not finite"
+    )
 
 
 # What refine does to one image ----------------------------------------------------------------------------------------

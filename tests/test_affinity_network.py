@@ -122,11 +122,11 @@ def test_checkpoints_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a checkpoint of another model"):
         load_affinity_network(path)
     path.write_bytes(b"not a checkpoint")
-    with pytest.raises(InputError, match="not a safetensors file"):
+    with pytest.raises(InputError, match="not a readable safetensors file"):
         load_affinity_network(path)
     save_affinity_network(path, build(TRUNKS["resnet"]))
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match="cut short"):
+    with pytest.raises(InputError, match="not a readable safetensors file"):
         load_affinity_network(path)
 
 

@@ -18,6 +18,7 @@ from affinity.network import AffinityNetwork
 from affinity.settings import AugmentConfig, NetworkConfig, TrainConfig
 from affinity.training import CHECKPOINT, STATE, train_affinity_network
 from wsss.configs import config_root, find_config
+from wsss.data import Sample
 from wsss.errors import InputError
 from wsss.store import write_mask
 from wsss.training import EpochBatches
@@ -43,7 +44,7 @@ def examples(tmp_path: Path) -> list[Example]:
         image[top + 2 : top + 38, left + 2 : left + 42] += 150
         Image.fromarray(image).save(tmp_path / f"{index}.png")
         write_mask(tmp_path / "labels", str(index), label)
-        found.append(Example(str(index), tmp_path / f"{index}.png", tmp_path / "labels" / f"{index}.png"))
+        found.append(Example(Sample(str(index), tmp_path / f"{index}.png", ()), tmp_path / "labels" / f"{index}.png"))
     return found
 
 
@@ -104,7 +105,7 @@ def test_it_learns(examples: list[Example], tmp_path: Path, precision: str) -> N
     trained = train_affinity_network(examples, tmp_path / "net", config)
     assert trained.losses[-1].total < 0.6 * trained.losses[0].total
     network = load_affinity_network(trained.path)
-    image = torch.tensor(np.asarray(Image.open(examples[4].image_path)))[None].movedim(-1, 1) / 255
+    image = torch.tensor(np.asarray(Image.open(examples[4].sample.image_path)))[None].movedim(-1, 1) / 255
     label = torch.tensor(np.asarray(Image.open(examples[4].label_path)))[None]
     with torch.no_grad():
         after = affinity_loss(network(image), stride_labels(label))
@@ -183,7 +184,7 @@ def test_faults_are_told(examples: list[Example], tmp_path: Path, monkeypatch: p
         train_affinity_network(examples, tmp_path / "killed", CONFIG)
     write_mask(tmp_path / "labels", "0", np.zeros((8, 8), np.uint8))
     for workers in (0, 1):
-        with pytest.raises(InputError, match=r"^affinity label .*0\.png differs in size from its image"):
+        with pytest.raises(InputError, match=r"^affinity label .*0\.png: 8 x 8 pixels, its image 72 x 56"):
             train_affinity_network(examples, tmp_path / "net", CONFIG, workers=workers)
 
 

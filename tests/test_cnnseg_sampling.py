@@ -185,7 +185,7 @@ def test_disagreement_is_told(tmp_path: Path) -> None:
     labels = {"fine": (1,), "more": (2,), "less": (1, 3), "both": (1,)}
     for name, values in masks.items():
         write_mask(tmp_path, name, np.array([values], np.uint8))
-    samples = tuple(Sample(name, Path("a.jpg"), labels[name], tmp_path / f"{name}.png") for name in masks)
+    samples = tuple(Sample(name, tmp_path / f"{name}.png", labels[name], tmp_path / f"{name}.png") for name in masks)
     without = Sample("without", Path("a.jpg"), (2,))
     table = np.arange(256, dtype=np.uint8)
     dataset = Dataset("small", "train", tmp_path, ("cat", "dog", "cow"), (*samples, without), table)

@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,10 +17,20 @@ from bad_uploads import bad_uploads
 from PIL import Image
 from small_explorer import NAMES, SIZE, colour_network, photograph, png
 
+from cnnseg.classifiers import create_classifier
+from cnnseg.cli import app as cnnseg_app
+from cnnseg.explorer.classifying import ClassifyingSubject as CnnSubject
 from cnnseg.explorer.foreign import foreign_network
 from cnnseg.explorer.segmenting import SegmentingSubject
+from cnnseg.judged import find_subject
+from cnnseg.models import Network, PlainClassifier, save_network
 from cnnseg.regions.explaining import RegionExplainer, explain_segmentation
 from cnnseg.regions.settings import read_question
+from vitseg.cli import app as vitseg_app
+from vitseg.explorer import ClassifyingSubject as VitSubject
+from vitseg.methods import METHODS
+from vitseg.models import load_classifier
+from wsss.console import run
 from wsss.errors import InputError
 from wsss.explorer import downloads, pictures, serving
 from wsss.explorer.asking import EXAMPLES, Explorer, example_file
@@ -29,6 +40,8 @@ from wsss.explorer.subject import Answer, Cancelled, Look, Region, Setting
 from wsss.explorer.uploads import decoded, read_photograph
 from wsss.explorer.watching import Watcher
 from wsss.explorer.work import Done, Worker
+from wsss.maps import scale_maps
+from wsss.overlay import overlay
 
 RED, GREEN, BLUE = 1, 2, 3
 
@@ -483,6 +496,63 @@ def test_network_of_a_function(tmp_path, monkeypatch):
     for name in ("own_networks", "no_such_module:f", ":f"):
         with pytest.raises(InputError):
             foreign_network(name)
+
+
+# Classifiers
+
+
+def _overlay_of_the_command(app, settings: str, image: np.ndarray, folder: Path) -> np.ndarray:
+    """The picture that a command ``explain`` makes of the settings that were downloaded."""
+    (folder / "settings.json").write_text(settings)
+    (folder / "photo.png").write_bytes(png(image))
+    status = run(
+        app, ["explain", str(folder / "photo.png"), "--config", str(folder / "settings.json"), "--out", str(folder)]
+    )
+    assert status == 0
+    (written,) = folder.glob("photo_*.png")
+    return np.asarray(Image.open(written))
+
+
+def test_cnn_classifier_and_its_settings(tmp_path):
+    torch.manual_seed(0)
+    module = PlainClassifier(create_classifier("resnet18", len(NAMES), pretrained=False))
+    network = Network(module, "classifier", "resnet18", NAMES[1:], (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    save_network(network, tmp_path / "cnn.safetensors")
+    where = str(tmp_path / "cnn.safetensors")
+    subject = CnnSubject(find_subject(where, None, "pretrained", tmp_path), where)
+    explorer = Explorer(subject)
+    found = last(explorer.open("v", png(photograph()), "photo.png"))
+    assert explorer.session("v").region is None and found.look.mask is None and len(found.look.shares) == 3
+    assert [layer.size for layer in found.look.layers] == sorted((x.size for x in found.look.layers), reverse=True)
+    layer = found.look.layers[-1]
+    made = last(explorer.map("v", "a", Setting("gradcam", layer=layer.name, target=1)))
+    assert made.answer.map.shape == layer.size
+    made = last(explorer.map("v", "a", Setting("lrp", "epsilon_plus_flat", target=1)))
+    with pytest.raises(InputError):
+        explorer.draw("v", {"tool": "point", "points": [(1, 1)]})
+    tiles, _ = list(explorer.multiples("v", Setting("gradcam"), "classes"))[-1]
+    assert sorted(tile.name for tile in tiles) == ["blue", "green", "red"]
+    picture = _overlay_of_the_command(cnnseg_app, downloads.settings(subject, made), photograph(), tmp_path)
+    assert np.array_equal(picture, np.asarray(overlay(photograph(), made.answer.map)))
+    explorer.close()
+
+
+def test_vit_classifier_and_its_settings(tmp_path):
+    where = Path(__file__).parents[1] / "demo" / "checkpoints" / "classifier.safetensors"
+    subject = VitSubject(load_classifier(where), "demo", {"classifier": str(where)})
+    explorer = Explorer(subject)
+    image = read_photograph(example_file("chelsea"))
+    found = last(explorer.open("v", png(image), "photo.png"))
+    assert subject.class_names[int(np.argmax(found.look.shares))] == "cat"
+    assert {method.name for method in subject.methods} == set(METHODS)
+    for method in subject.methods:
+        made = last(explorer.map("v", "a", Setting(method.name)))
+        assert made.answer.target == subject.class_names.index("cat")
+    made = last(explorer.map("v", "a", Setting("transformer_attribution", "exact")))
+    picture = _overlay_of_the_command(vitseg_app, downloads.settings(subject, made), image, tmp_path)
+    scaled = scale_maps(torch.from_numpy(made.answer.map)[None])[0]
+    assert np.array_equal(picture, np.asarray(overlay(image, scaled, limits=(0, 1))))
+    explorer.close()
 
 
 # The server's door

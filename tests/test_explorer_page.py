@@ -35,11 +35,18 @@ WAIT_MS = 60_000
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[str]:
-    """The address of a page that asks the network that knows colours."""
+def explorer() -> Iterator[Explorer]:
+    """What is behind the page: the network that knows colours."""
+    made = Explorer(SegmentingSubject(colour_network(), "colours"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def server(explorer, tmp_path_factory) -> Iterator[str]:
+    """The address of the page."""
     folder = tmp_path_factory.mktemp("gradio")
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    explorer = Explorer(SegmentingSubject(colour_network(), "colours"))
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(build(explorer), log_level="error", timeout_graceful_shutdown=1)
     running = uvicorn.Server(config)
@@ -51,7 +58,6 @@ def server(tmp_path_factory) -> Iterator[str]:
     running.should_exit = True
     thread.join(20)
     listening.close()
-    explorer.close()
     assert not [path for path in folder.rglob("*") if path.is_file()], "nothing may be written to the disk"
 
 
@@ -299,18 +305,65 @@ _CONTRAST = """element => {
 }"""
 
 
-def test_bad_uploads_leave_a_line_and_the_photograph(visit):
+def test_bad_uploads_leave_a_line_and_the_photograph(visit, tmp_path):
     visit.open()
-    for name, content in bad_uploads().items():
-        visit.page.evaluate("document.querySelector('#stage .status').textContent = ''")
-        visit.upload(name, content)
+    for name in ("text.png", "cut.jpg", "bomb.png", "drawing.svg"):
+        visit.upload(name, bad_uploads()[name])
         visit.page.wait_for_function("document.querySelector('#stage .status.wrong')?.textContent")
-        assert "\n" not in visit.status, name
-        visit.page.evaluate("document.querySelector('#stage .status').classList.remove('wrong')")
-    visit.upload("large.jpg", b"\xff" * 20_000_001)
+        visit.after(lambda: visit.click(116, 44))  # goes on as if nothing had been
+        assert "1 pixel," in visit.status
+    (tmp_path / "large.jpg").write_bytes(b"\xff" * 20_000_001)
+    visit.page.locator("#stage input[type=file]").set_input_files(tmp_path / "large.jpg")
     visit.page.get_by_text("The file has 20 MB").wait_for()
-    visit.after(lambda: visit.click(116, 44))  # goes on as if nothing had been
     assert visit.settings()["image"] == "colours.png"
+
+
+def test_tall_photograph_is_clicked_where_it_is(visit):
+    tall = np.rot90(photograph()).repeat(4, 0).repeat(2, 1)
+    visit.after(lambda: visit.upload("tall.png", png(tall)))
+    box = visit.page.locator("#stage canvas").bounding_box()
+    assert box["height"] <= 0.77 * 1000 and box["width"] / box["height"] == pytest.approx(240 / 640, abs=0.01)
+    spot = {"x": box["width"] * 0.25, "y": box["height"] * 0.75}
+    visit.after(lambda: visit.page.locator("#stage canvas").click(position=spot))
+    ((x, y),) = visit.settings()["region"]["points"]
+    assert x == pytest.approx(60, abs=2) and y == pytest.approx(480, abs=2)
+
+
+def test_long_work_can_be_cancelled(visit, explorer, monkeypatch):
+    visit.open()
+    shown = visit.page.locator("#map-a figcaption").inner_text()
+    going, explain = threading.Event(), explorer.subject.explain
+
+    def slow(look, setting, region, told):
+        for step in range(600):
+            told(step / 600)
+            going.set()
+            time.sleep(0.05)
+        return explain(look, setting, region, told)
+
+    monkeypatch.setattr(explorer.subject, "explain", slow)
+    visit.click(116, 44)
+    assert going.wait(30)
+    visit.page.locator("#map-a .busy").get_by_role("button", name="Cancel").click()
+    visit.page.wait_for_function("document.querySelector('#map-a figure').ariaBusy !== 'true'")
+    assert visit.page.locator("#map-a figcaption").inner_text() == shown
+    visit.page.get_by_role("button", name="All classes").click()
+    visit.page.locator("#tiles .going").get_by_role("button", name="Cancel").click()
+    visit.page.get_by_text("Cancelled.").wait_for()
+    monkeypatch.undo()
+    visit.after(lambda: visit.click(100, 44))
+
+
+def test_visitor_who_leaves_is_forgotten(browser, server, explorer):
+    context = browser.new_context()
+    before = len(explorer.sessions)
+    Visit(context, server)
+    assert len(explorer.sessions) == before + 1
+    context.close()
+    until = time.monotonic() + 60
+    while len(explorer.sessions) > before and time.monotonic() < until:
+        time.sleep(0.1)
+    assert len(explorer.sessions) <= before
 
 
 # The server without a browser
@@ -431,6 +484,21 @@ def test_events_that_nobody_clicked_are_answered_with_a_line(server):
     ):
         found = client.act("stage", event, data)
         assert "error" in found or found["stage"]["wrong"], event
+
+
+def test_bad_uploads_are_refused_with_a_line(server):
+    client = Client(server, "uploads")
+    found = client.act("stage", "photo", {"name": "colours.png", "data": _base64(png(photograph()))})
+    assert not found["stage"]["wrong"]
+    for name, content in bad_uploads().items():
+        found = client.act("stage", "photo", {"name": name, "data": _base64(content)})["stage"]
+        assert found["wrong"] and "\n" not in found["line"] and found["alt"].startswith("colours.png"), name
+    connection = http.client.HTTPConnection(client.host, timeout=60)
+    connection.putrequest("POST", "/gradio_api/queue/join")
+    connection.putheader("content-length", "28000000")
+    connection.endheaders()  # refused before any of it is sent
+    assert connection.getresponse().status == 413
+    connection.close()
 
 
 def test_four_visitors_at_once_keep_their_own(server):

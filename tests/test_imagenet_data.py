@@ -200,7 +200,7 @@ def test_imagenet_seg_faults(mat: Path, tmp_path: Path, arrays: tuple[list[np.nd
     with pytest.raises(InputError, match=r"root .*empty: no gtsegs_ijcv\.mat there"):
         load_dataset(SEG, "all", tmp_path / "empty")
     for read in (read_image, image_size):
-        with pytest.raises(InputError, match="by `segmentation-test`"):
+        with pytest.raises(InputError, match="as a data set of layout imagenet_seg"):
             read(mat)
     old = tmp_path / "old.mat"
     old.write_bytes(b"MATLAB 5.0 MAT-file")
@@ -258,11 +258,23 @@ def test_description_faults(tmp_path: Path, text: str, told: str) -> None:
     assert str(file) in one_line(caught)
 
 
-def test_more_classes_than_a_mask_can_hold_only_without_masks() -> None:
+def test_more_classes_than_a_mask_can_hold_only_without_masks(tmp_path: Path) -> None:
     names = tuple(f"c{number}" for number in range(1000))
     assert DataConfig(name="x", layout="imagenet", classes=names).mask_table()[1:].min() == 255
-    with pytest.raises(ValueError, match="1 to 254"):
-        DataConfig(name="x", layout="folder", classes=names)
+    with pytest.raises(ValueError, match="mask_values: 1000 names; 1 to 254"):
+        DataConfig(name="x", layout="folder", classes=names, mask_values=names)
+    with pytest.raises(ValueError, match="classes: 65535 names; 1 to 65534"):
+        DataConfig(name="x", layout="imagenet", classes=tuple(map(str, range(65535))))
+    own = DataConfig(name="x", layout="folder", classes=names)
+    photograph(tmp_path / "images" / "a.png")
+    (tmp_path / "labels.csv").write_text("image,classes\na,c999\n")
+    data = load_dataset(own, "all", tmp_path)
+    assert data.samples[0].classes == (1000,) and data.labels()[0].tolist() == [0] * 999 + [1]
+    with pytest.raises(InputError, match="data set x: 1000 classes, and masks show 254 at most"):
+        data.check_maskable()
+    mask(tmp_path / "masks" / "a.png", [0, 1])
+    with pytest.raises(InputError, match="masks of 1000 classes; at most 254 fit into their pixels"):
+        load_dataset(own, "all", tmp_path)
 
 
 def test_root_that_is_a_file(mat: Path, monkeypatch: pytest.MonkeyPatch) -> None:

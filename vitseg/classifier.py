@@ -18,7 +18,7 @@ from vitseg.hybrid import freeze_levels, split_name, trunk_of
 from vitseg.models import HEAD, Classifier, create_classifier, save_classifier
 from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig
 from wsss.console import note, track
-from wsss.data import Dataset, Sample, read_image
+from wsss.data import Dataset, Sample
 from wsss.distributed import OwnBatches, all_sum, same_start, sum_gradients, whole_batch
 from wsss.errors import InputError
 from wsss.metrics import ClassificationScores, classification_scores
@@ -50,7 +50,7 @@ class _Crops(data.Dataset):
 
     def __getitem__(self, key: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
         epoch, index, size = key
-        image = v2.functional.pil_to_tensor(read_image(self.samples[index].image_path))
+        image = v2.functional.pil_to_tensor(self.samples[index].load_image())
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(stable_seed(self.config.seed, epoch, index))
             if self.config.crop_min < 1:
@@ -203,7 +203,7 @@ def predict(
     samples = dataset.samples
     for start in track(range(0, len(samples), batch_size), f"classify {dataset.split}"):
         chunk = samples[start : start + batch_size]
-        images = torch.stack([classifier.prepare(read_image(sample.image_path), (size, size)) for sample in chunk])
+        images = torch.stack([classifier.prepare(sample.load_image(), (size, size)) for sample in chunk])
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
             rows.append(model(images.to(device)).float().sigmoid().cpu())
     probabilities = torch.cat(rows).numpy()

@@ -15,7 +15,19 @@ from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig, ExplainConfig, 
 from wsss.console import Flat, note, run, together
 from wsss.errors import InputError
 from wsss.explorer.options import Host, Port
-from wsss.options import Data, Device, Readers, Restart, Root, Runs, Shard, check_positive, command_line
+from wsss.options import (
+    Data,
+    Device,
+    FullSize,
+    OutFolder,
+    Readers,
+    Restart,
+    Root,
+    Runs,
+    Shard,
+    check_positive,
+    command_line,
+)
 from wsss.processes import from_first, take_shard
 
 if TYPE_CHECKING:
@@ -216,7 +228,8 @@ def explain(
     weights: str = "pretrained",
     classes: list[str] | None = None,
     top: int = 1,
-    out: Path = Path("explanations"),
+    out: OutFolder = Path("explanations"),
+    full_size: FullSize = False,
     runs: Runs = Path("runs"),
     device: Device = "auto",
     shard: Shard = "1/1",
@@ -255,7 +268,8 @@ def explain(
         model = load_classifier(find_checkpoint(classifier, runs))
     else:
         model = load_imagenet_vit(architecture, weights)
-    explain_photographs(model, images, out, cfg, classes=classes, top=top, device=choose_device(device, cfg.precision))
+    where = choose_device(device, cfg.precision)
+    explain_photographs(model, images, out, cfg, classes=classes, top=top, full_size=full_size, device=where)
 
 
 @app.command

@@ -14,7 +14,17 @@ from vitseg.relevance import capture
 from vitseg.relevance.attention_walk import walk_maps, walked_blocks
 from vitseg.relevance.parts import check_supported, headless
 from wsss.errors import InputError
-from wsss.explanation import Explanation, Targets, Unwrapped, check_images, class_targets, undisturbed, unwrap
+from wsss.explanation import (
+    Explanation,
+    Targets,
+    Unwrapped,
+    check_images,
+    check_integer,
+    class_targets,
+    fitting_channels,
+    undisturbed,
+    unwrap,
+)
 from wsss.private import private_copy
 
 
@@ -75,6 +85,8 @@ def explain(
         _check_head(featureless, chosen, targets)
         check_images(images, plain)
         depth = len(plain.blocks)
+        if first_block is not None:
+            check_integer(first_block, "first_block")
         if first_block is not None and not 0 <= first_block < depth:
             raise InputError(f"first_block {first_block}: the model has blocks 0 to {depth - 1}")
         first = chosen.first_block(depth, first_block)
@@ -82,7 +94,8 @@ def explain(
         with torch.no_grad():
             prepared = Unwrapped(plain, tuple(map(private_copy, bare.front))).prepare(images)
         check_images(prepared, plain)
-        trace = capture.run(plain, prepared, first=min((first, *blocks)), relevance=chosen.gradients)
+        with fitting_channels(prepared):
+            trace = capture.run(plain, prepared, first=min((first, *blocks)), relevance=chosen.gradients)
         logits = trace.logits.detach()
         if featureless:
             logits, wanted, many = logits[:, :0], torch.zeros(len(images), 1, dtype=torch.long).to(images.device), False

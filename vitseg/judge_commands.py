@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from vitseg.settings import TrialConfig
 from wsss.console import Flat, together
 from wsss.judging.options import Classes, Classifier, Images, MaskData, Masks, MaskSplit, Name, Split, Weights
-from wsss.options import Data, Device, Root, Runs, Shard
+from wsss.options import Data, Device, ForegroundValue, Root, Runs, Shard
 from wsss.processes import take_shard
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def segmentation_test(
     classes: Classes = None,
     images: Images = None,
     masks: Masks = None,
+    foreground_value: ForegroundValue = None,
     classifier: Classifier = None,
     architecture: Architecture = None,
     weights: Weights = "pretrained",
@@ -76,7 +77,7 @@ def segmentation_test(
     from wsss.judging.commands import MaskedData, judge_by_segmentation
 
     take_shard(shard)
-    source = MaskedData(data, split, classes, root, images, masks)
+    source = MaskedData(data, split, classes, root, images, masks, foreground_value)
     judge_by_segmentation(_order(classifier, architecture, weights, name, runs, device, cfg), source)
 
 

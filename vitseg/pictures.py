@@ -25,6 +25,7 @@ def explain_photographs(
     *,
     classes: Sequence[str] | None = None,
     top: int = 1,
+    full_size: bool = False,
     device: str = "cpu",
 ) -> list[Path]:
     """Write an overlay for the named classes or the `top` most probable ones, see `wsss.photographs`."""
@@ -38,5 +39,14 @@ def explain_photographs(
         return logits, lambda outputs: class_maps(classifier, [image], [outputs], config, device=device)[0]
 
     return photographs.explain_photographs(
-        look, paths, out, classifier.class_names, classes=classes, top=top, limits=(0, 1), method=config.method
+        look,
+        paths,
+        out,
+        classifier.class_names,
+        classes=classes,
+        top=top,
+        sees=max(config.sizes),
+        full_size=full_size,
+        limits=(0, 1),
+        method=config.method,
     )

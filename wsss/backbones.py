@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wsss.errors import InputError, did_you_mean
-from wsss.weights import widened
+from wsss.weights import check_finite, widened
 
 PACKAGE = "package:"
 
@@ -90,9 +90,11 @@ def _file_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"weights {path}: no such file")
     try:
-        return load_file(path)
+        state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise InputError(f"weights {path}: not a safetensors file ({_first_line(error)})") from None
+    check_finite(state, f"weights {path}")
+    return state
 
 
 def _package_state(package: str) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from rich.text import Text
 from wsss.console import console, note, run
 from wsss.entries import ALPHAS, MetricEntry, save_metrics
 from wsss.errors import InputError
-from wsss.options import Data, Root, Runs, Workers, worker_count
+from wsss.options import Data, ForegroundValue, Root, Runs, Workers, worker_count
 
 app = App(name="wsss", help="Images, labels and numbers of weakly supervised segmentation.")
 
@@ -33,6 +33,7 @@ def data_check(
     *,
     data: Data,
     split: Annotated[list[str] | None, Many] = None,
+    foreground_value: ForegroundValue = None,
     root: Root = None,
     workers: Workers = None,
 ) -> int:
@@ -48,7 +49,7 @@ def data_check(
     """
     from wsss.data.check import check_dataset
 
-    report = check_dataset(data, split, root, worker_count(workers))
+    report = check_dataset(data, split, root, worker_count(workers), foreground_value)
     table = Table("split", box=box.SIMPLE_HEAD, title=f"{report.name} in {report.root}", title_justify="left")
     for heading in ("images", "masks", *report.splits[0].columns, "no class"):
         table.add_column(heading, justify="right")
@@ -78,6 +79,7 @@ def evaluate(
     runs: Runs = Path("runs"),
     stage: Annotated[list[str] | None, Many] = None,
     alpha: Annotated[list[float] | None, Many] = None,
+    foreground_value: ForegroundValue = None,
     workers: Workers = None,
 ) -> None:
     """Score the stages of a run against ground truth, and keep the figures in the run's metrics.json.
@@ -103,10 +105,11 @@ def evaluate(
 
     folder = resolve_run(name, runs)
     options = _options(data=data, split=split, root=root, runs=runs if runs != Path("runs") else None)
+    options += ["--foreground-value", str(foreground_value)] if foreground_value is not None else []
     command = shlex.join(["wsss", "evaluate", name, *options, *_options(stage=stage, alpha=alpha)])
     entries = evaluate_run(
         folder,
-        load_dataset(data, split, root),
+        load_dataset(data, split, root, foreground_value=foreground_value),
         stages=stage,
         alphas=alpha or ALPHAS,
         workers=worker_count(workers),
@@ -130,6 +133,7 @@ def compare(
     images: str | None = None,
     pictures: int = 8,
     alpha: float = ALPHAS[0],
+    foreground_value: ForegroundValue = None,
     workers: Workers = None,
 ) -> None:
     """Put finished runs side by side in one self-contained web page: figures by stage and class, and pictures.
@@ -163,12 +167,16 @@ def compare(
         raise InputError(f"{given}: give {due} with it, or neither to show explanation tests alone")
     if data is None and root is not None:
         raise InputError(f"--root {root}: give --data and --split with it")
+    dataset = None
+    if data is not None and split is not None:
+        dataset = load_dataset(data, split, root, foreground_value=foreground_value)
     ids = [part.strip() for part in images.split(",") if part.strip()] if images is not None else None
     options = _options(data=data, split=split, root=root, runs=runs if runs != Path("runs") else None, out=out)
+    options += ["--foreground-value", str(foreground_value)] if foreground_value is not None else []
     chosen = {"images": images} if images else {"pictures": pictures}
     report = write_report(
         [resolve_run(name, runs) for name in names],
-        load_dataset(data, split, root) if data is not None and split is not None else None,
+        dataset,
         out,
         images=ids,
         pictures=pictures,

@@ -44,6 +44,16 @@ Several = Parameter(consume_multiple=True)
 
 _TOGETHER = "works_together"
 
+_REMEDIES = {
+    errno.EEXIST: "; expected a folder, or a name that is free",
+    errno.EISDIR: "; expected a file, or a name that is free",
+    errno.ENOTDIR: "; expected a folder above it",
+    errno.EACCES: "; give another place, or the right to write or read there",
+    errno.EROFS: "; give another place",
+    errno.ENAMETOOLONG: "; give a shorter name",
+}
+"""What would be right after a fault of the file system, for messages."""
+
 
 def together(command: Callable) -> Callable:
     """Mark a command that torchrun may start in several processes (`wsss.processes`)."""
@@ -97,9 +107,9 @@ def _outcome(app: App, tokens: list[str] | None) -> int:
             return _fail(
                 f"the disk is full{where}: free some space and run the same command again, it goes on from here"
             )
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ENOENT):
-            return _fail(f"{error.filename}: {os.strerror(error.errno).lower()}")
-        raise
+        if error.errno is None or error.filename is None:
+            raise  # of no file that somebody could do something about
+        return _fail(f"{error.filename}: {os.strerror(error.errno).lower()}{_REMEDIES.get(error.errno, '')}")
     except RuntimeError as error:
         if not lost(error):
             raise
@@ -127,19 +137,24 @@ def _cyclopts_line(error: cyclopts.CycloptsError) -> str:
 
 def _fail(line: str) -> int:
     if tells():
-        print(f"error: {' '.join(line.split())}", file=sys.stderr)
+        print(f"error: {printable(line)}", file=sys.stderr)
     return 2
 
 
+def printable(line: str) -> str:
+    """One line that every terminal takes: names of files may hold line breaks, and bytes that are no UTF-8."""
+    return " ".join(line.split()).encode("utf-8", "backslashreplace").decode()
+
+
 def note(line: str) -> None:
-    """One line for the user, on standard output; of several processes the first prints it."""
+    """A line for the user, on standard output; of several processes the first prints it."""
     if is_first():
-        console.print(line, markup=False)
+        console.print(line.encode("utf-8", "backslashreplace").decode(), markup=False)
 
 
 def warn(line: str) -> None:
     """One line of warning, on standard error."""
-    print(f"warning: {line}", file=sys.stderr)
+    print(f"warning: {printable(line)}", file=sys.stderr)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

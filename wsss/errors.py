@@ -14,6 +14,13 @@ class InputError(Exception):
     """
 
 
+def check_name(name: object, what: str, choices: Iterable[str] = ()) -> None:
+    """InputError if something that should be a name is of another type."""
+    if not isinstance(name, str):
+        known = ", ".join(sorted(choices))
+        raise InputError(f"{what}: expected a name, got a {type(name).__name__}{known and f'; known: {known}'}")
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """A closing clause that lists the valid names, the nearest first.
 

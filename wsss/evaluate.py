@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from wsss.console import note
-from wsss.data import IGNORE, Dataset, Sample, read_label_image
+from wsss.data import IGNORE, Dataset, Sample, check_foreground
 from wsss.entries import ALPHAS, MAKERS, READING_ALPHA, STAGES, SUFFIX, MetricEntry, stages_of
 from wsss.errors import InputError, did_you_mean
 from wsss.metrics import ConfusionMatrix, ThresholdSweep, seed_to_mask
@@ -67,6 +67,7 @@ def evaluate_run(
             f"{run}: holds nothing for split {dataset.split} of {dataset.name}; its stages are made by "
             f"{MAKERS['seeds']}, {MAKERS['affinity_labels']} and {MAKERS['masks']} with --split {dataset.split}"
         )
+    check_foreground(dataset, samples)
     entries: list[MetricEntry] = []
     for name in sorted(set(chosen), key=list(STAGES).index):
         stage = Stage.read(run / name, kind=STAGES[name], class_names=dataset.class_names)
@@ -109,7 +110,7 @@ def _evaluate_stage(
 ) -> list[MetricEntry]:
     classes = dataset.num_classes + 1
     kind = STAGES[name]
-    count = _Counter(kind, stage.folder, dataset.mask_values, classes, alphas)
+    count = _Counter(kind, stage.folder, replace(dataset, samples=()), alphas)
     matrices = [ConfusionMatrix(classes) for _ in (alphas if kind == "seeds" else (0,))]
     sweep = ThresholdSweep(classes)
     confident = counted = strangers = 0
@@ -209,12 +210,16 @@ class _Counter:
 
     kind: str
     folder: Path
-    mask_values: np.ndarray
-    num_classes: int
+    dataset: Dataset
     alphas: tuple[float, ...]
 
+    @property
+    def num_classes(self) -> int:
+        """With the background."""
+        return self.dataset.num_classes + 1
+
     def __call__(self, sample: Sample) -> _Part:
-        truth = self.mask_values[read_label_image(sample.mask_path)]
+        truth = self.dataset.load_mask(sample)
         path = self.folder / f"{sample.id}{SUFFIX[self.kind]}"
         try:
             return self._seed(sample, path, truth) if self.kind == "seeds" else self._mask(sample, path, truth)
@@ -224,7 +229,10 @@ class _Counter:
     def _seed(self, sample: Sample, path: Path, truth: np.ndarray) -> _Part:
         seed = read_seed(self.folder, sample.id)
         if tuple(seed.size) != truth.shape:
-            raise ValueError(f"made for an image of {_hw(seed.size)}, its ground truth is {_hw(truth.shape)}")
+            raise ValueError(
+                f"made for an image of {_hw(seed.size)}, its ground truth is {_hw(truth.shape)}"
+                f"{sample.turn_hint(seed.size, truth.shape)}"
+            )
         if len(seed.classes) and not 1 <= seed.classes.min() <= seed.classes.max() < self.num_classes:
             raise ValueError(f"holds class index {seed.classes.max()}, the data set has {self.num_classes - 1} classes")
         scores, counts = seed.upsample(), []
@@ -239,7 +247,10 @@ class _Counter:
     def _mask(self, sample: Sample, path: Path, truth: np.ndarray) -> _Part:
         mask = read_mask(self.folder, sample.id)
         if mask.shape != truth.shape:
-            raise ValueError(f"mask is {_hw(mask.shape)}, its ground truth is {_hw(truth.shape)}")
+            raise ValueError(
+                f"mask is {_hw(mask.shape)}, its ground truth is {_hw(truth.shape)}"
+                f"{sample.turn_hint(mask.shape, truth.shape)}"
+            )
         kept = truth != IGNORE
         counted = int(kept.sum())
         stranger = not set(np.unique(mask).tolist()) - {0, IGNORE} <= set(sample.classes)

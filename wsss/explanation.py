@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -110,7 +111,7 @@ def _refuse_adapters(model: nn.Module) -> None:
 
 
 def check_images(images: Any, model: nn.Module) -> None:
-    """InputError, naming what was expected, unless `images` are (B, 3, H, W) of the model's device and float type."""
+    """InputError, naming what was expected, unless `images` are finite (B, 3, H, W) of the model's device and type."""
     if not isinstance(images, Tensor):
         raise InputError(
             f"images: expected a torch.Tensor (B, 3, H, W), got a {type(images).__name__}; torch.from_numpy makes one "
@@ -128,6 +129,39 @@ def check_images(images: Any, model: nn.Module) -> None:
         )
     if images.dtype == torch.float16 and images.device.type == "cpu":
         raise InputError("images: float16 on a CPU; expected float32, float64 or bfloat16 there: model.float()")
+    check_values(images)
+
+
+def check_values(images: Tensor) -> None:
+    """InputError, naming the images, if any has values that are not finite, or they are not dense."""
+    check_dense(images)
+    if not images.isfinite().all():
+        bad = (~images.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
+        raise InputError(f"images: NaN or infinite values in {', '.join(map(str, bad[:8]))}; expected finite ones")
+
+
+def check_dense(images: Tensor) -> None:
+    """InputError if images are held as a sparse tensor, or in another layout that few operations take."""
+    if images.layout is not torch.strided:
+        raise InputError(f"images: {images.layout}; expected dense ones: images.to_dense()")
+
+
+def check_integer(value: Any, name: str) -> None:
+    """InputError unless an argument is a whole number."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InputError(f"{name} {value!r:.80}: expected a whole number")
+
+
+@contextmanager
+def fitting_channels(images: Tensor) -> Iterator[None]:
+    """What a forward pass of a model runs in: images of another number of channels than it takes are one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "channels" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise InputError(f"images: {images.shape[1]} channels do not fit the model ({reason})") from None
 
 
 def class_targets(targets: Targets, logits: Tensor) -> tuple[Tensor, bool]:

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wsss.console import note, track
-from wsss.data import Dataset, Sample, read_image
+from wsss.data import Dataset, Sample
 from wsss.errors import InputError, did_you_mean
 from wsss.processes import all_done, gathered
-from wsss.store import DATA, Seed, Stage, due, read_seed, write_seed
+from wsss.store import DATA, Seed, Stage, class_array, due, read_seed, write_seed
 
 MapsOf = Callable[[Sequence[Image.Image], Sequence[Sample]], list[np.ndarray]]
 """Images with their samples -> (K, h, w) maps in [0, 1] of each, for the classes of its sample."""
@@ -143,15 +143,14 @@ def write_seeds(
             images: dict[str, Image.Image] = {}
             for sample in samples[start : start + group]:
                 try:
-                    images[sample.id] = read_image(sample.image_path)
+                    images[sample.id] = sample.load_image()
                 except InputError as error:
                     failed.append(str(error))
             readable = [sample for sample in samples[start : start + group] if sample.id in images]
             for sample, score in zip(readable, maps_of(list(images.values()), readable), strict=True):
                 image = images[sample.id]
                 if np.isfinite(score).all():
-                    classes = np.array(sample.classes, np.uint8)
-                    seed = Seed(score.astype(np.float16), classes, (image.height, image.width))
+                    seed = Seed(score.astype(np.float16), class_array(sample.classes), (image.height, image.width))
                     write_seed(folder, sample.id, seed, sample.made_of)
                     images_done += 1
                     maps += len(sample.classes)

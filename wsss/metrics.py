@@ -137,16 +137,17 @@ def seed_to_mask(
 
     Args:
         scores: (K, h, w) in [0, 1].
-        classes: (K,) class indices in 1..254.
+        classes: (K,) class indices from 1 on, uint8 or uint16.
 
     Returns:
-        uint8 (h, w), 0 where background.
+        (h, w) of the type of `classes` (uint8 if that is none of the two), 0 where background.
     """
     if (alpha is None) == (threshold is None):
         raise ValueError("give either alpha or threshold")
     strongest = _strongest(scores)
     foreground = strongest > alpha_background(scores, alpha) if alpha is not None else strongest >= threshold
-    return np.where(foreground, _strongest_class(scores, classes), 0).astype(np.uint8)
+    dtype = np.uint16 if np.asarray(classes).dtype == np.uint16 else np.uint8
+    return np.where(foreground, _strongest_class(scores, classes), 0).astype(dtype)
 
 
 @dataclass(frozen=True)

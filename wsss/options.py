@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +15,33 @@ from wsss.console import Several
 from wsss.errors import InputError
 from wsss.processes import local_size
 
+
+def check_folder(path: Path, option: str) -> None:
+    """InputError if something else than a folder lies where an option's folder is or is to be made."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{option} {path}: is a file; expected a folder, which is made if it is not there")
+
+
+def _folder(option: str) -> Callable[[type, Path], None]:
+    return lambda kind, path: check_folder(path, option)
+
+
 Data = Annotated[str, Parameter(help="Data set: a YAML file, or a name below configs/data.")]
 Root = Annotated[
     Path | None, Parameter(help="Folder of the data, if neither the YAML nor its environment variable gives it.")
 ]
-Runs = Annotated[Path, Parameter(help="Folder of runs.")]
+Runs = Annotated[Path, Parameter(help="Folder of runs.", validator=_folder("--runs"))]
+FullSize = Annotated[
+    bool, Parameter(help="Overlays as large as their photographs; else no larger than 1600 pixels on the longer side.")
+]
+OutFolder = Annotated[Path, Parameter(validator=_folder("--out"))]
+ForegroundValue = Annotated[
+    int | None,
+    Parameter(
+        help="Pixel value of the masks that stands for the one class which the image is labelled with, such as 255 in "
+        "masks of 0 and 255; 0 is background, all else ignored. As foreground_value in the YAML of the data set."
+    ),
+]
 SeedRuns = Annotated[
     list[str],
     Several,

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from wsss.data.files import as_photograph
 from wsss.data.sample import IGNORE as NEUTRAL
 from wsss.errors import InputError
 
@@ -15,6 +16,9 @@ GREY = (150, 150, 150)
 PERCENTILE = 99.0
 COARSE = 64 * 64
 """Values in a map up to which the largest one sets the scale; of pixels a few have many times more than others."""
+
+_BAND = 1_000_000
+"""Pixels that are drawn at once."""
 
 
 def fit_width(image: np.ndarray, width: int, *, nearest: bool = False) -> np.ndarray:
@@ -55,21 +59,38 @@ def overlay(
         (12, 8)
     """
     photograph, heat = _photograph(image), _plane(map)
+    if not (isinstance(opacity, float | int) and 0 <= opacity <= 1):
+        raise InputError(f"opacity {opacity!r}: expected a number from 0 to 1")
     signed = is_signed(heat) if signed is None else signed
-    low, high = colour_limits(heat, signed) if limits is None else limits
-    if not (np.isfinite([low, high]).all() and low <= high):
-        raise InputError(f"limits {limits}: expected two finite values, the lower one first")
+    low, high = _ordered(colour_limits(heat, signed) if limits is None else limits)
     height, width = photograph.shape[:2]
     full = cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR) if heat.shape != (height, width) else heat
-    share = (full - low) / (high - low) if high > low else np.full_like(full, 0.5 if signed else 0)
-    if not signed:
-        return Image.fromarray(heat_overlay(photograph, share.clip(0, 1), opacity))
-    strength = 2 * share.clip(0, 1) - 1
+    draw = _signed_overlay if signed else heat_overlay
+    picture = np.empty_like(photograph)
+    step = max(1, _BAND // width)
+    for top in range(0, height, step):  # floats of a large photograph would take 16 bytes for each of its own 3
+        band = slice(top, top + step)
+        share = (full[band] - low) / (high - low) if high > low else np.full_like(full[band], 0.5 if signed else 0)
+        picture[band] = draw(photograph[band], share.clip(0, 1), opacity)
+    return Image.fromarray(picture)
+
+
+def _ordered(limits: Any) -> tuple[float, float]:
+    try:
+        low, high = (float(limit) for limit in limits)
+    except (TypeError, ValueError):
+        low, high = np.nan, np.nan
+    if not (np.isfinite([low, high]).all() and low <= high):
+        raise InputError(f"limits {limits}: expected two finite values, the lower one first")
+    return low, high
+
+
+def _signed_overlay(photograph: np.ndarray, share: np.ndarray, opacity: float) -> np.ndarray:
+    """Colours of a signed map, scaled from [-limit, limit] to `share` in [0, 1], over the photograph in grey."""
+    strength = 2 * share - 1
     colours = np.where(strength[..., None] < 0, np.float32([20, 70, 255]), np.float32([235, 20, 20]))
-    photograph = np.asarray(Image.fromarray(photograph).convert("L").convert("RGB"))
-    return Image.fromarray(
-        _blend(photograph, colours, (opacity * np.sqrt(np.abs(strength)))[..., None].astype(np.float32))
-    )
+    grey = np.asarray(Image.fromarray(photograph).convert("L").convert("RGB"))
+    return _blend(grey, colours, (opacity * np.sqrt(np.abs(strength)))[..., None].astype(np.float32))
 
 
 def is_signed(map: Any) -> bool:
@@ -90,8 +111,8 @@ def colour_limits(map: Any, signed: bool) -> tuple[float, float]:
 def _photograph(image: Any) -> np.ndarray:
     """uint8 (H, W, 3)."""
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
-    array = np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
+        return np.asarray(as_photograph(image))
+    array = _array(image, "image: expected a PIL image, (H, W, 3) or (3, H, W)")
     if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
         array = array.transpose(1, 2, 0)
     if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
@@ -105,12 +126,22 @@ def _photograph(image: Any) -> np.ndarray:
 
 def _plane(map: Any) -> np.ndarray:
     """float32 (h, w)."""
-    array = np.asarray(map.detach().float().cpu() if hasattr(map, "detach") else map, np.float32)
+    array = _array(map, "map: expected one map (h, w)", np.float32)
     if array.ndim != 2 or 0 in array.shape:
         raise InputError(f"map: expected one map (h, w), got {array.shape}; an explanation's are maps[0], maps[1], ...")
     if not np.isfinite(array).all():
         raise InputError("map: has values that are not finite")
     return array
+
+
+def _array(given: Any, expected: str, dtype: Any = None) -> np.ndarray:
+    try:
+        if not hasattr(given, "detach"):
+            return np.asarray(given, dtype)
+        dense = given.detach() if str(given.layout) == "torch.strided" else given.detach().to_dense()
+        return np.asarray(dense.cpu() if dtype is None else dense.float().cpu(), dtype)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{expected}, got a {type(given).__name__} that is no array of numbers") from None
 
 
 def heat_overlay(image: np.ndarray, heat: np.ndarray, opacity: float = 0.6) -> np.ndarray:

@@ -20,13 +20,26 @@ _ENTRY = "relseg"
 
 
 def read_weights(path: Path, option: str) -> dict[str, Tensor]:
-    """The state dict of a file (.safetensors, .pth), on the CPU. InputError naming `option` if it cannot be read."""
+    """The state dict of a file (.safetensors, .pth), on the CPU.
+
+    No code of the file is run: a pickle that holds more than tensors is refused.
+
+    Raises:
+        InputError: naming `option`, if it cannot be read, or has values that are not finite.
+    """
     if not path.is_file():
         raise InputError(f"{option} {path}: no such file (or the word 'pretrained')")
     try:
-        return load_state_dict(str(path), use_ema=False)
+        state = load_state_dict(str(path), use_ema=False, weights_only=True)
     except Exception as error:  # torch, pickle and safetensors each raise their own
+        if "Unsupported global: GLOBAL" in f"{error} {error.__cause__}":  # a class, or a function to be called
+            raise InputError(
+                f"{option} {path}: holds more than weights, and reading that could run code of whoever made it; save "
+                "the weights alone: torch.save(model.state_dict(), FILE), or safetensors"
+            ) from None
         raise InputError(f"{option} {path}: not a readable file of weights ({type(error).__name__})") from None
+    check_finite(state, f"{option} {path}")
+    return state
 
 
 def fitting(
@@ -85,7 +98,7 @@ def read_checkpoint(path: Path, what: str, maker: str) -> tuple[dict[str, Any] |
     Args:
         what: the file should hold. maker: the command that makes it; both for the message.
 
-    Raises InputError if it is missing or cannot be read.
+    Raises InputError if it is missing, cannot be read, or has values that are not finite.
     """
     if not path.is_file():
         raise InputError(f"{what} {path}: no such file; `{maker}` makes one")
@@ -96,7 +109,18 @@ def read_checkpoint(path: Path, what: str, maker: str) -> tuple[dict[str, Any] |
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{what} {path}: not a readable safetensors file ({error})") from None
+    check_finite(state, f"{what} {path}")
     return description, state
+
+
+def check_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """InputError naming the first tensor with values that are not finite."""
+    for name, tensor in state.items():
+        if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
+            raise InputError(
+                f"{source}: {name} has values that are not finite, as a training leaves that went astray; train again "
+                "with a lower --lr, or take another file"
+            )
 
 
 def strides_first(network: nn.Module) -> int:

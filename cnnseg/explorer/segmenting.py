@@ -68,7 +68,8 @@ class SegmentingSubject:
         if size not in self._listed:
             if len(self._listed) >= MOST_SIZES:
                 self._listed.pop(next(iter(self._listed)))
-            self._listed[size] = tuple(LayerChoice(layer.name, layer.size) for layer in self._explainer.layers(seen))
+            inner = [layer for layer in self._explainer.layers(seen) if not layer.scores]
+            self._listed[size] = tuple(LayerChoice(layer.name, layer.size) for layer in inner)
         return self._listed[size]
 
     def _target(self, look: Look, setting: Setting, region: Region) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cnnseg.unroll.composites import Composite
 from cnnseg.unroll.trace import Trace
-from wsss.errors import InputError, did_you_mean
+from wsss.errors import InputError, check_name, did_you_mean
 from wsss.explanation import Targets, class_targets
 
 
@@ -59,6 +59,7 @@ METHODS: dict[str, Method] = {}
 
 def find_method(name: str) -> Method:
     """The method of that name; InputError with the nearest names if there is none."""
+    check_name(name, "method", METHODS)
     if name not in METHODS:
         raise InputError(f"method {name!r} is unknown: {did_you_mean(name, METHODS)}")
     return METHODS[name]

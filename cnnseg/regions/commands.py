@@ -24,7 +24,7 @@ from cnnseg.settings import BEST, LAST
 from wsss.console import Flat, note, together, warn
 from wsss.errors import InputError
 from wsss.judging.options import Split
-from wsss.options import Data, Device, Root, Runs, Shard, check_positive
+from wsss.options import Data, Device, OutFolder, Root, Runs, Shard, check_positive
 from wsss.processes import take_shard
 
 NetworkOption = Annotated[
@@ -44,7 +44,7 @@ def explain_segmentation(
     all_classes: bool = False,
     all_layers: bool = False,
     settings: Path | None = None,
-    out: Path = Path("explanations"),
+    out: OutFolder = Path("explanations"),
     format: PictureFormat = "png",
     which: Which = "last",
     runs: Runs = Path("runs"),

@@ -13,12 +13,9 @@ from torch import Tensor, nn
 from cnnseg.adapter import RegionClassifier
 from cnnseg.unroll.encoded import run_step
 from cnnseg.unroll.layers import Options, Way
-from cnnseg.unroll.places import find_layer
+from cnnseg.unroll.places import ENCODERS, find_layer
 from cnnseg.unroll.trace import Step, Trace, trace
 from wsss.errors import InputError
-
-ENCODERS = ("encoder", "backbone")
-"""What segmentation-models-pytorch, torchvision and this toolkit call a classifier without its head."""
 
 _AS_IT_IS = Way(Options())
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from pydantic import ValidationError
 
 from cnnseg import models
@@ -17,6 +17,7 @@ from cnnseg.segmentation.settings import SegmentConfig
 from cnnseg.settings import BEST, LAST
 from wsss.console import validation_line
 from wsss.data import read_image
+from wsss.data.files import as_photograph
 from wsss.errors import InputError, did_you_mean
 from wsss.training import choose_device
 
@@ -87,7 +88,7 @@ def segment(
     model = network if isinstance(network, Network) else load_network(network)
     check_segments(model)
     outputs = None if classes is None else [_output(name, model.class_names) for name in classes]
-    config, one = _config(options), isinstance(images, str | Path | Image.Image | np.ndarray)
+    config, one = _config(options), not isinstance(images, Iterable) or isinstance(images, str | Path | np.ndarray)
     found = segment_pictures(
         model,
         [read_photograph(image) for image in ([images] if one else images)],
@@ -112,7 +113,9 @@ def read_photograph(image: Photograph) -> Image.Image:
     if isinstance(image, str | Path):
         return read_image(Path(image))
     if isinstance(image, Image.Image):
-        return ImageOps.exif_transpose(image).convert("RGB")
+        return as_photograph(image)
+    if not isinstance(image, np.ndarray):
+        raise InputError(f"images: a {type(image).__name__}; expected a file, a PIL image, or uint8 RGB (H, W, 3)")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise InputError(f"image: {image.dtype} of shape {image.shape}; expected uint8 RGB (H, W, 3)")
     return Image.fromarray(image)

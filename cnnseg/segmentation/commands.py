@@ -17,7 +17,18 @@ from cnnseg.segmentation.settings import (
 from cnnseg.settings import BEST, LAST
 from wsss.console import Flat, Several, note, together
 from wsss.errors import InputError
-from wsss.options import Data, Device, Readers, Restart, Root, Runs, Shard, check_positive
+from wsss.options import (
+    Data,
+    Device,
+    ForegroundValue,
+    OutFolder,
+    Readers,
+    Restart,
+    Root,
+    Runs,
+    Shard,
+    check_positive,
+)
 from wsss.processes import take_shard
 
 if TYPE_CHECKING:
@@ -43,6 +54,7 @@ def train_segmentation(
     split: str,
     val_split: str | None = None,
     name: str = "segmentation",
+    foreground_value: ForegroundValue = None,
     root: Root = None,
     runs: Runs = Path("runs"),
     device: Device = "auto",
@@ -72,8 +84,8 @@ def train_segmentation(
     from cnnseg.segmentation.training import train_segmentation as train
     from wsss.data import load_dataset
 
-    train_set = load_dataset(data, split, root)
-    val_set = load_dataset(data, val_split, root) if val_split else None
+    train_set = load_dataset(data, split, root, foreground_value=foreground_value)
+    val_set = load_dataset(data, val_split, root, foreground_value=foreground_value) if val_split else None
     how = {"masks": masks, "runs": runs, "device": device, "workers": workers, "restart": restart}
     train(runs / name, train_set, val_set, net, cfg, **how)
 
@@ -136,7 +148,7 @@ def segment(
     /,
     *,
     network: NetworkOption,
-    out: Path,
+    out: OutFolder,
     which: Which = "last",
     overlays: bool = True,
     runs: Runs = Path("runs"),

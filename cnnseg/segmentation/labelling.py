@@ -51,6 +51,7 @@ def write_pseudo_masks(
         InputError: no such network, one that does not segment or has other classes, or a folder made otherwise.
     """
     begin = time.monotonic()
+    dataset.check_maskable()
     path = find_network(name_or_path, runs, which)
     network = load_network(path)
     check_classes(network, dataset)

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +227,8 @@ def _fail(failed: dict[str, str], name: str, error: InputError) -> None:
 def _write(out: Path, name: str, picture: Image.Image, found: Segmentation, overlays: bool, made_of: str) -> None:
     """Overlay and mask of a photograph; the mask last, as it is what says that the photograph is done."""
     if overlays:
-        drawn = Image.fromarray(fit_width(np.asarray(found.overlay(picture)), OVERLAY_WIDTH))
+        small = Image.fromarray(fit_width(np.asarray(picture), OVERLAY_WIDTH))
+        drawn = replace(found, mask=fit_width(found.mask, OVERLAY_WIDTH, nearest=True)).overlay(small)
         with atomic(out / OVERLAYS / f"{name}.jpg") as temporary:
             drawn.save(temporary, format="JPEG", quality=90)
     write_mask(out / MASKS, name, found.mask, made_of)

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from cnnseg.examples import Examples
@@ -37,9 +36,6 @@ class PseudoMasks(Dataset):
     scores: tuple[Path, ...] = ()
     """Folders of their walked scores; none where nothing needs them."""
     ignore_below: float = 0.0
-
-    def load_image(self, sample: Sample) -> Image.Image:
-        return self.base.load_image(sample)
 
     def load_mask(self, sample: Sample) -> np.ndarray:
         """The mask to learn (H, W) uint8 in 0..C, 255 where nothing is learnt. InputError if one cannot be read."""
@@ -146,7 +142,10 @@ def with_masks_of(
     masks = tuple(path / MASKS for path in paths)
     samples = tuple(replace(sample, mask_path=masks[0] / f"{sample.id}.png") for sample in dataset)
     wanted = tuple(path / SCORES for path in paths) if scores or ignore_below else ()
-    shared = {key: getattr(dataset, key) for key in ("name", "split", "root", "class_names", "mask_values")}
+    shared = {
+        key: getattr(dataset, key)
+        for key in ("name", "split", "root", "class_names", "mask_values", "foreground_value")
+    }
     return PseudoMasks(**shared, samples=samples, base=dataset, masks=masks, scores=wanted, ignore_below=ignore_below)
 
 
@@ -224,8 +223,8 @@ class _Counter:
 
     def __call__(self, sample: Sample) -> _Counts:
         mask, size = self.dataset.load_mask(sample), self.dataset.base.image_size(sample)
-        if mask.shape != size:
-            raise InputError(f"mask {sample.mask_path}: {_hw(mask.shape)} pixels, its image is {_hw(size)}")
+        if clash := sample.size_clash(size, mask.shape):
+            raise InputError(clash)
         counts = np.bincount(mask.ravel(), minlength=256)
         shown = set(np.flatnonzero(counts).tolist()) - {BACKGROUND, IGNORE}
         return _Counts(sample.id, counts, not shown <= set(sample.classes))

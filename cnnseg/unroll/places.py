@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cnnseg.unroll.region import OverRegion
 from cnnseg.unroll.trace import Trace
 from cnnseg.unroll.weighted import Weighted
-from wsss.errors import InputError, did_you_mean
+from wsss.errors import InputError, check_name, did_you_mean
 
 INPUT = "input"
 """The name of the image among the places where relevance can be read."""
@@ -26,6 +26,7 @@ def find_layer(traced: Trace, name: str) -> int:
 
     InputError, with the nearest name, if there is no such layer.
     """
+    check_name(name, "layer")
     inside = [
         index + 1
         for index, step in enumerate(traced.steps)

@@ -70,7 +70,7 @@ class Reading:
         module = self.modules.get(node.target) if node.op == "call_module" else None
         if module is not None and spellings.is_batch_norm(module) and self._fold(node, module):
             return
-        if type(module) is nn.Identity:
+        if type(module) is nn.Identity or (node.target is operator.getitem and node.args[1] == slice(None)):
             self.place[node] = self.place[node.args[0]]
             return
         written, inputs = self._written(node, module)

@@ -19,6 +19,7 @@ from cnnseg.unroll.called import Called
 from cnnseg.unroll.layers import Layer
 from cnnseg.unroll.region import OverRegion, RegionMean
 from cnnseg.unroll.transposed import Transposed
+from wsss.genuine import is_published
 
 KNOWN = (
     "convolution (Conv2d, ConvTranspose2d), fully connected (Linear), batch norm, layer norm, group norm, ReLU, "
@@ -135,7 +136,7 @@ def layer_of(node: Written) -> Layer | None:
 
 def _of_module(module: nn.Module, node: Written) -> Layer | None:
     kind = kind_of(module)
-    if kind is nn.Conv2d or (kind.__name__ == "Conv2dSame" and _is_published(kind)):
+    if kind is nn.Conv2d or (kind.__name__ == "Conv2dSame" and is_published(kind)):
         return weighted.Convolution(module)
     if kind is nn.Linear:
         return weighted.Linear(module)
@@ -145,7 +146,7 @@ def _of_module(module: nn.Module, node: Written) -> Layer | None:
         return OverRegion(module)
     if is_batch_norm(module):
         return weighted.Norm(module)
-    if kind.__name__ in FEATURE_NORMS and _is_published(kind):
+    if kind.__name__ in FEATURE_NORMS and is_published(kind):
         return mixing.Standardise(module, channels_first=kind.__name__.endswith("2d"))
     if kind in (nn.ReLU, nn.ReLU6):
         return activations.Relu(module)
@@ -162,7 +163,7 @@ def _of_module(module: nn.Module, node: Written) -> Layer | None:
         return mixing.AveragePool(window=module)
     if kind is nn.AdaptiveAvgPool2d:
         return mixing.AveragePool(adaptive=module.output_size)
-    if kind in _DROPS or kind.__name__ in ("DropPath", "StochasticDepth"):
+    if kind in _DROPS or (kind.__name__ in ("DropPath", "StochasticDepth") and is_published(kind)):
         return weightless.Drop(module)
     if kind in _RESHAPING:
         return weightless.Reshape(node.call)
@@ -175,11 +176,6 @@ def _of_module(module: nn.Module, node: Written) -> Layer | None:
     if kind.__name__ in EINOPS and getattr(module, "reduction", "mean") in ("mean", "sum"):
         return mixing.Linearly(node.call, mixes=kind.__name__ == "Reduce")
     return None
-
-
-def _is_published(kind: type[nn.Module]) -> bool:
-    """Whether a class is one of a library, so that its name tells what it does."""
-    return kind.__module__.split(".")[0] in ("torch", "timm", "torchvision", "segmentation_models_pytorch")
 
 
 def _max_pool(function: Callable[..., Any], module: nn.Module, names: tuple[str, ...]) -> Layer:

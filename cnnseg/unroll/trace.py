@@ -9,11 +9,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx, nn
 
+from cnnseg.unroll import spellings
 from cnnseg.unroll.reading import Reading
 from cnnseg.unroll.steps import Step, Trace
 from cnnseg.unroll.tracer import Tracer
 from wsss.errors import InputError
 from wsss.explanation import evaluating
+from wsss.genuine import own_call, replaced_method
 
 __all__ = ["Step", "Trace", "trace"]
 
@@ -65,19 +67,38 @@ def _setting(value: Any) -> Any:
 
 def _refuse_replaced(model: nn.Module) -> None:
     """InputError if a layer, whose rule goes by its class, or the model itself was given another ``forward``."""
+    tracer = Tracer()
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+        _refuse_own(name, module, tracer)
         replaced = vars(module).get("forward")
-        if replaced is None or isinstance(module, torch.jit.ScriptModule):
+        if replaced is None:
             continue
         original = getattr_static(type(module), "forward", None)
         if getattr(replaced, "__func__", None) is original:
             continue
-        if not name or Tracer().is_leaf_module(module, name):
+        if not name or tracer.is_leaf_module(module, name):
             where, path = (f"of {name} ", f"model.{name}") if name else ("", "model")
             raise InputError(
                 f"model: forward {where}was replaced on the object, so the rules may not fit what it computes; "
                 f"del {path}.forward gives it back"
             )
+
+
+def _refuse_own(name: str, module: nn.Module, tracer: Tracer) -> None:
+    """InputError if calling a module is not its ``forward``, or a library's layer computes what it was not made for."""
+    kind = type(module)
+    if (method := own_call(kind)) is not None:
+        raise InputError(
+            f"model: {name or 'the model'} is a {kind.__name__} with a {method} of its own, which no rule knows of; "
+            "write what it does into its forward"
+        )
+    if tracer.is_leaf_module(module, name) and (replaced := replaced_method(spellings.kind_of(module))) is not None:
+        raise InputError(
+            f"model: {replaced}, which {name} computes by, is not that of its library but another function, so the "
+            "rules may not fit what it computes; put the library's back"
+        )
 
 
 def _trace(model: nn.Module) -> Trace:

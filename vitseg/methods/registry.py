@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vitseg.relevance.capture import Trace
 from vitseg.relevance.rules import EXACT, PLAIN, ROBUST, Exact
-from wsss.errors import InputError, did_you_mean
+from wsss.errors import InputError, check_name, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ METHODS: dict[str, Method] = {}
 
 def find_method(name: str) -> Method:
     """The method of that name; InputError with the nearest names if there is none."""
+    check_name(name, "method", METHODS)
     if name not in METHODS:
         raise InputError(f"method {name!r} is unknown: {did_you_mean(name, METHODS)}")
     return METHODS[name]
@@ -63,6 +64,7 @@ def find_method(name: str) -> Method:
 
 def find_rules(name: str) -> Formulation:
     """The formulation of that name; InputError with the known ones if there is none."""
+    check_name(name, "rules", RULES)
     if name not in RULES:
         raise InputError(f"rules {name!r} are unknown: {did_you_mean(name, RULES)}")
     return RULES[name]

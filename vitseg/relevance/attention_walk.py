@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vitseg.relevance.capture import Trace
 from wsss.errors import InputError
+from wsss.explanation import check_integer
 
 SINKHORN_ROUNDS = 3
 
@@ -28,6 +29,9 @@ def walked_blocks(steps: int, blocks: Sequence[int] | None, depth: int) -> tuple
     Raises:
         InputError: fewer than 0 steps, or `blocks` that a model of `depth` blocks does not have.
     """
+    check_integer(steps, "attention_walk")
+    for block in blocks or ():
+        check_integer(block, "attention_blocks")
     if steps < 0:
         raise InputError(f"attention_walk {steps}: expected a number of steps, 0 or more")
     if steps == 0:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules import activation
 
 from wsss.errors import InputError
+from wsss.genuine import own_call, replaced_method
 
 METHODS_OF_THE_PASS = ("__call__", "forward", "forward_features", "forward_head", "pool", "_pos_embed")
 
@@ -61,7 +62,8 @@ def is_one(module: nn.Module, *kinds: type[nn.Module]) -> bool:
 
     So is a parametrised layer (`torch.nn.utils.parametrize`) and a subclass that adds something beside the pass.
     """
-    return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
+    known = any(isinstance(module, kind) and type(module).forward is kind.forward for kind in kinds)
+    return known and own_call(type(module)) is None
 
 
 def is_activation(module: nn.Module) -> bool:
@@ -151,6 +153,12 @@ def _check_methods(model: VisionTransformer) -> None:
         if method in model.__dict__:
             raise InputError(f"model: its {method} was replaced on the object; del model.{method} gives it back")
     for name, module in model.named_modules():
+        passes = METHODS_OF_THE_PASS[1:] if module is model else ("forward",)
+        if (replaced := replaced_method(type(module), passes)) is not None:
+            raise InputError(
+                f"model: {replaced}, which {name or 'the model'} computes by, is not that of its library but another "
+                "function, so the rules may not fit what it computes; put the library's back"
+            )
         if "forward" in module.__dict__:
             raise InputError(
                 f"model: forward of {name} was replaced on the object, so the rules may not fit what it computes; "

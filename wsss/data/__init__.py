@@ -2,7 +2,7 @@
 
 from wsss.data.config import VOC_CLASSES, DataConfig, load_config
 from wsss.data.files import image_size, read_image, read_label_image
-from wsss.data.foreground import foreground_set, foreground_truth, paired_folders
+from wsss.data.foreground import check_foreground, foreground_set, foreground_truth, paired_folders
 from wsss.data.load import list_splits, load_dataset
 from wsss.data.sample import BACKGROUND, IGNORE, Dataset, Sample
 
@@ -13,6 +13,7 @@ __all__ = [
     "DataConfig",
     "Dataset",
     "Sample",
+    "check_foreground",
     "foreground_set",
     "foreground_truth",
     "image_size",

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from wsss.data import folder
 from wsss.data.config import DataConfig, load_config
+from wsss.data.foreground import check_foreground_value
 from wsss.data.load import list_splits, load_dataset
 from wsss.data.sample import BACKGROUND, IGNORE, Dataset, Sample
 from wsss.errors import InputError
@@ -19,6 +19,8 @@ from wsss.parallel import map_parallel
 
 _NAMED = 3  # images that a summary line names
 _SHOWN = 30  # classes that are counted one by one
+LARGE = 25_000_000
+"""Pixels from which on a photograph is a large one: seeds do not mind, but labels and masks are made at full size."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class _Finding:
     problems: tuple[str, ...] = ()
     shown: tuple[int, ...] | None = None  # class indices in the mask
     only_ignored: bool = False  # a mask of 0 and 255 alone
+    turned: bool = False  # a photograph that is stored turned, and has a mask
+    large: bool = False
 
 
 def check_dataset(
@@ -77,20 +81,23 @@ def check_dataset(
     splits: Sequence[str] | None = None,
     root: Path | None = None,
     workers: int = 1,
+    foreground_value: int | None = None,
 ) -> CheckReport:
     """Read every image and mask of the splits (all splits unless given) and collect what is wrong.
 
     Problems: an image or mask that cannot be read; a listed image without file; an image without a row in the CSV or
     without any label; an unknown label; a pixel value that no class has; a mask of another size than its (upright)
-    image; an image listed twice; and, in the lists ``train``, ``val`` and ``trainval`` of a devkit, a missing mask if
-    other images of the list have theirs (these are the lists of images with masks; ``train_aug`` may lack some).
+    image; masks of which none shows a class; an image listed twice; and, in the lists ``train``, ``val`` and
+    ``trainval`` of a devkit, a missing mask if other images of the list have theirs (these are the lists of images with
+    masks; ``train_aug`` may lack some).
 
     Notes: masks for a part of the images only; masks without image; images of which labels and mask disagree; masks
-    that hold 0 and 255 alone.
+    that hold 0 and 255 alone; photographs with masks that are stored turned; photographs of more than `LARGE` pixels.
 
     Raises InputError where nothing can be read at all: no root, no list, no CSV, no images.
     """
-    config = load_config(config)
+    check_foreground_value(foreground_value)
+    config = load_config(config).with_foreground(foreground_value)
     where = config.find_root(root)
     problems: list[str] = []
     notes: list[str] = []
@@ -108,10 +115,7 @@ def check_dataset(
         stray = sorted(folder.mask_files(config, where).keys() - folder.image_files(where / config.images).keys())
         if stray:
             notes.append(f"{_some(stray)} in the folder of masks without an image of that name")
-    hollow = [finding.id for finding in findings.values() if finding.only_ignored]
-    if hollow:
-        values = ", ".join(f"{value} {name}" for value, name in enumerate(config.stored_names()[:20], start=1))
-        notes.append(f"masks of 0 and 255 alone, and 255 is ignored (classes are {values}): {_some(hollow)}")
+    _look_over(config, list(findings.values()), problems, notes)
     reports = tuple(_count(dataset) for dataset in datasets)
     return CheckReport(config.name, where, reports, tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(notes)))
 
@@ -127,25 +131,50 @@ def _look(sample: Sample, dataset: Dataset, highest: int) -> _Finding:
             problems.append(f"image {sample.image_path}: {size} decoded, {dataset.image_size(sample)} in its header")
     except InputError as error:
         problems.append(str(error))
-    except Image.DecompressionBombError as error:
-        problems.append(f"image {sample.image_path}: {error}")
+    large = size is not None and size[0] * size[1] > LARGE
     if sample.mask_path is None:
-        return _Finding(sample.id, tuple(problems))
+        return _Finding(sample.id, tuple(problems), large=large)
     try:
-        mask = dataset.stored_mask(sample)
+        mask, table = sample.stored_mask(), dataset.class_values(sample)
     except InputError as error:
-        return _Finding(sample.id, (*problems, str(error)))
-    if size is not None and mask.shape != size:
-        sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, its image {size[1]} x {size[0]}"
-        problems.append(f"mask {sample.mask_path}: {sizes} (width x height)")
+        return _Finding(sample.id, (*problems, str(error)), large=large)
+    if size is not None and (clash := sample.size_clash(size, mask.shape)):
+        problems.append(clash)
     values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-    unknown = [int(value) for value in values if value > highest and value != IGNORE]
+    known = {*range(highest + 1), IGNORE} if dataset.foreground_value is None else {0, dataset.foreground_value, IGNORE}
+    unknown = sorted(set(values.tolist()) - known)
     if unknown:
         listed = ", ".join(map(str, unknown[:8])) + (", ..." if len(unknown) > 8 else "")
-        problems.append(f"mask {sample.mask_path}: pixel values {listed} that no class has (1 to {highest}, 0 and 255)")
-    shown = set(dataset.mask_values[values].tolist()) - {BACKGROUND, IGNORE}
-    only_ignored = bool(sample.classes) and IGNORE in values and set(values.tolist()) <= {BACKGROUND, IGNORE}
-    return _Finding(sample.id, tuple(problems), tuple(sorted(shown)), only_ignored)
+        due = f"1 to {highest}, 0" if dataset.foreground_value is None else f"{dataset.foreground_value}, 0"
+        problems.append(f"mask {sample.mask_path}: pixel values {listed} that no class has ({due} and 255)")
+    shown = set(table[values].tolist()) - {BACKGROUND, IGNORE}
+    only_ignored = bool(sample.classes) and not shown and IGNORE in values and set(values.tolist()) <= {0, IGNORE}
+    turned = size is not None and sample.orientation > 1
+    return _Finding(sample.id, tuple(problems), tuple(sorted(shown)), only_ignored, turned, large)
+
+
+def _look_over(config: DataConfig, findings: list[_Finding], problems: list[str], notes: list[str]) -> None:
+    """What the masks and photographs show together."""
+    hollow = [finding.id for finding in findings if finding.only_ignored]
+    if hollow:
+        values = ", ".join(f"{value} {name}" for value, name in enumerate(config.stored_names()[:20], start=1))
+        line = f"masks of 0 and 255 alone, and 255 is ignored (classes are {values}): {_some(hollow)}"
+        if any(finding.shown for finding in findings):
+            notes.append(line)
+        else:
+            problems.append(f"{line}; no mask shows a class: where 255 is the object, give --foreground-value 255")
+    turned = [finding.id for finding in findings if finding.turned]
+    if turned:
+        notes.append(
+            f"photographs with masks are stored turned (EXIF orientation) and read upright: {_some(turned)}; their "
+            "masks have to be of the upright photograph"
+        )
+    large = [finding.id for finding in findings if finding.large]
+    if large:
+        notes.append(
+            f"photographs of more than {LARGE // 10**6} million pixels: {_some(large)}; labels and masks are made at "
+            "full size, so shrink them before"
+        )
 
 
 def _check_masks(config: DataConfig, dataset: Dataset, problems: list[str], notes: list[str]) -> None:

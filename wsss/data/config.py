@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from wsss.configs import find_config
 from wsss.console import Config, validation_line
@@ -43,7 +43,10 @@ VOC_CLASSES = (
 """Names of the pixel values 1..20, and of the columns of ``cls_labels.npy``."""
 
 MAX_CLASSES = 254
-"""Class indices are stored as uint8: 0 is background, 255 is ignored."""
+"""Classes that masks can show: their pixels are uint8, 0 is background, 255 is ignored."""
+
+MAX_LABELS = 65534
+"""Classes of a data set of labels and seeds, which are kept as uint16 where a mask would not do."""
 
 
 class DataConfig(Config):
@@ -77,6 +80,9 @@ class DataConfig(Config):
     mask_values: tuple[str, ...] | None = None
     """Layout folder: names of the pixel values 1, 2, ... in the masks, ``classes`` unless given. A name that is not in
     ``classes`` is known and left out: its pixels are ignored, its label in the CSV is passed over."""
+    foreground_value: int | None = Field(None, ge=1, le=255)
+    """Layout folder: pixel value of the masks that stands for the one class which the image is labelled with, such as
+    255 in masks of 0 and 255. 0 is background, and all other values are ignored."""
 
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:
@@ -86,8 +92,9 @@ class DataConfig(Config):
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
                 raise ValueError(f"{field}: {twice[0]!r} stands there twice")
-            if not 1 <= len(names) <= (MAX_CLASSES if self.layout != "imagenet" else len(names)):
-                raise ValueError(f"{field}: {len(names)} names; 1 to {MAX_CLASSES} are possible")
+            most = MAX_CLASSES if field == "mask_values" else MAX_LABELS
+            if not 1 <= len(names) <= most:
+                raise ValueError(f"{field}: {len(names)} names; 1 to {most} are possible")
             for name in names:
                 if name != name.strip() or not name or ";" in name or name == "background":
                     raise ValueError(f"{field}: {name!r} cannot be a class name (background has index 0 by itself)")
@@ -95,6 +102,8 @@ class DataConfig(Config):
             raise ValueError("classes: layout 'folder' needs the list of class names")
         if self.layout != "folder" and self.mask_values is not None:
             raise ValueError(f"mask_values: layout {self.layout!r} has its own or none")
+        if self.foreground_value is not None and (self.layout != "folder" or self.mask_values is not None):
+            raise ValueError(f"foreground_value: of layout 'folder' without mask_values, not of layout {self.layout!r}")
         if self.layout in ("imagenet", "imagenet_seg") and self.masks is not None:
             raise ValueError(f"masks: layout {self.layout!r} has no folder of masks")
         if self.layout == "imagenet_seg" and self.classes is not None:
@@ -124,13 +133,29 @@ class DataConfig(Config):
         return self.mask_values if self.mask_values is not None else self.class_names()
 
     def mask_table(self) -> np.ndarray:
-        """Stored pixel value -> class index, uint8 (256,): 0 is 0; classes outside the list, unused values: 255."""
+        """Stored pixel value -> class index, uint8 (256,): 0 is 0; classes outside the list, unused values: 255.
+
+        With a ``foreground_value`` 1 stands for the class of the image, whichever that is.
+        """
         index = {name: c for c, name in enumerate(self.class_names(), start=1)}
         table = np.full(256, IGNORE, np.uint8)
         table[BACKGROUND] = BACKGROUND
-        for value, name in enumerate(self.stored_names(), start=1):
-            table[value] = index.get(name, IGNORE)
+        if self.foreground_value is not None:
+            table[self.foreground_value] = 1  # whichever class the image shows, see `Dataset.class_values`
+            return table
+        if len(self.class_names()) <= MAX_CLASSES:  # of more there are no masks
+            for value, name in enumerate(self.stored_names(), start=1):
+                table[value] = index.get(name, IGNORE)
         return table
+
+    def with_foreground(self, value: int | None) -> DataConfig:
+        """This description with another ``foreground_value``, if one is given. InputError if it cannot have one."""
+        if value is None:
+            return self
+        try:
+            return DataConfig(**(dict(self) | {"foreground_value": value}))
+        except ValidationError as error:
+            raise InputError(f"--foreground-value {value}: {validation_line(error)}") from None
 
     def find_root(self, root: Path | None = None) -> Path:
         """The folder of the data: `root`, else the environment variable, else the file's own.

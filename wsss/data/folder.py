@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from wsss.data.config import DataConfig
+from wsss.data.config import MAX_CLASSES, DataConfig
 from wsss.data.sample import Sample
 from wsss.errors import InputError, did_you_mean
 
@@ -38,6 +38,11 @@ def read_samples(config: DataConfig, root: Path, split: str, report: Report) -> 
     if split not in known:
         raise InputError(f"--split {split}: no such split in {root / config.labels}; {did_you_mean(split, known)}")
     masks = mask_files(config, root)
+    if masks and len(config.class_names()) > MAX_CLASSES:
+        raise InputError(
+            f"folder {root / (config.masks or 'masks')}: masks of {len(config.class_names())} classes; at most "
+            f"{MAX_CLASSES} fit into their pixels: choose fewer classes, or move the masks away to use the labels alone"
+        )
     index = {name: c for c, name in enumerate(config.class_names(), start=1)}
 
     @cache

@@ -57,13 +57,44 @@ def foreground_truth(mask: np.ndarray, class_index: int) -> np.ndarray:
     return truth
 
 
-def paired_folders(images: Path, masks: Path) -> Dataset:
+def check_foreground(dataset: Dataset, samples: Sequence[Sample] | None = None) -> None:
+    """Raise unless the masks show something: of masks that show no class at all, every figure would be a perfect one.
+
+    Reads masks until one shows a class: one, as a rule.
+
+    Args:
+        samples: images of the data set whose masks are to be used, all unless given; those without a mask or without a
+            class do not count.
+
+    Raises:
+        InputError: what the masks hold instead, and what would tell it as foreground; or a mask that cannot be read.
+    """
+    masked = [s for s in (dataset.samples if samples is None else samples) if s.mask_path is not None and s.classes]
+    values: set[int] = set()
+    for sample in masked:
+        stored, classes = np.unique(sample.stored_mask()), dataset.class_values(sample)
+        if set(classes[stored].tolist()) - {BACKGROUND, IGNORE}:
+            return
+        values |= set(stored.tolist())
+    if not masked:
+        return
+    found, others = " and ".join(map(str, sorted(values)[:8])), values - {BACKGROUND}
+    ignored = ", and 255 is ignored" if IGNORE in values and dataset.foreground_value is None else ""
+    hint = f"; where {max(others)} is the object, give --foreground-value {max(others)}" if others else ""
+    raise InputError(
+        f"data set {dataset.name}/{dataset.split}: no mask shows a class: {len(masked)} masks hold {found} alone"
+        f"{ignored}{hint}"
+    )
+
+
+def paired_folders(images: Path, masks: Path, foreground_value: int | None = None) -> Dataset:
     """A folder of images and a folder of masks of the same names, as a data set with the single class "object".
 
     Args:
         images: folder of jpg, jpeg, png, bmp or webp files.
         masks: folder of palette or grey-scale PNGs ``<name of the image without suffix>.png``: 0 background, 255
             ignored, any other value foreground.
+        foreground_value: the pixel value that is foreground, 255 too; 0 is background, and all others are ignored.
 
     Returns:
         Name: that of the folder of images; split "all"; in the order of the names.
@@ -71,6 +102,7 @@ def paired_folders(images: Path, masks: Path) -> Dataset:
     Raises InputError naming an image without mask, a mask without image, or two images of one name.
     """
     images, masks = Path(images), Path(masks)
+    check_foreground_value(foreground_value)
     if not masks.is_dir():
         raise InputError(f"folder {masks}: no such folder (masks)")
     photographs = image_files(images)
@@ -83,8 +115,10 @@ def paired_folders(images: Path, masks: Path) -> Dataset:
     for stem, path in found.items():
         if stem not in photographs:
             raise InputError(f"mask {path}: no image of that name in {images}")
-    table = np.ones(256, np.uint8)
+    table = np.full(256, 1 if foreground_value is None else IGNORE, np.uint8)
     table[BACKGROUND], table[IGNORE] = BACKGROUND, IGNORE
+    if foreground_value is not None:
+        table[foreground_value] = 1
     return Dataset(
         name=images.resolve().name,
         split="all",
@@ -92,7 +126,14 @@ def paired_folders(images: Path, masks: Path) -> Dataset:
         class_names=("object",),
         samples=tuple(Sample(stem, paths[0], (1,), found[stem]) for stem, paths in sorted(photographs.items())),
         mask_values=table,
+        foreground_value=foreground_value,
     )
+
+
+def check_foreground_value(value: int | None) -> None:
+    """InputError if a value is given that no pixel of a foreground can have."""
+    if value is not None and not 1 <= value <= IGNORE:
+        raise InputError(f"--foreground-value {value}: expected a pixel value from 1 to {IGNORE}; 0 is background")
 
 
 def _is_mask(name: str) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from wsss.data.config import DataConfig
-from wsss.data.sample import Dataset, Sample
+from wsss.data.sample import Sample
 from wsss.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,42 +22,57 @@ FILE_NAME = "gtsegs_ijcv.mat"
 
 
 @dataclass(frozen=True)
-class ImagenetSegmentation(Dataset):
-    """The images and masks of ``gtsegs_ijcv.mat``, read one at a time; ``image_path`` and ``mask_path`` are that file.
+class MatlabSample(Sample):
+    """An image and its mask in ``gtsegs_ijcv.mat``; ``image_path`` and ``mask_path`` are that file.
 
     The file is MATLAB v7.3, that is HDF5, in column-major order: ``/value/img[i, 0]`` refers to an image (3, W, H),
     ``/value/gt[i, 0]`` to a cell whose first element refers to its mask (W, H). It is opened anew for each read (a
-    millisecond), so the data set travels between processes.
+    millisecond), so the sample travels between processes.
     """
 
-    def load_image(self, sample: Sample) -> Image.Image:
+    def load_image(self) -> Image.Image:
         """The image as RGB. InputError if it cannot be read."""
-        with _entry(sample) as (file, place):
+        with self._entry() as (file, place):
             pixels = file[file["/value/img"][place, 0]][()]
         if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and len(pixels) != 3):
             raise InputError(
-                f"{sample.image_path}: image {sample.id} is {pixels.dtype} {pixels.shape}; uint8 (3, W, H) is due"
+                f"{self.image_path}: image {self.id} is {pixels.dtype} {pixels.shape}; uint8 (3, W, H) is due"
             )
         return Image.fromarray(np.ascontiguousarray(pixels.T)).convert("RGB")
 
-    def image_size(self, sample: Sample) -> tuple[int, int]:
+    def image_size(self) -> tuple[int, int]:
         """(height, width) without reading the pixels."""
-        with _entry(sample) as (file, place):
+        with self._entry() as (file, place):
             height, width = file[file["/value/img"][place, 0]].shape[:-3:-1]
         return int(height), int(width)
 
-    def stored_mask(self, sample: Sample) -> np.ndarray:
+    def stored_mask(self) -> np.ndarray:
         """The mask's stored values (H, W) uint8. InputError if it cannot be read."""
-        with _entry(sample) as (file, place):
+        with self._entry() as (file, place):
             cell = file[file["/value/gt"][place, 0]]
             stored = file[cell[0, 0]][()]
         values = stored.astype(np.uint8)
         if stored.ndim != 2 or not np.array_equal(values, stored):
             raise InputError(
-                f"{sample.image_path}: mask {sample.id} is {stored.dtype} {stored.shape}; whole numbers 0 to 255 in "
+                f"{self.image_path}: mask {self.id} is {stored.dtype} {stored.shape}; whole numbers 0 to 255 in "
                 "(W, H) are due"
             )
         return np.ascontiguousarray(values.T)
+
+    @property
+    def orientation(self) -> int:
+        """1: arrays are as they are."""
+        return 1
+
+    @property
+    def mask_name(self) -> str:
+        """The mask, for messages."""
+        return f"{self.mask_path}: mask {self.id}"
+
+    @contextmanager
+    def _entry(self) -> Iterator[tuple[h5py.File, int]]:
+        with _open(self.image_path) as file:
+            yield file, int(self.id) - 1
 
 
 def read_samples(config: DataConfig, root: Path, split: str, report: Callable[[str], None]) -> list[Sample]:
@@ -71,7 +86,7 @@ def read_samples(config: DataConfig, root: Path, split: str, report: Callable[[s
         raise InputError(f"{path}: /value/img is {images}, /value/gt {masks}; one mask an image is due, (n, 1)")
     digits = max(4, len(str(images[0])))
     ids = (f"{number:0{digits}d}" for number in range(1, images[0] + 1))
-    return [Sample(image_id, path, (1,), path) for image_id in ids]
+    return [MatlabSample(image_id, path, (1,), path) for image_id in ids]
 
 
 def list_splits(config: DataConfig, root: Path) -> tuple[str, ...]:
@@ -99,9 +114,3 @@ def _open(path: Path) -> Iterator[h5py.File]:
         raise InputError(
             f"{path}: not {FILE_NAME} (MATLAB v7.3 with /value/img and /value/gt) or damaged: {reason}"
         ) from None
-
-
-@contextmanager
-def _entry(sample: Sample) -> Iterator[tuple[h5py.File, int]]:
-    with _open(sample.image_path) as file:
-        yield file, int(sample.id) - 1

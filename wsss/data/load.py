@@ -7,6 +7,7 @@ from pathlib import Path
 
 from wsss.data import folder, imagenet, imagenet_seg, voc
 from wsss.data.config import DataConfig, load_config
+from wsss.data.foreground import check_foreground_value
 from wsss.data.sample import Dataset
 from wsss.errors import InputError
 
@@ -18,6 +19,7 @@ def load_dataset(
     split: str,
     root: Path | None = None,
     *,
+    foreground_value: int | None = None,
     problems: list[str] | None = None,
 ) -> Dataset:
     """The samples of one split. Decodes no image (masks only where nothing else gives the labels of a VOC image).
@@ -29,21 +31,24 @@ def load_dataset(
             imagenet_seg, "all".
         root: folder of the data (imagenet_seg: or the file); else the environment variable named by the description,
             else the description's root.
+        foreground_value: pixel value of the masks that stands for the one class of each image; the description's own
+            unless given.
         problems: where given, a fault of a single image or row is appended to this list instead of raised, and reading
             goes on; an image with a file stays in, with the labels that could be read.
 
     Raises InputError naming what is missing or wrong and how to give it.
     """
-    config = load_config(config)
+    check_foreground_value(foreground_value)
+    config = load_config(config).with_foreground(foreground_value)
     where = config.find_root(root)
-    made = imagenet_seg.ImagenetSegmentation if config.layout == "imagenet_seg" else Dataset
-    return made(
+    return Dataset(
         name=config.name,
         split=split,
         root=where,
         class_names=config.class_names(),
         samples=tuple(_READERS[config.layout].read_samples(config, where, split, _reporter(problems))),
         mask_values=config.mask_table(),
+        foreground_value=config.foreground_value,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsss.data.files import image_size, read_image, read_label_image
+from wsss.data.files import image_size, orientation, read_image, read_label_image
 from wsss.errors import InputError, did_you_mean
 
 BACKGROUND = 0
@@ -31,13 +31,65 @@ class Sample:
     mask_path: Path | None = None
     made_of: str = field(default="", repr=False, compare=False)
 
+    def load_image(self) -> Image.Image:
+        """The photograph as an upright RGB image. InputError if it cannot be read.
+
+        Whatever reads photographs of a data set reads them by this: not every layout keeps each in a file of its own.
+        """
+        return read_image(self.image_path)
+
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the upright photograph without decoding its pixels. InputError if it cannot be read."""
+        return image_size(self.image_path)
+
+    def stored_mask(self) -> np.ndarray:
+        """The pixel values (H, W) uint8 that the mask's file stores, before they are read as classes.
+
+        InputError if it is missing or cannot be read.
+        """
+        if self.mask_path is None:
+            raise InputError(f"image {self.id} has no mask")
+        return read_label_image(self.mask_path)
+
+    @property
+    def orientation(self) -> int:
+        """How the photograph's file stores it (EXIF): 1 as it is read, 2 to 8 turned or mirrored."""
+        return orientation(self.image_path)
+
+    @property
+    def mask_name(self) -> str:
+        """The mask, for messages."""
+        return f"mask {self.mask_path}"
+
+    def size_clash(self, size: tuple[int, int], shape: tuple[int, ...], name: str | None = None) -> str | None:
+        """What is wrong where a mask has not the size of its photograph; None where it has.
+
+        Args:
+            size: (height, width) of the upright photograph. shape: of the mask.
+            name: of the mask, for the message; `mask_name` unless given.
+        """
+        if tuple(shape) == tuple(size):
+            return None
+        sizes = f"{shape[1]} x {shape[0]} pixels, its image {size[1]} x {size[0]} (width x height)"
+        return f"{name or self.mask_name}: {sizes}; they must be of one size{self.turn_hint(size, shape)}"
+
+    def turn_hint(self, size: tuple[int, int], shape: tuple[int, ...]) -> str:
+        """A closing clause where a mask of `shape` fits the photograph as it is stored, not as it is read; else ""."""
+        if tuple(shape) != tuple(size[::-1]) or self.orientation < 5:
+            return ""
+        return (
+            f": the photograph is stored turned (EXIF orientation {self.orientation}) and read upright, so turn the "
+            "mask upright, too"
+        )
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """The samples of one split. Its methods read images and masks, as not every layout keeps each in a file.
+    """The samples of one split.
 
     ``class_names[c - 1]`` is the name of class index ``c``. ``mask_values`` maps a pixel value stored in a mask file
-    to a class index (uint8, 256 entries; values of classes outside the list map to 255).
+    to a class index (uint8, 256 entries; values of classes outside the list map to 255). With a ``foreground_value``
+    that value is the one class which the image is labelled with, 0 is background, and all else is ignored.
     """
 
     name: str
@@ -46,6 +98,7 @@ class Dataset:
     class_names: tuple[str, ...]
     samples: tuple[Sample, ...]
     mask_values: np.ndarray = field(repr=False, compare=False)
+    foreground_value: int | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -66,21 +119,42 @@ class Dataset:
 
     def load_image(self, sample: Sample) -> Image.Image:
         """The photograph as an upright RGB image. InputError if it cannot be read."""
-        return read_image(sample.image_path)
+        return sample.load_image()
 
     def image_size(self, sample: Sample) -> tuple[int, int]:
         """(height, width) of the upright photograph without decoding its pixels. InputError if it cannot be read."""
-        return image_size(sample.image_path)
+        return sample.image_size()
 
     def load_mask(self, sample: Sample) -> np.ndarray:
         """Ground truth (H, W) uint8 in 0..C, 255 where it is to be ignored. InputError if missing or unreadable."""
         if sample.mask_path is None:
             raise InputError(f"image {sample.id} of {self.name}/{self.split} has no mask")
-        return self.mask_values[self.stored_mask(sample)]
+        return self.class_values(sample)[sample.stored_mask()]
 
-    def stored_mask(self, sample: Sample) -> np.ndarray:
-        """The pixel values (H, W) uint8 that the mask's file stores, before they are read as classes."""
-        return read_label_image(sample.mask_path)
+    def class_values(self, sample: Sample) -> np.ndarray:
+        """Stored pixel value -> class index in the mask of a sample, uint8 (256,).
+
+        InputError for an image of several classes in masks with a ``foreground_value``.
+        """
+        if self.foreground_value is None:
+            return self.mask_values
+        if len(sample.classes) > 1:
+            names = ", ".join(self.class_names[c - 1] for c in sample.classes)
+            raise InputError(
+                f"--foreground-value {self.foreground_value}: image {sample.id} is labelled {names}; a mask of one "
+                "value goes with a single class an image"
+            )
+        table = self.mask_values.copy()
+        table[self.foreground_value] = sample.classes[0] if sample.classes else IGNORE
+        return table
+
+    def check_maskable(self) -> None:
+        """InputError if the data set has more classes than a mask can show."""
+        if self.num_classes >= IGNORE:
+            raise InputError(
+                f"data set {self.name}: {self.num_classes} classes, and masks show {IGNORE - 1} at most; name the ones "
+                "to be segmented under `classes` of its YAML"
+            )
 
     def labels(self) -> np.ndarray:
         """Image-level labels (N, C) float32 of 0 and 1, in the order of the samples."""

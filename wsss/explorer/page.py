@@ -65,12 +65,12 @@ class Page:
             for one in (panel.target, panel.rules, panel.layer, panel.score):
                 one.input(self._chosen(panel), panel.inputs, panel.view, **_EVENT)
             panel.view.download(self._download(panel.place), None, self.courier, **_EVENT)
-            panel.view.cancel(self._cancelled, None, [*views, self.tiles], queue=False, **_EVENT)
+            panel.view.cancel(self._cancelled, None, [*views, self.tiles], **_EVENT)
         second = panels[1]
         self.compare.input(self._compared, [self.compare, *second.inputs], [second.column, second.view], **_EVENT)
         self.all_classes.click(self._series("classes"), panels[0].inputs, self.tiles, **_EVENT)
         self.all_layers.click(self._series("layers"), panels[0].inputs, self.tiles, **_EVENT)
-        self.tiles.cancel(self._cancelled, None, [*views, self.tiles], queue=False, **_EVENT)
+        self.tiles.cancel(self._cancelled, None, [*views, self.tiles], **_EVENT)
         self.blocks.unload(self._left)
 
     # Photographs

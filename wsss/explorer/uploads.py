@@ -10,8 +10,9 @@ import zlib
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from wsss.data.files import as_photograph
 from wsss.errors import InputError
 
 LARGEST_FILE = 20_000_000
@@ -72,8 +73,7 @@ def read_photograph(content: bytes) -> np.ndarray:
                 _check_size(*image.size)
                 if image.mode.startswith(("I", "F")):
                     raise InputError("The picture has more than 8 bits a channel; save it with 8 bits first.")
-                upright = ImageOps.exif_transpose(image)
-                return np.asarray(_opaque(upright))
+                return np.asarray(as_photograph(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise InputError(f"The picture has far too many pixels; at most {_MOST} are taken.") from None
     except _UNREADABLE:
@@ -88,11 +88,3 @@ def _check_size(width: int, height: int) -> None:
         raise InputError(
             f"The picture has {width} x {height} pixels; at least {SMALLEST_SIDE} along a side are needed."
         )
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    """RGB; what is transparent becomes white."""
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    rgba = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
@@ -95,7 +96,7 @@ def perturbation_test(
         >>> low <= difference <= high
         True
     """
-    if len(mean) != len(std) or not all(value > 0 for value in std):
+    if not (_numbers(mean) and _numbers(std) and len(mean) == len(std) and all(value > 0 for value in std)):
         raise InputError(f"mean {mean}, std {std}: expected a number for each channel, std above 0")
     judged = _explainer(explainer, name, class_specific, many)
     subject = _subject(model, mean, std)
@@ -171,9 +172,18 @@ def segmentation_test(
 
     subject = _subject(model, (0.0,) * 3, (1.0,) * 3)
     results = _judged("segmentation", subject, judge, images, masks, batch_size, ids, progress)
-    if held == {0, IGNORE}:
-        raise InputError("masks: hold 0 and 255 alone; the object is 1, 255 is ignored: give masks > 0")
+    if 1 not in held:
+        hint = "; the object is 1, 255 is ignored: give masks > 0" if IGNORE in held else ": there is no object in them"
+        raise InputError(f"masks: hold {' and '.join(map(str, sorted(held)))} alone{hint}")
     return result_of("segmentation", judged.name, subject.name, results, f"{len(results['ids'])} images; {CUT}")
+
+
+def _numbers(values: Any) -> bool:
+    """Whether `values` are several finite numbers."""
+    try:
+        return len(values) > 0 and all(math.isfinite(value) for value in values)
+    except TypeError:
+        return False
 
 
 def _explainer(

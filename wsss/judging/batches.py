@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wsss.data import IGNORE
 from wsss.errors import InputError
+from wsss.explanation import check_dense, check_values
 
 Batches = Tensor | Iterable[Any]
 """Images (N, 3, H, W), or an iterable of such batches, or of pairs (batch, its targets or masks): a data loader."""
@@ -25,6 +26,8 @@ def checked_batches(images: Batches, paired: bool, what: str, chunk: int) -> Ite
     """
     if isinstance(images, Tensor) and paired:
         raise InputError(f"{what}: needed, one an image")
+    if isinstance(images, Tensor):
+        check_dense(images)
     for item in images.split(chunk) if isinstance(images, Tensor) else images:
         pair = isinstance(item, tuple | list)
         if pair != paired or (pair and len(item) != 2):
@@ -39,6 +42,7 @@ def checked_batches(images: Batches, paired: bool, what: str, chunk: int) -> Ite
             raise InputError(f"images: shape {tuple(batch.shape)}; expected (B, 3, H, W), B >= 1{hint}")
         if not batch.is_floating_point():
             raise InputError(f"images: {batch.dtype}; expected normalised ones of a float type")
+        check_values(batch)
         yield batch.detach(), own
 
 

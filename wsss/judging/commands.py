@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from wsss.console import note
-from wsss.data import Dataset, Sample, foreground_set, load_dataset, paired_folders
+from wsss.data import Dataset, Sample, check_foreground, foreground_set, load_dataset, paired_folders
 from wsss.entries import TestEntry, save_tests
 from wsss.errors import InputError
 from wsss.explanation_tests import (
@@ -165,6 +165,7 @@ class MaskedData:
     root: Path | None = None
     images: Path | None = None
     masks: Path | None = None
+    foreground_value: int | None = None
 
     def load(self) -> Dataset:
         """The images that show exactly one class, with masks. InputError naming an option that does not go along."""
@@ -177,14 +178,15 @@ class MaskedData:
                     raise InputError(f"{option}: goes with --data, not with --images")
             if self.masks is None:
                 raise InputError(f"--images {self.images}: needs --masks, the folder of their masks")
-            return paired_folders(self.images, self.masks)
+            return paired_folders(self.images, self.masks, self.foreground_value)
         if self.masks is not None:
             raise InputError(f"--masks {self.masks}: goes with --images; a data set brings its own masks")
         if self.split is None:
             raise InputError(f"--data {self.data}: needs --split")
         if self.classes is not None and not self.classes:
             raise InputError("--classes: names none; leave the option out for all classes")
-        return foreground_set(load_dataset(self.data, self.split, self.root), self.classes)
+        dataset = load_dataset(self.data, self.split, self.root, foreground_value=self.foreground_value)
+        return foreground_set(dataset, self.classes)
 
 
 def judge_by_segmentation(order: Order, source: MaskedData) -> None:
@@ -192,6 +194,7 @@ def judge_by_segmentation(order: Order, source: MaskedData) -> None:
     place = choose_device(order.device, order.config.precision)
     every = source.load()
     dataset = evenly(every, order.config.limit)
+    check_foreground(dataset)
     subject, explainers = order.find()
     with ExitStack() as held:
         where = (order.config, order.runs, order.name)

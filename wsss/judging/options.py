@@ -20,6 +20,7 @@ Images = Annotated[Path | None, Parameter(help="Folder of photographs, instead o
 Masks = Annotated[
     Path | None,
     Parameter(
-        help="Folder of PNG masks with the names of the photographs; any value but 0 and 255 (ignored) is foreground."
+        help="Folder of PNG masks with the names of the photographs; any value but 0 and 255 (ignored) is foreground "
+        "unless --foreground-value says which."
     ),
 ]

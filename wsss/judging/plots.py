@@ -25,19 +25,21 @@ COLOUR = (230, 25, 75)  # of masks: what neither grass nor sky has
 
 @dataclass(frozen=True)
 class _Panel:
-    """One of the four panels of curves: key of the figure, what its title says, and which side is the better one."""
+    """One of the four panels of curves: key of the figure, what its title says, which side is the better one, and the
+    corner where no curve goes, for the legend."""
 
     key: str
     title: str
     higher: bool
+    corner: str = "upper right"
 
 
 _LEAST, _MOST = "least relevant first (higher is better)", "most relevant first (lower is better)"
 
 _ACCURACY = tuple(
-    _Panel(f"{direction}_{explained}", f"{title}; map of the {explained} class", direction == "negative")
+    _Panel(f"{direction}_{explained}", f"{title}; map of the {explained} class", direction == "negative", corner)
     for explained in ("predicted", "target")
-    for direction, title in (("negative", _LEAST), ("positive", _MOST))
+    for direction, title, corner in (("negative", _LEAST, "lower left"), ("positive", _MOST, "upper right"))
 )
 _REGION = tuple(
     _Panel(f"{where}_{direction}", f"{where} of the region, {title}", direction == "negative")
@@ -85,9 +87,8 @@ def _draw(figures: Mapping[str, Figures], path: Path, title: str, panels: Sequen
                 markersize=3,
             )
         axis.set_title(panel.title, fontsize=10)
-        if known:  # in the corner where no curve goes
-            corner = "lower left" if panel.higher else "upper right"
-            axis.legend(title="AUC", fontsize=8, title_fontsize=8, loc=corner)
+        if known:
+            axis.legend(title="AUC", fontsize=8, title_fontsize=8, loc=panel.corner)
         axis.grid(alpha=0.3)
         axis.set_ylim(0, 100)
         axis.set_xlim(0, 90)

@@ -63,9 +63,8 @@ def load_pair(dataset: Dataset, sample: Sample, size: tuple[int, int]) -> tuple[
     they differ in size.
     """
     image, mask = dataset.load_image(sample), dataset.load_mask(sample)
-    if mask.shape != (image.height, image.width):
-        sizes = f"{mask.shape[1]} x {mask.shape[0]} pixels, its image {image.width} x {image.height}"
-        raise InputError(f"mask of image {sample.id}: {sizes} (width x height); they must be of one size")
+    if clash := sample.size_clash((image.height, image.width), mask.shape):
+        raise InputError(clash)
     truth = Image.fromarray(foreground_truth(mask, sample.classes[0]))
     return squeeze(image, size), np.array(truth.resize((size[1], size[0]), Image.Resampling.NEAREST))
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from wsss.data import IGNORE, Dataset, Sample, image_size, read_label_image
+from wsss.data import IGNORE, Dataset, Sample
 from wsss.entries import READING_ALPHA, STAGES, stage_file
 from wsss.errors import InputError, did_you_mean
 from wsss.metrics import ConfusionMatrix, seed_to_mask
@@ -85,7 +85,7 @@ def choose_images(
     ranked = [s for s in shown if s.mask_path and any((f / f"{s.id}.png").is_file() for f in folders)]
     if not ranked:
         return Choice(_spread(shown, count), "spread evenly over the split")
-    score = _MaskIoU(folders, dataset.mask_values, dataset.num_classes + 1)
+    score = _MaskIoU(folders, replace(dataset, samples=()))
     values = list(map_parallel(score, ranked, workers=workers, description="choose images"))
     order = sorted(range(len(ranked)), key=lambda i: (values[i], ranked[i].id))
     chosen = _spread([ranked[i] for i in order], count)
@@ -102,14 +102,16 @@ class _MaskIoU:
     """Mean IoU of one image's masks; picklable."""
 
     folders: tuple[Path, ...]
-    mask_values: np.ndarray
-    num_classes: int
+    dataset: Dataset
 
     def __call__(self, sample: Sample) -> float:
-        truth = self.mask_values[read_label_image(sample.mask_path)]
-        _same_size(truth, image_size(sample.image_path), sample.mask_path, sample.id)
+        truth = self.dataset.load_mask(sample)
+        _check_size(sample, truth, sample.image_size())
         found = [folder for folder in self.folders if (folder / f"{sample.id}.png").is_file()]
-        scores = [image_iou(read_mask(f, sample.id), truth, self.num_classes, f / f"{sample.id}.png") for f in found]
+        scores = [
+            image_iou(read_mask(f, sample.id), truth, self.dataset.num_classes + 1, f / f"{sample.id}.png")
+            for f in found
+        ]
         return float(np.mean(np.nan_to_num(scores)))  # all pixels ignored: counts as the worst
 
 
@@ -140,7 +142,7 @@ def draw_block(
     truth = dataset.load_mask(sample) if sample.mask_path else None
     shown_truth = None
     if truth is not None:
-        _same_size(truth, size, sample.mask_path, sample.id)
+        _check_size(sample, truth, size)
         drawn = mask_overlay(small, fit_width(truth, width, nearest=True), voc_palette(), 0.6, neutral=(224, 224, 192))
         shown_truth = jpeg(drawn, f"Ground truth of image {sample.id}: {_named(truth, dataset)}")
     draw = _Drawing(sample, dataset, small, size, truth, alpha)
@@ -167,7 +169,7 @@ class _Drawing:
         if STAGES[stage] == "seeds":
             return self._seed(what, path, READING_ALPHA.get(stage, self.alpha))
         mask = read_mask(path.parent, self.sample.id)
-        _same_size(mask, self.size, path, self.sample.id)
+        _check_size(self.sample, mask, self.size, f"mask {path}")
         little = fit_width(mask, self.small.shape[1], nearest=True)
         if STAGES[stage] == "affinity_labels":
             neutral = 100 * float((mask == IGNORE).mean())
@@ -189,7 +191,8 @@ class _Drawing:
         scores = seed.upsample(self.small.shape[:2])
         heat = scores.max(0) if len(scores) else np.zeros(self.small.shape[:2], np.float32)
         mask = seed_to_mask(scores, seed.classes, alpha=alpha)
-        drawn = contour_overlay(heat_overlay(self.small, heat.clip(0, 1)), mask, voc_palette())
+        coloured = (mask - (mask > 0)) % (IGNORE - 1) + (mask > 0)  # class 255 has the colour of class 1 again
+        drawn = contour_overlay(heat_overlay(self.small, heat.clip(0, 1)), coloured, voc_palette())
         caption = f"{100 * float((mask > 0).mean()):.0f} % foreground at alpha {alpha:g}"
         return jpeg(drawn, f"{what}: heat map, {_named(mask, self.dataset)} by the alpha rule, {caption}", caption)
 
@@ -205,9 +208,9 @@ def _named(mask: np.ndarray, dataset: Dataset) -> str:
     return ", ".join(parts) or "background only"
 
 
-def _same_size(mask: np.ndarray, size: tuple[int, int], path: Path | None, image_id: str) -> None:
-    if mask.shape != size:
-        raise InputError(f"{path}: {mask.shape[0]} x {mask.shape[1]}, but image {image_id} is {size[0]} x {size[1]}")
+def _check_size(sample: Sample, mask: np.ndarray, size: tuple[int, int], name: str | None = None) -> None:
+    if clash := sample.size_clash(size, mask.shape, name):
+        raise InputError(clash)
 
 
 def jpeg(picture: np.ndarray, alt: str, caption: str = "") -> Picture:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,8 @@ class Seed:
     """Maps of the classes that an image is labelled with.
 
     ``scores``: float16 (K, h, w) in [0, 1], at the method's own grid. ``classes``: uint8 (K,), class indices in 1..254,
-    ascending. ``size``: (H, W) of the image in pixels. K may be 0.
+    ascending; uint16, in 1..65534, where one of them needs it (`class_array`). ``size``: (H, W) of the image in
+    pixels. K may be 0.
     """
 
     scores: np.ndarray
@@ -41,6 +43,11 @@ class Seed:
         for source, target in zip(self.scores.astype(np.float32), maps, strict=True):
             cv2.resize(source, (width, height), dst=target, interpolation=cv2.INTER_LINEAR)
         return maps
+
+
+def class_array(classes: Sequence[int]) -> np.ndarray:
+    """Class indices as seeds keep them: uint8, or uint16 where one is beyond 254, the last that a mask can show."""
+    return np.array(classes, np.uint8 if max(classes, default=0) < np.iinfo(np.uint8).max else np.uint16)
 
 
 def write_seed(folder: Path, image_id: str, seed: Seed, made_of: str = "") -> None:
@@ -66,7 +73,7 @@ def read_seed(folder: Path, image_id: str) -> Seed:
     except FileNotFoundError:
         raise InputError(f"seed {path}: no such file; run the command that makes the seeds") from None
     except _UNREADABLE as error:
-        raise _damaged(path, f"not a seed or half-written ({error})") from None
+        raise _damaged(path, f"damaged: not a seed, or half-written ({' '.join(str(error).split())})") from None
     fault = _fault(seed)
     if fault:
         raise _damaged(path, fault)
@@ -82,12 +89,13 @@ def _fault(seed: Seed) -> str | None:
     scores, classes = seed.scores, seed.classes
     if scores.ndim != 3 or classes.ndim != 1 or len(scores) != len(classes):
         return f"scores of shape {scores.shape} and classes of shape {classes.shape}; (K, h, w) and (K,) are due"
-    if scores.dtype != np.float16 or classes.dtype != np.uint8:
-        return f"scores are {scores.dtype} and classes {classes.dtype}; float16 and uint8 are due"
+    if scores.dtype != np.float16 or classes.dtype not in (np.uint8, np.uint16):
+        return f"scores are {scores.dtype} and classes {classes.dtype}; float16 and uint8 (or uint16) are due"
     if 0 in scores.shape[1:] or len(seed.size) != 2 or min(seed.size) < 1:
         return f"a grid of {scores.shape[1:]} for an image of {seed.size}; both need at least one pixel"
-    if np.any(classes[1:] <= classes[:-1]) or np.any((classes == 0) | (classes == 255)):
-        return f"classes {classes.tolist()}; ascending indices in 1..254 are due"
+    highest = np.iinfo(classes.dtype).max - 1
+    if np.any(classes[1:] <= classes[:-1]) or np.any((classes == 0) | (classes > highest)):
+        return f"classes {classes.tolist()}; ascending indices in 1..{highest} are due"
     if not np.isfinite(scores).all():
         return f"NaN or infinite values in the map of class index {_first(classes, ~np.isfinite(scores))}"
     outside = (scores < 0) | (scores > 1)

@@ -36,6 +36,10 @@ def _require(stage: Stage, dataset: Dataset, samples: Sequence[Sample], what: st
     counted = f"of {len(samples)} images of split {dataset.split}"
     missing = [sample.id for sample in samples if sample.id not in records]
     if missing:
+        file = stage.folder / f"{missing[0]}{stage.manifest['suffix']}"
+        if file.exists():
+            maker = (stage.manifest["history"] or [{}])[-1].get("command") or "the command that makes it"
+            raise InputError(f"{what} {file}: damaged (half-written?); run again, which makes it anew: {maker}")
         raise InputError(
             f"{stage.folder}: {len(missing)} {counted} have no {what} ({missing[0]} is the first); {remedy}"
         )
