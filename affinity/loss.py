@@ -9,6 +9,7 @@ from torch import Tensor
 
 from affinity.pairs import Offset, half_disk, pair_slices
 from wsss.data import IGNORE
+from wsss.distributed import all_sum
 
 EPSILON = 1e-5
 """Keeps log(1 - W) finite where two features are equal, as in AffinityNet's code."""
@@ -98,13 +99,14 @@ def affinity_loss(features: Tensor, labels: Tensor, radius: int = 5) -> Affinity
 
     Returns
     -------
-    AffinityLoss. A part without any pair is 0.
+    AffinityLoss. A part without any pair is 0. Of several processes (`wsss.processes`) each gets what its own pairs add
+    to the loss of all.
     """
     distances = pair_distances(features if features.dtype == torch.float64 else features.float(), radius)
     foreground, background, negative = pair_kinds(labels, radius)
 
     def mean(values: Tensor, mask: Tensor) -> Tensor:
-        return (values * mask).sum() / mask.sum().clamp(min=1)
+        return (values * mask).sum() / all_sum(mask.sum()).clamp(min=1)
 
     parts = (
         mean(distances, foreground),

@@ -16,7 +16,7 @@ from cnnseg.seed_commands import evolution, seeds
 from cnnseg.segmentation.commands import export, list_decoders, pseudo_masks, segment, train_segmentation
 from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.settings import NETWORKS, NetworkConfig, TrainConfig
-from wsss.console import Flat, Several, note, run
+from wsss.console import Flat, Several, note, run, together
 from wsss.errors import InputError
 from wsss.options import (
     Data,
@@ -63,6 +63,7 @@ ValSplit = Annotated[
 
 
 @app.command
+@together
 def train_classifier(
     *,
     data: Data,
@@ -101,6 +102,7 @@ def train_classifier(
 
 
 @app.command
+@together
 def train_unrolled(
     *,
     data: Data,
