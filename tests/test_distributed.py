@@ -218,7 +218,7 @@ def train_affinity(data: Path, folder: Path, kind: str) -> list[float]:
     config = AffinityConfig(
         network=network, augment=AugmentConfig(crop=48), epochs=2, batch_size=5, lr=1e-3, export="float32"
     )
-    examples = [Example(s.id, s.image_path, data.parent / f"masks/{s.id}.png") for s in load_dataset(data, "train")]
+    examples = [Example(s, data.parent / f"masks/{s.id}.png") for s in load_dataset(data, "train")]
     return [epoch.total for epoch in affinity.training.train_affinity_network(examples, folder, config).losses]
 
 

@@ -126,7 +126,7 @@ def test_pairs_at_the_size_of_the_model(tmp_path: Path) -> None:
     np.testing.assert_array_equal(truth, np.where(mask == 7, 1, mask).repeat(2, 0).repeat(2, 1))
     pair(tmp_path, "b", (6, 9), mask[:, :8])
     dataset = paired_folders(tmp_path / "images", tmp_path / "masks")
-    with pytest.raises(InputError, match=r"mask .*b.png: 8 x 6 pixels, its image 9 x 6"):
+    with pytest.raises(InputError, match=r"mask .*b\.png: 8 x 6 pixels, its image 9 x 6"):
         segmentation.load_pair(dataset, dataset.samples[1], (12, 18))
 
 
