@@ -42,7 +42,8 @@ PRESETS = {
     "affinitynet": Walk(beta=8, steps=256, rescale=False, alpha=16),
 }
 """Ours, chosen on training images: for seeds that mark parts of objects (docs/results.md), and for those that an
-attention walk has filled (docs/better_masks.md); the seed paper's (section 3.3.3); AffinityNet's own code's (2^8 steps).
+attention walk has filled (docs/better_masks.md); the seed paper's (section 3.3.3); AffinityNet's own code's (2^8
+steps).
 
 The seed paper does not give the alpha of the background that walks; it is AffinityNet's.
 """
