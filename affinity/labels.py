@@ -1,4 +1,4 @@
-"""Seeds to confident labels, from which the affinity network learns (seed paper, section 3.3.1)."""
+"""Seeds to confident labels, from which the affinity network learns (Athanasiadis et al. 2021, section 3.3.1)."""
 
 from __future__ import annotations
 

@@ -85,8 +85,9 @@ def pair_kinds(labels: Tensor, radius: int = 5) -> tuple[Tensor, Tensor, Tensor]
 def affinity_loss(features: Tensor, labels: Tensor, radius: int = 5) -> AffinityLoss:
     """L = L_fg+ + L_bg+ + 2 L-, with W = exp(-||f_i - f_j||_1).
 
-    Seed paper, section 3.3.2, which prints log W for the negatives as well; that would pull them together,
-    AffinityNet (section 3.2) has log(1 - W) and so has this. -log W is the distance itself and needs no epsilon.
+    Athanasiadis et al. 2021, section 3.3.2, which prints log W for the negatives as well; that would pull them
+    together, AffinityNet (section 3.2) has log(1 - W) and so has this. -log W is the distance itself and needs no
+    epsilon.
 
     Parameters
     ----------

@@ -179,7 +179,7 @@ def evaluate(
     size
         Resize images to an area of SIZE x SIZE before the network sees them; native size unless given.
     protocol
-        voc: whole images, 255 ignored; paper: the seed paper's centre squares, resized to 256 x 256, 255 counted as
+        voc: whole images, 255 ignored; paper: Yu et al.'s centre squares, resized to 256 x 256, 255 counted as
         background; writes no masks.
     batch_size
         Images of one size that go through the network together.

@@ -1,4 +1,4 @@
-"""The two losses of the seed paper, section 2.3, and what they are with targets that are soft or in part unknown.
+"""The two losses of Yu et al. (2024), section 2.3, and what they are with targets that are soft or in part unknown.
 
 Of several processes (`wsss.processes`) each gets what its own images add to the loss of the whole batch.
 """

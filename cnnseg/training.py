@@ -59,7 +59,7 @@ def train_network(
     """Train on image-level labels and the masks of `masked`; write ``last.safetensors`` and, with `val`, ``best``.
 
     Loss: sigmoid cross-entropy of the class scores, and pixel-wise softmax cross-entropy of the maps of the masked
-    images (seed paper, section 2.3); the one alone where a network gives nothing else, or no image has a mask.
+    images (Yu et al. 2024, section 2.3); the one alone where a network gives nothing else, or no image has a mask.
 
     State and figures: ``resume.pt`` every `save_every` steps, from which a killed training goes on; all randomness is
     a function of (seed, step, place), so that on a CPU the result is the same bit for bit. ``history.jsonl`` has a line
