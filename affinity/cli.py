@@ -14,7 +14,7 @@ from affinity.labels import LabelsConfig
 from affinity.refine import RefineConfig
 from affinity.runs import files_of, join_seeds, joint_name, older_than, open_data, open_run
 from affinity.settings import CHECKPOINT, STATE, TrainConfig
-from wsss.console import Flat, existing_file, note, run, together, warn
+from wsss.console import Flat, existing_file, note, run, together, versions, warn
 from wsss.errors import InputError
 from wsss.options import (
     Data,
@@ -33,6 +33,7 @@ from wsss.processes import from_first, gathered, is_first, take_shard
 
 app = App(
     name="affinity",
+    version=versions,
     help="Seeds of any method to pseudo-masks: dense CRF, affinity network, random walk.",
     default_parameter=Parameter(negative_iterable=""),
 )

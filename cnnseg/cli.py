@@ -16,7 +16,7 @@ from cnnseg.seed_commands import evolution, seeds
 from cnnseg.segmentation.commands import export, list_decoders, pseudo_masks, segment, train_segmentation
 from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.settings import NETWORKS, NetworkConfig, TrainConfig
-from wsss.console import Flat, Several, note, run, together
+from wsss.console import Flat, Several, note, run, together, versions
 from wsss.errors import InputError
 from wsss.options import (
     Data,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 app = App(
     name="cnnseg",
+    version=versions,
     help="Explanations of CNNs and the tests that judge them; unrolled LRP as a segmentation network; seeds.",
     default_parameter=Parameter(negative_iterable=""),
 )

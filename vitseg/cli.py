@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 from vitseg.checkpoints import checkpoint_name, find_checkpoint
 from vitseg.judge_commands import perturbation_test, segmentation_test
 from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig, ExplainConfig, SeedConfig
-from wsss.console import Flat, note, run, together
+from wsss.console import Flat, note, run, together, versions
 from wsss.errors import InputError
 from wsss.explorer.options import Host, Port
 from wsss.options import (
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 app = App(
     name="vitseg",
+    version=versions,
     help="Relevance through vision transformers: explanations of images, and seeds for segmentation.",
     default_parameter=Parameter(negative_iterable=""),
 )

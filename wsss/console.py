@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -53,6 +54,11 @@ _REMEDIES = {
     errno.ENAMETOOLONG: "; give a shorter name",
 }
 """What would be right after a fault of the file system, for messages."""
+
+
+def versions() -> str:
+    """What `--version` prints: of this package and of PyTorch, on which figures depend."""
+    return f"relseg {version('relseg')} (PyTorch {version('torch')})"
 
 
 def together(command: Callable) -> Callable:
