@@ -424,7 +424,10 @@ def test_files_of_seeds(samples: list[Sample], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["lrp", "cam"])
-def test_maps_that_are_not_finite_are_reported(samples: list[Sample], tmp_path: Path, method: str) -> None:
+def test_maps_that_are_not_finite_are_reported(
+    samples: list[Sample], tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsss.explanation.check_values", lambda images: None)  # as if the network made them of it
     Image.new("RGB", (56, 40)).save(samples[0].image_path)
     network = make_network()
     prepare = network.prepare

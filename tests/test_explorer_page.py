@@ -347,7 +347,9 @@ def test_long_work_can_be_cancelled(visit, explorer, monkeypatch):
     visit.page.locator("#map-a .busy").get_by_role("button", name="Cancel").click()
     visit.page.wait_for_function("document.querySelector('#map-a figure').ariaBusy !== 'true'")
     assert visit.page.locator("#map-a figcaption").inner_text() == shown
+    going.clear()
     visit.page.get_by_role("button", name="All classes").click()
+    assert going.wait(30)
     visit.page.locator("#tiles .going").get_by_role("button", name="Cancel").click()
     visit.page.get_by_text("Cancelled.").wait_for()
     monkeypatch.undo()
