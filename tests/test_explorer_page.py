@@ -471,7 +471,14 @@ def test_no_file_of_the_machine_can_be_read(server, path):
     client = Client(server, "paths")
     status, content = client.request("GET", path)
     assert status == 404 and b"root:" not in content
-    assert client.request("POST", "/gradio_api/upload", b"x" * 100)[0] == 404
+    for _ in range(5):
+        try:
+            assert client.request("POST", "/gradio_api/upload", b"x" * 100)[0] == 404
+            break
+        except ConnectionResetError:  # it was refused before all of it was sent
+            continue
+    else:
+        pytest.fail("never answered")
 
 
 def test_events_that_nobody_clicked_are_answered_with_a_line(server):
