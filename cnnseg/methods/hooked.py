@@ -62,7 +62,7 @@ class Hooked:
             raise InputError(f"layer {layer or name!r}: no gradient of the class scores reaches its output")
         if len(watch.leaf) != len(images):
             raise InputError(f"layer {layer or name!r}: gives {len(watch.leaf)} outputs for {len(images)} images")
-        return Pass(logits, watch.leaf, partial(layout.maps, name))
+        return Pass(logits, watch.leaf, partial(_on_patches, layout, name))
 
     def check_layer(self, layer: str) -> None:
         """InputError, with the nearest names, if the model has no module of that name."""
@@ -130,6 +130,17 @@ class _Watch:
             return value.copy_(self.leaf)  # in place, for those who know the output by another name: its input, a view
         except RuntimeError:  # an expanded tensor cannot be written to
             return self.leaf.clone()
+
+
+def _on_patches(layout: Layout, name: str, values: Tensor) -> Tensor:
+    """Maps of a layer's values, or of gradients by them."""
+    maps = layout.maps(name, values)
+    if values.any() and not maps.any():
+        raise InputError(
+            f"layer {name!r}: the class scores hang on its prefix tokens alone, which lie nowhere in the image; name an "
+            "earlier block"
+        )
+    return maps
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:

@@ -65,10 +65,10 @@ class Method:
         try:
             yield
         except Untraceable as error:
-            others = ", ".join(name for name, method in METHODS.items() if not method.needs_trace)
+            *others, last = (name for name, method in METHODS.items() if not method.needs_trace)
             raise InputError(
-                f"{self.name}: needs a network that torch.fx can follow ({error.kind}: {error.reason}); these do "
-                f"without: {others}"
+                f"{self.name}: needs a network that torch.fx can follow ({error.kind}: {error.reason}); "
+                f"{', '.join(others)} and {last} work"
             ) from None
 
 

@@ -95,7 +95,8 @@ class Survey:
         inside = [own for own in self._maps if own.startswith(f"{name}.")]
         if inside:
             return inside[-1]
-        raise InputError(f"layer {name!r}: gives no maps that reach the class scores, nor does a module in it")
+        given = "no maps that reach" if call is None else f"a {type(call.value).__name__}, no maps, to"
+        raise InputError(f"layer {name!r}: gives {given} the class scores, nor does a module in it give maps")
 
     def _see(self, name: str, module: nn.Module, given: Any, value: Any) -> None:
         self._calls.pop(name, None)  # of several calls the last one counts
