@@ -77,7 +77,7 @@ class Hooked:
 
     def blocks(self) -> list[str]:
         """Names of the blocks of its transformers."""
-        return Layout(_network(self._model)).blocks
+        return Layout(_network(_copied(self._model))).blocks
 
     def _survey(self, images: Tensor) -> Survey:
         copy = _copied(self._model)
@@ -137,8 +137,8 @@ def _on_patches(layout: Layout, name: str, values: Tensor) -> Tensor:
     maps = layout.maps(name, values)
     if values.any() and not maps.any():
         raise InputError(
-            f"layer {name!r}: the class scores hang on its prefix tokens alone, which lie nowhere in the image; name an "
-            "earlier block"
+            f"layer {name!r}: the class scores hang on its prefix tokens alone, which lie nowhere in the image; name "
+            "an earlier block"
         )
     return maps
 
