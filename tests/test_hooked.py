@@ -45,17 +45,18 @@ class Hidden(nn.Module):
 
 
 class Tiny(nn.Module):
-    """Works in place, calls one ReLU three times, and reads what it changed in place by its old name."""
+    """Works in place, calls one ReLU twice, and reads what it changed in place by its old name."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.norm, self.act = nn.Conv2d(3, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.ReLU(inplace=True)
         self.second, self.third, self.skip = nn.Conv2d(6, 6, 3, 1, 1), nn.Conv2d(6, 8, 3, 2, 1), nn.Dropout(0.5)
+        self.gate = nn.ReLU(inplace=True)
         self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(8, 4)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.norm(self.first(images))
-        y = self.second(self.act(x))
+        y = self.second(self.gate(x))
         x = self.skip(x) + x + self.act(y) * y  # both x and y are those behind the ReLU
         return self.head(self.pool(self.act(self.third(x))).flatten(1))
 
@@ -124,7 +125,7 @@ def near(found: Tensor, expected: Tensor, tolerance: float = 1e-10) -> None:
 
 CASES = [
     *[("tiny", method, None) for method in METHODS],
-    *[("tiny", method, layer) for method in OF_LAYERS for layer in ("norm", "act", "second", "third", "skip")],
+    *[("tiny", method, layer) for method in OF_LAYERS for layer in ("norm", "gate", "act", "second", "third", "skip")],
     *[("unet", method, None) for method in METHODS],
     *[
         ("unet", method, layer)
@@ -169,7 +170,7 @@ def test_the_usual_layer_is_that_of_the_trace() -> None:
 def test_layers_are_listed_as_they_are_done() -> None:
     layers = layers_with_maps(Hidden(tiny()), 4)
     assert list(layers.items()) == [
-        ("body.first", 2), ("body.norm", 2), ("body.second", 2), ("body.third", 4), ("body.act", 4)
+        ("body.first", 2), ("body.norm", 2), ("body.gate", 2), ("body.second", 2), ("body.third", 4), ("body.act", 4)
     ]  # fmt: skip
     assert layer_at_stride(Hidden(tiny()), 2) == "body.second"
 
