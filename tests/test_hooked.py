@@ -345,6 +345,11 @@ def test_layers_without_maps_are_named(layer: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_modules_that_the_scores_do_not_hang_on_are_not_listed() -> None:
+    names = list(layers_with_maps(Odd().double().eval(), 4))
+    assert "twice" in names and "body.third" in names and not {"unused", "alone", "flat"} & set(names)
+
+
 @pytest.mark.parametrize("method", ["lrp", "cam"])
 def test_methods_that_need_the_trace_name_those_that_do_not(dpt: Network, method: str) -> None:
     said = (
