@@ -47,7 +47,7 @@ $(STAMP): pyproject.toml
 demo: env
 	@"$(BIN)/python" demo/demo.py
 
-NETWORK ?= demo/checkpoints/segmentation.safetensors
+NETWORK ?= demo/checkpoints/segmentation_cnn.safetensors
 PORT ?= 7860
 
 explore: env

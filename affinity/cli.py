@@ -14,7 +14,7 @@ from affinity.labels import LabelsConfig
 from affinity.refine import RefineConfig
 from affinity.runs import files_of, join_seeds, joint_name, older_than, open_data, open_run
 from affinity.settings import CHECKPOINT, STATE, TrainConfig
-from wsss.console import Flat, existing_file, note, run, warn
+from wsss.console import Flat, existing_file, note, run, together, versions, warn
 from wsss.errors import InputError
 from wsss.options import (
     Data,
@@ -23,14 +23,17 @@ from wsss.options import (
     Root,
     Runs,
     SeedRuns,
+    Shard,
     Workers,
     check_positive,
     command_line,
     worker_count,
 )
+from wsss.processes import from_first, gathered, is_first, take_shard
 
 app = App(
     name="affinity",
+    version=versions,
     help="Seeds of any method to pseudo-masks: dense CRF, affinity network, random walk.",
     default_parameter=Parameter(negative_iterable=""),
 )
@@ -40,6 +43,7 @@ FEW_FOREGROUND = 0.02
 
 
 @app.command
+@together
 def combine(
     *,
     seeds: SeedRuns,
@@ -49,6 +53,7 @@ def combine(
     root: Root = None,
     runs: Runs = Path("runs"),
     workers: Workers = None,
+    shard: Shard = "1/1",
     cfg: Annotated[CombineConfig, Flat] = CombineConfig(),
 ) -> None:
     """Make one run of the seeds of several: other methods or classifiers make other mistakes.
@@ -63,11 +68,13 @@ def combine(
     name
         Name of the new run; the names of the others with + between unless given.
     """
+    take_shard(shard)
     dataset = open_data(data, split, root, masks=False)
     join_seeds(seeds, dataset, runs, name or joint_name(seeds, runs), cfg, workers=worker_count(workers))
 
 
 @app.command
+@together
 def labels(
     *,
     seeds: SeedRuns,
@@ -78,6 +85,7 @@ def labels(
     workers: Workers = None,
     from_: Annotated[Literal["seeds", "refined"], Parameter(name="--from")] = "seeds",
     into: str | None = None,
+    shard: Shard = "1/1",
     cfg: Annotated[LabelsConfig, Flat] = LabelsConfig(),
 ) -> None:
     """Make confident labels from seeds: a dense CRF with a strong and with a weak background.
@@ -99,6 +107,7 @@ def labels(
     from wsss.store import DATA, Stage, account, due, require
 
     begin = time.monotonic()
+    take_shard(shard)
     dataset = open_data(data, split, root)
     folder, stage = open_run(seeds, dataset, runs, from_, workers=worker_count(workers))
     require(stage, dataset, "seed" if from_ == "seeds" else "walked seed", "make those of this split first")
@@ -120,8 +129,10 @@ def labels(
             files={from_: files_of(stage)},
             outdated=older_than([stage], [output]),
         )
-        counts = label_images(todo, stage.folder, output.folder, cfg, workers=worker_count(workers))
-        if todo:
+        mine = label_images(todo, stage.folder, output.folder, cfg, workers=worker_count(workers))
+        first, *others = gathered(mine)
+        counts = sum(others, first)
+        if counts.images and is_first():
             note(f"confident labels: {counts.line()}")
             known = counts.background + counts.foreground + counts.neutral
             if counts.foreground < FEW_FOREGROUND * known:
@@ -133,6 +144,7 @@ def labels(
 
 
 @app.command
+@together
 def train(
     *,
     seeds: SeedRuns,
@@ -162,7 +174,7 @@ def train(
     from affinity.augment import Example
     from affinity.network import AffinityNetwork
     from affinity.training import Trained, train_affinity_network
-    from wsss.store import DATA, Training, account, inputs_of, require
+    from wsss.store import DATA, Training, inputs_of, require
     from wsss.training import choose_device
 
     begin = time.monotonic()
@@ -181,7 +193,7 @@ def train(
             "inputs": {"affinity_labels": source.fingerprint},
             "sources": {DATA: dataset.root, "affinity_labels": source.folder},
         },
-        learnt=inputs_of(dataset.samples, files={"affinity_labels": files_of(source)}),
+        learnt=from_first(lambda: inputs_of(dataset.samples, files={"affinity_labels": files_of(source)})),
     )
     if not restart and training.finished():
         return
@@ -193,13 +205,21 @@ def train(
 
         def report(trained: Trained) -> None:
             losses = [vars(one) for one in trained.losses]
-            account(output, dataset, len(examples), begin, command=command_line("affinity"), losses=losses)
+            output.done(
+                command=command_line("affinity"),
+                split=dataset.split,
+                counts={"images": len(dataset)},
+                seconds=time.monotonic() - begin,
+                losses=losses,
+            )
 
         trained = train_affinity_network(examples, output.folder, cfg, device=where, workers=workers, report=report)
-    note(f"wrote {trained.path} ({trained.path.stat().st_size / 1e6:.1f} MB)")
+    if is_first():
+        note(f"wrote {trained.path} ({trained.path.stat().st_size / 1e6:.1f} MB)")
 
 
 @app.command
+@together
 def refine(
     *,
     seeds: SeedRuns,
@@ -212,6 +232,7 @@ def refine(
     device: Device = "auto",
     batch_size: int = 1,
     workers: Workers = None,
+    shard: Shard = "1/1",
     cfg: Annotated[RefineConfig, Flat] = RefineConfig(),
 ) -> None:
     """Make masks from seeds: random walk along the affinities, upsampling, argmax, and a dense CRF if asked for.
@@ -240,6 +261,7 @@ def refine(
 
     begin = time.monotonic()
     check_positive("--batch-size", batch_size)
+    take_shard(shard)
     dataset = open_data(data, split, root)
     folder, stage = open_run(seeds, dataset, runs, workers=worker_count(workers))
     require(stage, dataset, "seed", "make the seeds of this split first")
@@ -280,3 +302,7 @@ def refine(
 def main() -> None:
     """Entry point of the command."""
     sys.exit(run(app))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""The convolutional trunk of a Hybrid-ViT classifier (seed paper, section 3.3.2), out of the classifier's own file.
+"""The convolutional trunk of a Hybrid-ViT classifier (Athanasiadis et al. 2021, section 3.3.2).
 
 The file says what it holds: JSON under the key ``relseg`` of its metadata names the architecture and, where the trunk
 is a model of timm by itself, that model. The trunk's tensors are called ``patch_embed.backbone.*``.

@@ -1,9 +1,9 @@
-"""Seeds to confident labels, from which the affinity network learns (seed paper, section 3.3.1)."""
+"""Seeds to confident labels, from which the affinity network learns (Athanasiadis et al. 2021, section 3.3.1)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -88,6 +88,10 @@ class LabelCounts:
     background: int
     foreground: int
     neutral: int
+
+    def __add__(self, other: LabelCounts) -> LabelCounts:
+        """The counts of both sets of images."""
+        return LabelCounts(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
     def line(self) -> str:
         """The shares in one line."""

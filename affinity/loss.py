@@ -9,6 +9,7 @@ from torch import Tensor
 
 from affinity.pairs import Offset, half_disk, pair_slices
 from wsss.data import IGNORE
+from wsss.distributed import all_sum
 
 EPSILON = 1e-5
 """Keeps log(1 - W) finite where two features are equal, as in AffinityNet's code."""
@@ -84,8 +85,9 @@ def pair_kinds(labels: Tensor, radius: int = 5) -> tuple[Tensor, Tensor, Tensor]
 def affinity_loss(features: Tensor, labels: Tensor, radius: int = 5) -> AffinityLoss:
     """L = L_fg+ + L_bg+ + 2 L-, with W = exp(-||f_i - f_j||_1).
 
-    Seed paper, section 3.3.2, which prints log W for the negatives as well; that would pull them together,
-    AffinityNet (section 3.2) has log(1 - W) and so has this. -log W is the distance itself and needs no epsilon.
+    Athanasiadis et al. 2021, section 3.3.2, which prints log W for the negatives as well; that would pull them
+    together, AffinityNet (section 3.2) has log(1 - W) and so has this. -log W is the distance itself and needs no
+    epsilon.
 
     Parameters
     ----------
@@ -98,13 +100,14 @@ def affinity_loss(features: Tensor, labels: Tensor, radius: int = 5) -> Affinity
 
     Returns
     -------
-    AffinityLoss. A part without any pair is 0.
+    AffinityLoss. A part without any pair is 0. Of several processes (`wsss.processes`) each gets what its own pairs add
+    to the loss of all.
     """
     distances = pair_distances(features if features.dtype == torch.float64 else features.float(), radius)
     foreground, background, negative = pair_kinds(labels, radius)
 
     def mean(values: Tensor, mask: Tensor) -> Tensor:
-        return (values * mask).sum() / mask.sum().clamp(min=1)
+        return (values * mask).sum() / all_sum(mask.sum()).clamp(min=1)
 
     parts = (
         mean(distances, foreground),

@@ -1,4 +1,7 @@
-"""Seeds to masks by the random walk (seed paper, section 3.3.3): network here, walk and CRF in worker processes."""
+"""Seeds to masks by the random walk (Athanasiadis et al. 2021, section 3.3.3).
+
+The network runs here, the walk and the CRF in worker processes.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +44,11 @@ PRESETS = {
     "seed": Walk(beta=16, steps=8, rescale=False, alpha=16),
     "affinitynet": Walk(beta=8, steps=256, rescale=False, alpha=16),
 }
-"""Ours, chosen on training images: for seeds that mark parts of objects (README), and for those that an attention walk
-has filled (docs/better_masks.md); the seed paper's (section 3.3.3); AffinityNet's own code's (2^8 steps).
+"""Ours, chosen on training images: for seeds that mark parts of objects (docs/results.md), and for those that an
+attention walk has filled (docs/better_masks.md); Athanasiadis et al.'s (section 3.3.3); AffinityNet's own code's (2^8
+steps).
 
-The seed paper does not give the alpha of the background that walks; it is AffinityNet's.
+Athanasiadis et al. (2021) does not give the alpha of the background that walks; it is AffinityNet's.
 """
 
 

@@ -17,7 +17,10 @@ from affinity.loss import affinity_loss, stride_labels
 from affinity.network import AffinityNetwork
 from affinity.settings import CHECKPOINT, STATE, STRIDE, TrainConfig
 from wsss.console import note, track
+from wsss.data import IGNORE
+from wsss.distributed import OwnBatches, all_sum, same_start, sum_gradients, whole_batch
 from wsss.errors import InputError
+from wsss.processes import is_first, rank
 from wsss.training import EpochBatches, loader_errors, read_state, save_state, stable_seed
 
 
@@ -53,7 +56,8 @@ def train_affinity_network(
     After every epoch the whole state goes to ``<folder>/resume.pt`` (atomically); if that file is there at the
     start, the training goes on from it. All randomness is a function of (seed, epoch, index), so on a CPU the
     result is the same bit for bit. The file is removed at the end, after `report` has been called: what that keeps
-    is not lost either if the process is killed.
+    is not lost either if the process is killed. Several processes (`wsss.processes`) share each batch, and the first
+    of them writes and reports.
 
     Raises InputError if there is no example, a file cannot be read, the loss is not finite, or the state is of
     other settings.
@@ -66,12 +70,13 @@ def train_affinity_network(
     torch.manual_seed(stable_seed(config.seed))
     # channels_last: a third faster on a CPU, and what a GPU's bfloat16 convolutions want.
     network = AffinityNetwork(config.network).to(device, memory_format=torch.channels_last).train()
+    same_start(network)
     optimizer = _optimizer(network, config)
     batches = EpochBatches(len(examples), config.batch_size, config.seed)
     identity = {"config": config.model_dump(mode="json"), "ids": [example.id for example in examples]}
     history: list[EpochLosses] = []
     start = 0
-    if (state := read_state(folder / STATE, identity, device)) is not None:
+    if (state := read_state(folder / STATE, identity)) is not None:
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         history = [EpochLosses(*losses) for losses in state["history"]]
@@ -80,7 +85,7 @@ def train_affinity_network(
 
     loader = DataLoader(
         Examples(examples, config.augment, config.seed),
-        batch_sampler=batches,
+        batch_sampler=OwnBatches(batches),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
@@ -95,12 +100,17 @@ def train_affinity_network(
             sums = np.zeros(4)
             for index, (images, labels) in enumerate(loader):
                 _set_lr(optimizer, config, epoch * len(batches) + index, total_steps)
-                images = images.to(device, memory_format=torch.channels_last)
-                sums += _step(network, optimizer, images, labels.to(device), config)
+                images, count = images.to(device, memory_format=torch.channels_last), batches.images(index)
+                if rank() >= count:
+                    labels.fill_(IGNORE)
+                with whole_batch(count):
+                    sums += _step(network, optimizer, images, labels.to(device), config)
                 yield
             history.append(EpochLosses(*(sums / len(batches)).tolist()))
             state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-            save_state(folder / STATE, identity, state | {"history": [list(vars(past).values()) for past in history]})
+            state["history"] = [list(vars(past).values()) for past in history]
+            if is_first():
+                save_state(folder / STATE, identity, state)
             losses = history[-1]
             note(
                 f"epoch {epoch + 1}/{config.epochs}: loss {losses.total:.4f} (foreground {losses.foreground:.4f}, "
@@ -111,6 +121,8 @@ def train_affinity_network(
         for _ in track(steps(), "affinity train", total=total_steps - start * len(batches)):
             pass
     path = folder / CHECKPOINT
+    if not is_first():
+        return Trained(path, tuple(history))
     info = {
         "config": config.model_dump(mode="json", exclude={"network"}),  # that is in the checkpoint already
         "images": len(examples),
@@ -136,8 +148,9 @@ def _step(
     loss = affinity_loss(features, stride_labels(labels, STRIDE), config.radius)
     optimizer.zero_grad(set_to_none=True)
     loss.total.backward()
+    sum_gradients(network.parameters())
     optimizer.step()
-    values = torch.stack(loss).detach().double().cpu().numpy()
+    values = all_sum(torch.stack(loss)).cpu().double().numpy()
     if not np.isfinite(values).all():
         raise InputError(f"the loss is {values[0]}: lower --lr (now {config.lr})")
     return values

@@ -81,8 +81,8 @@ def pair_affinity(features: ArrayLike, radius: int = 5) -> sparse.csr_array:
 def random_walk(affinity: sparse.sparray | sparse.spmatrix, scores: ArrayLike, beta: float, steps: int) -> np.ndarray:
     """Spread scores along the affinities: vec(M_new) = T^steps vec(M), T = D^-1 W^(beta) (elementwise power).
 
-    Seed paper, section 3.3.3. Every row of T sums to 1, so a result is a weighted mean of the scores and keeps their
-    range. The background goes through the walk as one more channel.
+    Athanasiadis et al. 2021, section 3.3.3. Every row of T sums to 1, so a result is a weighted mean of the
+    scores and keeps their range. The background goes through the walk as one more channel.
 
     Parameters
     ----------

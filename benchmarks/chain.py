@@ -49,12 +49,14 @@ def main() -> None:
     stages, unit, head = prepare(options)
     print(f"{head}; forward passes an image, median of {options.repeats}")
     unit()
+    plain: list[float] = []
     for name, work in stages.items():
         ratios = []
         for _ in range(options.repeats):
-            plain = seconds(unit, clock)
-            ratios.append(seconds(work, clock) / plain)
+            plain.append(seconds(unit, clock))
+            ratios.append(seconds(work, clock) / plain[-1])
         print(f"{name:44s} {statistics.median(ratios):7.1f}", flush=True)
+    print(f"one forward pass: {statistics.median(plain) / options.images:.4f} s", flush=True)
 
 
 def prepare(options: argparse.Namespace) -> tuple[dict[str, Callable[[], object]], Callable[[], object], str]:

@@ -2,7 +2,7 @@
 
 Beside the seconds stand those that processors were at work for the server, whatever else the machine does.
 
-    python benchmarks/explorer.py --network demo/checkpoints/segmentation.safetensors PHOTOGRAPH
+    python benchmarks/explorer.py --network demo/checkpoints/segmentation_cnn.safetensors PHOTOGRAPH
     python benchmarks/explorer.py --network ... PHOTOGRAPH --screenshot docs/images/explorer.png
 
 Needs Debian's chromium and playwright. The photograph is squeezed to a square of --side pixels for the timing.

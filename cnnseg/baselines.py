@@ -90,7 +90,7 @@ def create_unet(architecture: str, num_outputs: int, classifier: bool = False) -
     Args:
         architecture: one of `ENCODERS`; a tag of timm after a dot is passed over.
         num_outputs: C + 1.
-        classifier: the seed paper's multi-task U-Net: average pooling and a linear layer on the bottleneck.
+        classifier: Yu et al.'s multi-task U-Net: average pooling and a linear layer on the bottleneck.
 
     Raises InputError if no encoder of that name is known.
     """
@@ -103,7 +103,7 @@ def create_unet(architecture: str, num_outputs: int, classifier: bool = False) -
 
 
 def create_fcn(architecture: str, num_outputs: int) -> FCN:
-    """The seed paper's FCN (table 3) on a ResNet or VGG, weights at random; parameters as in `create_unet`.
+    """Yu et al.'s FCN (table 3) on a ResNet or VGG, weights at random; parameters as in `create_unet`.
 
     One branch for all classes, as the paper has it, so that none of the classifier's class weights are in it.
     """

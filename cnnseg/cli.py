@@ -16,7 +16,7 @@ from cnnseg.seed_commands import evolution, seeds
 from cnnseg.segmentation.commands import export, list_decoders, pseudo_masks, segment, train_segmentation
 from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.settings import NETWORKS, NetworkConfig, TrainConfig
-from wsss.console import Flat, Several, note, run
+from wsss.console import Flat, Several, note, run, together, versions
 from wsss.errors import InputError
 from wsss.options import (
     Data,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 app = App(
     name="cnnseg",
+    version=versions,
     help="Explanations of CNNs and the tests that judge them; unrolled LRP as a segmentation network; seeds.",
     default_parameter=Parameter(negative_iterable=""),
 )
@@ -63,6 +64,7 @@ ValSplit = Annotated[
 
 
 @app.command
+@together
 def train_classifier(
     *,
     data: Data,
@@ -101,6 +103,7 @@ def train_classifier(
 
 
 @app.command
+@together
 def train_unrolled(
     *,
     data: Data,
@@ -177,7 +180,7 @@ def evaluate(
     size
         Resize images to an area of SIZE x SIZE before the network sees them; native size unless given.
     protocol
-        voc: whole images, 255 ignored; paper: the seed paper's centre squares, resized to 256 x 256, 255 counted as
+        voc: whole images, 255 ignored; paper: Yu et al.'s centre squares, resized to 256 x 256, 255 counted as
         background; writes no masks.
     batch_size
         Images of one size that go through the network together.

@@ -27,7 +27,7 @@ PAPER_SIDE = 256
 
 PROTOCOLS = {
     "voc": "one confusion matrix over all images at native size, background included, 255 ignored",
-    "paper": "seed paper's own rule: the largest square in the middle of each image, "
+    "paper": "Yu et al.'s own rule: the largest square in the middle of each image, "
     f"resized to {PAPER_SIDE} x {PAPER_SIDE}, 255 counted as background; labels are the classes in that square",
 }
 """Rule of evaluation -> what is printed with its figures."""

@@ -7,11 +7,13 @@ from typing import Annotated
 
 from cnnseg.judge_commands import Architecture
 from cnnseg.settings import ExplainConfig
-from wsss.console import Flat, Several, note
+from wsss.console import Flat, Several, note, together
 from wsss.judging.options import Classifier, Weights
-from wsss.options import Device, FullSize, OutFolder, Runs
+from wsss.options import Device, FullSize, OutFolder, Runs, Shard
+from wsss.processes import take_shard
 
 
+@together
 def explain(
     images: list[Path],
     /,
@@ -25,6 +27,7 @@ def explain(
     full_size: FullSize = False,
     runs: Runs = Path("runs"),
     device: Device = "auto",
+    shard: Shard = "1/1",
     cfg: Annotated[ExplainConfig, Flat] = ExplainConfig(),
 ) -> None:
     """Explain photographs by a CNN: one overlay for each of the top or the named classes.
@@ -47,10 +50,10 @@ def explain(
     from cnnseg.photographs import explain_photographs
     from wsss.training import choose_device
 
+    take_shard(shard)
     subject = find_subject(classifier, architecture, weights, runs, cfg.size)
-    explain_photographs(
-        subject, images, out, cfg, classes=classes, top=top, full_size=full_size, device=choose_device(device)
-    )
+    where = choose_device(device, cfg.precision)
+    explain_photographs(subject, images, out, cfg, classes=classes, top=top, full_size=full_size, device=where)
 
 
 def list_methods() -> None:

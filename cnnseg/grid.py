@@ -21,7 +21,7 @@ VOC = "voc12"
 
 
 class RowConfig(Config):
-    """A row of the table: a network, and what the seed paper publishes of it."""
+    """A row of the table: a network, and what Yu et al. (2024) publish of it."""
 
     label: str
     network: Kind

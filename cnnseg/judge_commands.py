@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from cnnseg.settings import TrialConfig
-from wsss.console import Flat
+from wsss.console import Flat, together
 from wsss.judging.options import Classes, Classifier, Images, MaskData, Masks, MaskSplit, Split, Weights
-from wsss.options import Data, Device, ForegroundValue, Root, Runs
+from wsss.options import Data, Device, ForegroundValue, Root, Runs, Shard
+from wsss.processes import take_shard
 
 if TYPE_CHECKING:
     from wsss.judging.commands import Order
@@ -28,6 +29,7 @@ Name = Annotated[
 ]
 
 
+@together
 def perturbation_test(
     *,
     data: Data,
@@ -39,6 +41,7 @@ def perturbation_test(
     root: Root = None,
     runs: Runs = Path("runs"),
     device: Device = "auto",
+    shard: Shard = "1/1",
     cfg: Annotated[TrialConfig, Flat] = TrialConfig(),
 ) -> None:
     """Remove the most or the least relevant pixels and see how fast the CNN's accuracy falls.
@@ -50,9 +53,11 @@ def perturbation_test(
     """
     from wsss.judging.commands import judge_by_perturbation
 
+    take_shard(shard)
     judge_by_perturbation(_order(classifier, architecture, weights, name, runs, device, cfg), data, split, root)
 
 
+@together
 def segmentation_test(
     *,
     data: MaskData = None,
@@ -68,6 +73,7 @@ def segmentation_test(
     root: Root = None,
     runs: Runs = Path("runs"),
     device: Device = "auto",
+    shard: Shard = "1/1",
     cfg: Annotated[TrialConfig, Flat] = TrialConfig(),
 ) -> None:
     """Cut maps of the class that the CNN predicts at their mean and compare them with the masks of the objects.
@@ -80,6 +86,7 @@ def segmentation_test(
     """
     from wsss.judging.commands import MaskedData, judge_by_segmentation
 
+    take_shard(shard)
     source = MaskedData(data, split, classes, root, images, masks, foreground_value)
     judge_by_segmentation(_order(classifier, architecture, weights, name, runs, device, cfg), source)
 

@@ -1,4 +1,7 @@
-"""The two losses of the seed paper, section 2.3, and what they are with targets that are soft or in part unknown."""
+"""The two losses of Yu et al. (2024), section 2.3, and what they are with targets that are soft or in part unknown.
+
+Of several processes (`wsss.processes`) each gets what its own images add to the loss of the whole batch.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wsss.data import IGNORE
+from wsss.distributed import all_sum
 
 
 def segmentation_loss(maps: Tensor, masks: Tensor) -> Tensor:
@@ -24,10 +28,10 @@ def segmentation_loss(maps: Tensor, masks: Tensor) -> Tensor:
         targets = masks[:, 1:].float()
         targets = targets / targets.sum(1, keepdim=True).clamp(min=1)  # rounded, they do not sum to 1
         total = F.cross_entropy(maps.float(), targets, reduction="none")
-        return torch.where(counts, total, 0).sum() / counts.sum().clamp(min=1)
+        return torch.where(counts, total, 0).sum() / all_sum(counts.sum()).clamp(min=1)
     masks = masks.long()
     total = F.cross_entropy(maps.float(), masks, ignore_index=IGNORE, reduction="sum")
-    return total / (masks != IGNORE).sum().clamp(min=1)
+    return total / all_sum((masks != IGNORE).sum()).clamp(min=1)
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -42,4 +46,4 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
     scores, labels = logits[:, 1:].float(), labels.float()
     known = labels >= 0
     total = F.binary_cross_entropy_with_logits(scores, labels, reduction="none")
-    return torch.where(known, total, 0).sum() / known.sum().clamp(min=1)
+    return torch.where(known, total, 0).sum() / all_sum(known.sum()).clamp(min=1)

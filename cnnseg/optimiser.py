@@ -36,7 +36,7 @@ def new_layers(network: Network, new_head: bool) -> set[str]:
 
 
 def make_optimizer(network: Network, config: TrainConfig, new_head: bool) -> torch.optim.AdamW:
-    """AdamW; weight decay on all but vectors (biases, batch norm), as is usual; the seed paper does not say."""
+    """AdamW; weight decay on all but vectors (biases, batch norm), as is usual; Yu et al. (2024) do not say."""
     new = new_layers(network, new_head)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in network.module.named_parameters():

@@ -1,4 +1,4 @@
-"""The evolution of heat-maps and segmentations over a training: figures 2 and 3 of the seed paper."""
+"""The evolution of heat-maps and segmentations over a training: figures 2 and 3 of Yu et al. (2024)."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from wsss.console import note, warn
 from wsss.data import Dataset, Sample, check_foreground
 from wsss.errors import InputError
 from wsss.options import command_line
+from wsss.processes import from_first, is_first
 from wsss.store import DATA, Training, file_hash, inputs_of
 from wsss.store.inputs import Inputs
 from wsss.training import choose_device, stable_seed
@@ -123,14 +124,15 @@ def train_stage(
             "inputs": inputs,
             "sources": {DATA: train.root, **(sources or {})},
         },
-        learnt=learnt_by(train, masked, files),
-        beside={} if val is None else {"val": inputs_of(val.samples, mask=val.mask_values)},
+        learnt=from_first(lambda: learnt_by(train, masked, files)),
+        beside=from_first(lambda: {} if val is None else {"val": inputs_of(val.samples, mask=val.mask_values)}),
     )
     if not restart and training.finished():
         return folder / STAGE / LAST
     torch.manual_seed(stable_seed(config.seed))
     network = create()
-    (check or partial(_check_true_masks, train))(masked)
+    if is_first():
+        (check or partial(_check_true_masks, train))(masked)
     if restart:
         training.restart()
     with training.begin() as stage:
@@ -161,6 +163,8 @@ def train_stage(
             report=report,
             **how,
         )
+    if not is_first():
+        return trained.path
     note(f"wrote {trained.path} ({trained.path.stat().st_size / 1e6:.1f} MB)")
     if trained.best is not None:
         note(f"{BEST}: step {trained.best['step']}, {row_line(trained.best)} ({CHOSEN})")

@@ -22,7 +22,7 @@ def sample_masks(
 ) -> tuple[Sample, ...]:
     """The images whose masks are used, in the order of the data set; the others keep their image-level labels.
 
-    Seed paper, section 3: the two small budgets (1 and 5 images a class) are "maximally uniform distributed
+    Yu et al. 2024, section 3: the two small budgets (1 and 5 images a class) are "maximally uniform distributed
     classes", each class at least once; from 25 a class on, "the average of a uniform distribution and the class
     distribution in the training set". The text does not say how (the published code draws for the class that is
     furthest below its share, images of common classes last); here it is done so, on the images that have a mask, by
@@ -104,7 +104,7 @@ def _order(shown: np.ndarray, budget: int, seed: int) -> list[int]:
 def _by_deficit(shown: np.ndarray, budget: int, seed: int) -> list[int]:
     """Rows of `shown` (N, C) drawn one after the other for the class that lacks most.
 
-    As the seed paper's code draws (``utils/sampling_utils.py``): class c is to have its share w_c, as in
+    As Yu et al.'s code draws (``utils/sampling_utils.py``): class c is to have its share w_c, as in
     `sample_masks`, of all labels of the images drawn in the end, of which there are as many as images and one more for
     each further class that an image drawn so far shows. What it lacks, in parts of what all lack, is its chance; that
     of an image the least chance of its classes; and only images of the class that lacks most are drawn from. Where that

@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cnnseg.settings import BEST, LAST, SeedConfig
-from wsss.console import Flat, Several, note
-from wsss.options import Data, Device, ForegroundValue, Root, Runs, check_positive, command_line, shard_of
+from wsss.console import Flat, Several, note, together
+from wsss.options import Data, Device, ForegroundValue, Root, Runs, Shard, check_positive, command_line
+from wsss.processes import take_shard
 
 if TYPE_CHECKING:
     from wsss.data import Sample
     from wsss.maps import SeedCounts
 
 
+@together
 def seeds(
     *,
     network: str,
@@ -26,7 +28,7 @@ def seeds(
     device: Device = "auto",
     batch_size: int = 8,
     classes_at_once: int | None = None,
-    shard: str = "1/1",
+    shard: Shard = "1/1",
     cfg: Annotated[SeedConfig, Flat] = SeedConfig(),
 ) -> None:
     """Make seeds of a classifier or an unrolled network: soft maps of the classes each image is labelled with.
@@ -47,8 +49,6 @@ def seeds(
         Maps made at once.
     classes_at_once
         Decoder branches held in memory at once; all that are asked for unless given.
-    shard
-        i/n: this process makes the i-th of n parts; run the others beside it, on other devices or machines.
     """
     from cnnseg.models import find_network, load_network
     from cnnseg.seeds import explanation, identity, make_seeds, outputs_for, settle
@@ -57,7 +57,7 @@ def seeds(
     from wsss.store import file_hash
     from wsss.training import choose_device
 
-    part = shard_of(shard)
+    take_shard(shard)
     for option, value in (("--batch-size", batch_size), ("--classes-at-once", classes_at_once)):
         check_positive(option, value)
     dataset = load_dataset(data, split, root)
@@ -78,7 +78,6 @@ def seeds(
         config=identity(model, cfg),
         inputs={"network": file_hash(path), "data": dataset.name},
         sources={"network": path},
-        shard=part,
         command=command_line("cnnseg"),
     )
 

@@ -44,7 +44,7 @@ NETWORKS: dict[str, str] = {
     "fcn": "U-Net without skip connections, trained with the segmentation loss alone",
     "classifier": "the classifier alone, trained with the classification loss alone",
 }
-"""Every network that the training loop takes (seed paper, tables 1 and 3), with a line for the list."""
+"""Every network that the training loop takes (Yu et al. 2024, tables 1 and 3), with a line for the list."""
 
 READ_AT: dict[str, tuple[int, ...]] = {"unrolled": (32, 16, 8, 4)}
 """Strides at which unrolled networks are read unless told otherwise; those that are not named, at the image alone."""
@@ -102,7 +102,7 @@ class NetworkConfig(Config):
 
 
 class TrainConfig(Config):
-    """One training: the seed paper's recipe (section 3), where it gives one."""
+    """One training: Yu et al.'s recipe (section 3), where it gives one."""
 
     budget: int | None = Field(None, ge=0)
     """number of training images whose masks are used; all that there are if not given; 0: image-level labels alone"""
@@ -110,7 +110,7 @@ class TrainConfig(Config):
     """seed of the choice of those images, the same for all networks and trainings that are compared"""
     budget_rule: Literal["even", "deficit"] = "even"
     """how they are chosen: even (classes as even as the data allow), deficit (drawn for the class that lacks most, as
-    the seed paper's code does)"""
+    Yu et al.'s code does)"""
     steps: int = Field(20000, ge=1)
     """optimiser steps"""
     batch_size: int = Field(10, ge=1)

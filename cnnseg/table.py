@@ -1,4 +1,4 @@
-"""Tables 1 to 3 of the seed paper, or others like them: train what is missing, evaluate it, write the table."""
+"""Tables 1 to 3 of Yu et al. (2024), or others like them: train what is missing, evaluate it, write the table."""
 
 from __future__ import annotations
 

@@ -23,7 +23,9 @@ from cnnseg.settings import BEST, LAST, STATE, TrainConfig
 from cnnseg.snapshots import SNAPSHOTS, pictured_samples, write_snapshot
 from wsss.console import note, track
 from wsss.data import Dataset, Sample, check_foreground
+from wsss.distributed import OwnBatches, all_sum, part_of, same_start, sum_gradients, whole_batch
 from wsss.errors import InputError
+from wsss.processes import is_first, size
 from wsss.training import loader_errors, read_state, save_state, stable_seed
 
 
@@ -57,13 +59,16 @@ def train_network(
     """Train on image-level labels and the masks of `masked`; write ``last.safetensors`` and, with `val`, ``best``.
 
     Loss: sigmoid cross-entropy of the class scores, and pixel-wise softmax cross-entropy of the maps of the masked
-    images (seed paper, section 2.3); the one alone where a network gives nothing else, or no image has a mask.
+    images (Yu et al. 2024, section 2.3); the one alone where a network gives nothing else, or no image has a mask.
 
     State and figures: ``resume.pt`` every `save_every` steps, from which a killed training goes on; all randomness is
     a function of (seed, step, place), so that on a CPU the result is the same bit for bit. ``history.jsonl`` has a line
     for each evaluation on `val`, step 0 included. ``last`` is the result; ``best`` is chosen on `val`.
     ``snapshots/<step>/<id>.npz`` hold the maps of the images named in the config (`cnnseg.snapshots`). mIoU is measured
     where masks are learnt from.
+
+    Several processes (`wsss.processes`) share each batch; the first of them evaluates, writes, and alone knows the
+    history.
 
     Args:
         network: trained in place.
@@ -92,9 +97,11 @@ def train_network(
         )
     pictured = pictured_samples(config.snapshots, *datasets) if module.segments else []
     places = masked_places(config, masked, module.classifies) if module.segments else 0
+    _check_processes(config.batch_size, places)
     judged = _judged(val, config, segments=module.segments and places > 0) if val is not None else ()
     network = replace(network, crop=config.crop, masks=len(masked) if places else 0)
     module.to(device)
+    same_start(module)
     optimizer = make_optimizer(network, config, new_head)
     average = MovingAverage(module, ema) if ema else None
     kept = replace(network, module=average.module) if average else network
@@ -106,7 +113,7 @@ def train_network(
         "judged": [sample.id for sample in judged],
     }
     done = Progress()
-    if state := read_state(folder / STATE, identity, "cpu"):
+    if state := read_state(folder / STATE, identity):
         module.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         if average:
@@ -117,11 +124,13 @@ def train_network(
     batches = StepBatches(train, masked, config, places, start)
     loader = DataLoader(
         examples(train, masked, config),
-        batch_sampler=batches,
+        batch_sampler=OwnBatches(batches, places),
         num_workers=workers,
         pin_memory=device.startswith("cuda"),
         multiprocessing_context="forkserver" if workers else None,
     )
+
+    own_places = len(part_of(range(places)))
 
     def save() -> None:
         state = {"network": module.state_dict(), "optimizer": optimizer.state_dict(), "progress": vars(done)}
@@ -148,20 +157,21 @@ def train_network(
         note(f"{network.kind}, step {done.step}/{config.steps}: {row_line(row)}")
 
     def training() -> Iterator[None]:
-        if start == 0 and not done.history:
+        if is_first() and start == 0 and not done.history:
             evaluate()
         for images, masks, labels in loader:
             _mode(module, config)
             torch.manual_seed(stable_seed(config.seed, done.step))  # for layers that draw, such as dropout
             set_lr(optimizer, config, done.step)
-            batch = (images.to(device, non_blocking=True), masks[:places].to(device), labels.to(device))
-            losses = _step(network, optimizer, *batch, places, config, done.step + 1)
+            batch = (images.to(device, non_blocking=True), masks[:own_places].to(device), labels.to(device))
+            with whole_batch(config.batch_size, places):
+                losses = _step(network, optimizer, *batch, own_places, config, done.step + 1)
             done.add(losses)
             if average:
                 average.update(module, done.step)
-            if done.step % config.evaluate_every == 0 or done.step == config.steps:
+            if is_first() and (done.step % config.evaluate_every == 0 or done.step == config.steps):
                 evaluate()
-            elif done.step % config.save_every == 0:
+            elif is_first() and done.step % config.save_every == 0:
                 save()
             yield
 
@@ -170,11 +180,12 @@ def train_network(
             pass
     module.eval()
     path, best_path = folder / LAST, folder / BEST
-    save_network(kept, path)
-    write_history(folder, done.history)
     trained = Trained(path, tuple(done.history), best_path if done.best else None, done.best)
-    report(trained)
-    (folder / STATE).unlink(missing_ok=True)
+    if is_first():
+        save_network(kept, path)
+        write_history(folder, done.history)
+        report(trained)
+        (folder / STATE).unlink(missing_ok=True)
     return trained
 
 
@@ -205,16 +216,25 @@ def _step(
     loss = config.classification_weight * parts[0] + config.segmentation_weight * parts[1]
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    sum_gradients(module.parameters())
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
     if config.clip is not None:
         nn.utils.clip_grads_with_norm_(module.parameters(), config.clip, norm)
-    values = torch.stack([*(part.detach() for part in parts), loss.detach(), norm]).tolist()
+    values = [*all_sum(torch.stack([*parts, loss])).tolist(), norm.item()]
     if not all(map(math.isfinite, values)):  # before the weights take it in
         what = f"loss {values[2]:g}, norm of its gradient {values[3]:g}"
         raise InputError(f"step {step}: {what}: not finite; lower --lr (now {config.lr:g}) or give --clip")
     optimizer.step()
     return values[0], values[1]
+
+
+def _check_processes(batch_size: int, places: int) -> None:
+    """InputError if a process would be left without an image, or without one of those with masks or of the others."""
+    least = min(count for count in (batch_size, places, batch_size - places) if count)
+    if size() > least:
+        what = f"a batch of {batch_size}, {places} of them with masks, can be shared by at most {least}"
+        raise InputError(f"{size()} processes: {what}; start fewer, or raise --batch-size")
 
 
 def _mode(module: nn.Module, config: TrainConfig) -> None:

@@ -214,7 +214,7 @@ def test_settings_that_cannot_be() -> None:
 
 
 def slow_loss(features: torch.Tensor, labels: torch.Tensor, radius: int) -> tuple[float, float, float, float]:
-    """Seed paper, section 3.3.2, over all unordered pairs of pixels, in float64, the pair taken once."""
+    """Athanasiadis et al. 2021, section 3.3.2, over all unordered pairs of pixels, in float64, the pair taken once."""
     sums, counts = {"fg": 0.0, "bg": 0.0, "neg": 0.0}, {"fg": 0, "bg": 0, "neg": 0}
     batch, _, height, width = features.shape
     nodes = [(y, x) for y in range(height) for x in range(width)]

@@ -392,7 +392,7 @@ def test_mistakes_in_a_table(tmp_path: Path, cnnseg: Cnnseg, change: dict, line:
 
 
 def test_tables_that_ship() -> None:
-    """The published figures stand where they belong: seed paper, tables 1 to 3, first and last column."""
+    """The published figures stand where they belong: Yu et al. 2024, tables 1 to 3, first and last column."""
     counts, figures = {}, {}
     for number in (1, 2, 3):
         path, table = read_table(f"cnnseg/table{number}")

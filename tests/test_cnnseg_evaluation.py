@@ -250,9 +250,9 @@ def test_other_classes_and_sizes_are_refused(dataset: Dataset, tmp_path: Path) -
     with pytest.raises(InputError, match="made for other classes: dog, cat; data set noise has: cat, dog"):
         check_classes(network(names=("dog", "cat")), dataset)
     wrong = tmp_path / "a.png"
-    Image.fromarray(np.zeros((40, 50), np.uint8)).save(wrong)
+    Image.fromarray(np.ones((40, 50), np.uint8)).save(wrong)
     sample = Sample("a", dataset.samples[0].image_path, (1,), wrong)
-    with pytest.raises(InputError, match=r"a\.png: .*40 x 52, ground truth is 40 x 50"):
+    with pytest.raises(InputError, match=r"a\.png: 50 x 40 pixels, its image 52 x 40"):
         evaluate_network(network(), dataset, [sample])
 
 

@@ -424,7 +424,10 @@ def test_files_of_seeds(samples: list[Sample], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["lrp", "cam"])
-def test_maps_that_are_not_finite_are_reported(samples: list[Sample], tmp_path: Path, method: str) -> None:
+def test_maps_that_are_not_finite_are_reported(
+    samples: list[Sample], tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsss.explanation.check_values", lambda images: None)  # as if the network made them of it
     Image.new("RGB", (56, 40)).save(samples[0].image_path)
     network = make_network()
     prepare = network.prepare
@@ -484,7 +487,7 @@ def test_the_command(place: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[
     assert (folder / "b.npz").stat().st_mtime_ns == first
     manifest = read_json(folder / "manifest.json")
     assert manifest["kind"] == "seeds" and manifest["config"]["power"] == 0.75
-    assert [entry["counts"]["images"] for entry in manifest["history"]] == [1, 3, 2]
+    assert [entry["counts"]["images"] for entry in manifest["history"]] == [3, 2]  # none of a shard among others
     assert read_seed(folder, "c").classes.tolist() == [1, 2] and read_seed(folder, "c").scores.any()
     assert cnnseg("--method", "cam") == 0
     assert read_json(place / "runs/cam_cnn/seeds/manifest.json")["config"]["power"] == 1

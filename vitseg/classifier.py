@@ -19,9 +19,14 @@ from vitseg.models import HEAD, Classifier, create_classifier, save_classifier
 from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig
 from wsss.console import note, track
 from wsss.data import Dataset, Sample
+from wsss.distributed import OwnBatches, all_sum, same_start, sum_gradients, whole_batch
 from wsss.errors import InputError
 from wsss.metrics import ClassificationScores, classification_scores
+from wsss.processes import is_first, rank
 from wsss.training import EpochBatches, loader_errors, read_state, save_state, stable_seed
+
+UNKNOWN = -1
+"""In the place of a label, 0 or 1, that takes no part in the loss."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,8 @@ def train_classifier(
     After every epoch the whole state goes to ``<folder>/resume.pt``; a run that was killed goes on from it to the
     same result, as all randomness is a function of (seed, epoch, index). The last epoch is the result: nothing is
     chosen on `val`. That file is removed at the end, after `report` has been called: what that keeps is not lost either
-    if the process is killed.
+    if the process is killed. Several processes (`wsss.processes`) share each batch; the first of them writes, reports,
+    and alone knows the scores.
 
     Raises:
         InputError: no labelled image, unreadable files, weights of another model, a loss that is not finite.
@@ -108,6 +114,7 @@ def train_classifier(
         raise InputError(f"--frozen-levels {config.frozen_levels}: {config.architecture} is no TRUNK+VIT")
     for size in config.sizes:
         check_side(classifier, size, "--sizes")
+    same_start(model)
     optimizer = _optimizer(classifier, config)
     batches = _SizedBatches(len(train), config)
     identity = {
@@ -115,14 +122,14 @@ def train_classifier(
         "labels": {sample.id: list(sample.classes) for sample in train},
     }
     losses: list[float] = []
-    if state := read_state(folder / STATE, identity, device):
+    if state := read_state(folder / STATE, identity):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         losses = state["losses"]
         note(f"going on after epoch {len(losses)} of {config.epochs}")
     loader = data.DataLoader(
         _Crops(train.samples, train.labels(), config),
-        batch_sampler=batches,
+        batch_sampler=OwnBatches(batches),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.startswith("cuda"),
@@ -140,25 +147,29 @@ def train_classifier(
             total = 0.0
             for index, (images, labels) in enumerate(loader):
                 _set_lr(optimizer, config, epoch * len(batches) + index, steps)
-                total += _step(classifier, optimizer, images.to(device), labels.to(device), config)
+                count = batches.images(index)
+                if rank() >= count:
+                    labels.fill_(UNKNOWN)
+                with whole_batch(count):
+                    total += _step(classifier, optimizer, images.to(device), labels.to(device), config)
                 yield
             losses.append(total / len(batches))
-            save_state(
-                folder / STATE,
-                identity,
-                {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses},
-            )
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses}
+            if is_first():
+                save_state(folder / STATE, identity, state)
             note(f"epoch {epoch + 1}/{config.epochs}: loss {losses[-1]:.4f}")
 
     with loader_errors():
         for _ in track(training(), "train classifier", total=steps - len(losses) * len(batches)):
             pass
     model.eval()
+    path = folder / CHECKPOINT
+    if not is_first():
+        return TrainedClassifier(path, tuple(losses), None)
     scores = None
     if val is not None:
         predicted = predict(classifier, val, config.sizes[-1], device=device, precision=config.precision)
         scores = classification_scores(predicted, val.labels())
-    path = folder / CHECKPOINT
     save_classifier(classifier, path, getattr(torch, config.export))
     trained = TrainedClassifier(path, tuple(losses), scores)
     report(trained)
@@ -206,13 +217,16 @@ def _step(
 ) -> float:
     with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         logits = classifier.model(classifier.normalise(images))
-    loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels)
+    known = labels != UNKNOWN
+    losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
+    loss = torch.where(known, losses, 0).sum() / all_sum(known.sum())
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    sum_gradients(classifier.model.parameters())
     if config.clip is not None:
         nn.utils.clip_grad_norm_(classifier.model.parameters(), config.clip)
     optimizer.step()
-    value = loss.item()
+    value = all_sum(loss).item()
     if not math.isfinite(value):
         raise InputError(f"the loss is {value}: lower --lr (now {config.lr})")
     return value

@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 from vitseg.checkpoints import checkpoint_name, find_checkpoint
 from vitseg.judge_commands import perturbation_test, segmentation_test
 from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig, ExplainConfig, SeedConfig
-from wsss.console import Flat, note, run
+from wsss.console import Flat, note, run, together, versions
 from wsss.errors import InputError
 from wsss.explorer.options import Host, Port
 from wsss.options import (
@@ -24,10 +24,11 @@ from wsss.options import (
     Restart,
     Root,
     Runs,
+    Shard,
     check_positive,
     command_line,
-    shard_of,
 )
+from wsss.processes import from_first, take_shard
 
 if TYPE_CHECKING:
     from wsss.data import Dataset, Sample
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 app = App(
     name="vitseg",
+    version=versions,
     help="Relevance through vision transformers: explanations of images, and seeds for segmentation.",
     default_parameter=Parameter(negative_iterable=""),
 )
@@ -44,6 +46,7 @@ app.command(segmentation_test)
 
 
 @app.command
+@together
 def train_classifier(
     *,
     data: Data,
@@ -90,7 +93,7 @@ def train_classifier(
             "class_names": train_set.class_names,
             "sources": {DATA: train_set.root},
         },
-        learnt=inputs_of(train_set.samples),
+        learnt=from_first(lambda: inputs_of(train_set.samples)),
     )
     if restart:
         training.restart()
@@ -152,6 +155,7 @@ def evaluate_classifier(
 
 
 @app.command
+@together
 def seeds(
     *,
     classifier: str,
@@ -162,7 +166,7 @@ def seeds(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     batch_size: int = 8,
-    shard: str = "1/1",
+    shard: Shard = "1/1",
     cfg: Annotated[SeedConfig, Flat] = SeedConfig(),
 ) -> None:
     """Make seeds: soft maps of the classes each image is labelled with.
@@ -180,8 +184,6 @@ def seeds(
         Hybrid-ViT lrp_hybrid, rollout_hybrid, ...
     batch_size
         Maps made at once.
-    shard
-        i/n: this process makes the i-th of n parts; run the others beside it, on other devices or machines.
     """
     from vitseg.methods import find_method
     from vitseg.models import load_classifier
@@ -192,13 +194,13 @@ def seeds(
     from wsss.training import choose_device
 
     find_method(cfg.method)
-    part = shard_of(shard)
+    take_shard(shard)
     check_positive("--batch-size", batch_size)
     dataset = load_dataset(data, split, root)
     path = find_checkpoint(classifier, runs)
     model = load_classifier(path)
     outputs = outputs_for(model, dataset)
-    where = choose_device(device)
+    where = choose_device(device, cfg.precision)
     target = runs / (name or seed_name(cfg.method, model)) / "seeds"
     cfg = cfg.as_begun(config_of(target))
 
@@ -212,12 +214,12 @@ def seeds(
         config=cfg.identity,
         inputs={"classifier": file_hash(path), "data": dataset.name},
         sources={"classifier": path},
-        shard=part,
         command=command_line("vitseg"),
     )
 
 
 @app.command
+@together
 def explain(
     images: list[Path],
     /,
@@ -231,6 +233,7 @@ def explain(
     full_size: FullSize = False,
     runs: Runs = Path("runs"),
     device: Device = "auto",
+    shard: Shard = "1/1",
     cfg: Annotated[ExplainConfig, Flat] = ExplainConfig(),
 ) -> None:
     """Explain photographs: one overlay for each of the top or the named classes.
@@ -259,15 +262,15 @@ def explain(
     from vitseg.pictures import explain_photographs
     from wsss.training import choose_device
 
+    take_shard(shard)
     if (classifier is None) == (architecture is None):
         raise InputError("--classifier or --architecture: give one of the two")
     if classifier is not None:
         model = load_classifier(find_checkpoint(classifier, runs))
     else:
         model = load_imagenet_vit(architecture, weights)
-    explain_photographs(
-        model, images, out, cfg, classes=classes, top=top, full_size=full_size, device=choose_device(device)
-    )
+    where = choose_device(device, cfg.precision)
+    explain_photographs(model, images, out, cfg, classes=classes, top=top, full_size=full_size, device=where)
 
 
 @app.command
@@ -350,3 +353,7 @@ def list_methods() -> None:
 def main() -> None:
     """Entry point of ``vitseg``."""
     sys.exit(run(app))
+
+
+if __name__ == "__main__":
+    main()

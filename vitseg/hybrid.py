@@ -1,4 +1,6 @@
-"""Hybrid ViTs: the tokens are a convolutional network's feature map instead of patches (seed paper, section 3.1).
+"""Hybrid ViTs: the tokens are a convolutional network's feature map instead of patches.
+
+Athanasiadis et al. 2021, section 3.1.
 
 Dosovitskiy et al., ICLR 2021, section 3.1. timm has such models of its own (``vit_base_r50_s16_224``). Here any
 convolutional network of timm is joined to any of its ViTs by a name, ``TRUNK+VIT``, such as

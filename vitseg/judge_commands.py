@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from vitseg.settings import TrialConfig
-from wsss.console import Flat
+from wsss.console import Flat, together
 from wsss.judging.options import Classes, Classifier, Images, MaskData, Masks, MaskSplit, Name, Split, Weights
-from wsss.options import Data, Device, ForegroundValue, Root, Runs
+from wsss.options import Data, Device, ForegroundValue, Root, Runs, Shard
+from wsss.processes import take_shard
 
 if TYPE_CHECKING:
     from wsss.judging.commands import Order
@@ -20,6 +21,7 @@ Architecture = Annotated[
 ]
 
 
+@together
 def perturbation_test(
     *,
     data: Data,
@@ -31,6 +33,7 @@ def perturbation_test(
     root: Root = None,
     runs: Runs = Path("runs"),
     device: Device = "auto",
+    shard: Shard = "1/1",
     cfg: Annotated[TrialConfig, Flat] = TrialConfig(),
 ) -> None:
     """Remove the most or the least relevant pixels and see how fast the model's accuracy falls.
@@ -41,9 +44,11 @@ def perturbation_test(
     """
     from wsss.judging.commands import judge_by_perturbation
 
+    take_shard(shard)
     judge_by_perturbation(_order(classifier, architecture, weights, name, runs, device, cfg), data, split, root)
 
 
+@together
 def segmentation_test(
     *,
     data: MaskData = None,
@@ -59,6 +64,7 @@ def segmentation_test(
     root: Root = None,
     runs: Runs = Path("runs"),
     device: Device = "auto",
+    shard: Shard = "1/1",
     cfg: Annotated[TrialConfig, Flat] = TrialConfig(),
 ) -> None:
     """Cut maps of the predicted class at their mean and compare them with the masks of the objects.
@@ -70,6 +76,7 @@ def segmentation_test(
     """
     from wsss.judging.commands import MaskedData, judge_by_segmentation
 
+    take_shard(shard)
     source = MaskedData(data, split, classes, root, images, masks, foreground_value)
     judge_by_segmentation(_order(classifier, architecture, weights, name, runs, device, cfg), source)
 

@@ -93,7 +93,8 @@ def class_maps(
 def first_block(classifier: Classifier, config: SeedConfig) -> int:
     """First block of the rollout: the configured one, else where the last third of the blocks begins.
 
-    The peers take 1. Measured on images with masks (README), seeds from the upper blocks alone cover objects better.
+    The published code takes 1. Measured on images with masks (docs/results.md), seeds from the upper blocks alone
+    cover objects better.
     """
     return len(classifier.model.blocks) * 2 // 3 if config.first_block is None else config.first_block
 

@@ -79,7 +79,7 @@ class SeedConfig(Config):
     rules: Literal["robust", "exact"] = "exact"
     """how relevance is divided: exact (as published; better seeds of several classes), robust (well conditioned)"""
     first_block: int | None = Field(None, ge=0)
-    """the rollout multiplies the blocks from this one on (the peers: 1); the last third of the blocks if not given"""
+    """the rollout multiplies the blocks from this one on (published: 1); the last third of the blocks if not given"""
     attention_walk: int | None = Field(None, ge=0)
     """steps that maps are walked over the model's own attention, which spreads them over whole objects; 0: none; if not
     given, 2 for transformer_attribution and generic_attention, else 0"""

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wsss.console import console, note, run
+from wsss.console import console, note, run, versions
 from wsss.entries import ALPHAS, MetricEntry, save_metrics
 from wsss.errors import InputError
 from wsss.options import Data, ForegroundValue, Root, Runs, Workers, worker_count
 
-app = App(name="wsss", help="Images, labels and numbers of weakly supervised segmentation.")
+app = App(name="wsss", help="Images, labels and numbers of weakly supervised segmentation.", version=versions)
 
 Many = Parameter(negative_iterable="")
 OptionalData = Annotated[

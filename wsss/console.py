@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -18,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from wsss.configs import find_config
 from wsss.errors import InputError
+from wsss.processes import is_first, lost, processes, size, tells
 
 T = TypeVar("T")
 console = Console(highlight=False, soft_wrap=True)
@@ -41,6 +43,8 @@ Several = Parameter(consume_multiple=True)
 """Annotation of a list option that takes several values at once: ``--sizes 224 384``."""
 
 
+_TOGETHER = "works_together"
+
 _REMEDIES = {
     errno.EEXIST: "; expected a folder, or a name that is free",
     errno.EISDIR: "; expected a file, or a name that is free",
@@ -52,19 +56,43 @@ _REMEDIES = {
 """What would be right after a fault of the file system, for messages."""
 
 
+def versions() -> str:
+    """What `--version` prints: of this package and of PyTorch, on which figures depend."""
+    return f"relseg {version('relseg')} (PyTorch {version('torch')})"
+
+
+def together(command: Callable) -> Callable:
+    """Mark a command that torchrun may start in several processes (`wsss.processes`)."""
+    setattr(command, _TOGETHER, True)
+    return command
+
+
 def run(app: App, tokens: list[str] | None = None) -> int:
     """Run a command line and return its exit status.
 
     ``--config FILE.yaml`` (a path, or a name below ``configs/``) gives defaults for the command's options; options
     on the command line win. Bad input ends in one line on standard error and status 2, an interruption in 130.
+    Of the processes that torchrun starts the first one to fail says why, and all end.
     """
+    try:
+        with processes():
+            status = _outcome(app, tokens)
+            if status and size() > 1:
+                raise SystemExit(status)  # the others may be waiting for what this one does not do any more
+            return status
+    except InputError as error:
+        return _fail(str(error))
 
+
+def _outcome(app: App, tokens: list[str] | None) -> int:
     def launch(
         *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
         config: Annotated[str | None, Parameter(help="YAML file with options of the command")] = None,
     ) -> int | None:
         source = () if config is None else (Yaml(find_config(config), must_exist=True, use_commands_as_keys=False),)
         app.config = source
+        if size() > 1 and not getattr(app.parse_args(tokens, exit_on_error=False, print_error=False)[0], _TOGETHER, 0):
+            raise InputError(f"{' '.join(tokens[:1])}: works in one process; start it without torchrun")
         return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
 
     if app.meta.default_command is None:
@@ -88,8 +116,13 @@ def run(app: App, tokens: list[str] | None = None) -> int:
         if error.errno is None or error.filename is None:
             raise  # of no file that somebody could do something about
         return _fail(f"{error.filename}: {os.strerror(error.errno).lower()}{_REMEDIES.get(error.errno, '')}")
+    except RuntimeError as error:
+        if not lost(error):
+            raise
+        return _fail("another process was killed: run the same command again, it goes on from here")
     except KeyboardInterrupt:
-        print("\ninterrupted: run the same command again, it goes on from here", file=sys.stderr)
+        if tells():
+            print("\ninterrupted: run the same command again, it goes on from here", file=sys.stderr)
         return 130
 
 
@@ -109,7 +142,8 @@ def _cyclopts_line(error: cyclopts.CycloptsError) -> str:
 
 
 def _fail(line: str) -> int:
-    print(f"error: {printable(line)}", file=sys.stderr)
+    if tells():
+        print(f"error: {printable(line)}", file=sys.stderr)
     return 2
 
 
@@ -119,8 +153,9 @@ def printable(line: str) -> str:
 
 
 def note(line: str) -> None:
-    """A line for the user, on standard output."""
-    console.print(line.encode("utf-8", "backslashreplace").decode(), markup=False)
+    """A line for the user, on standard output; of several processes the first prints it."""
+    if is_first():
+        console.print(line.encode("utf-8", "backslashreplace").decode(), markup=False)
 
 
 def warn(line: str) -> None:
@@ -131,6 +166,9 @@ def warn(line: str) -> None:
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Iterate and show progress with time left; where there is no terminal, about ten plain lines in all."""
     total = len(items) if total is None and hasattr(items, "__len__") else total  # type: ignore[arg-type]
+    if not is_first():
+        yield from items
+        return
     if console.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:

@@ -31,7 +31,7 @@ def evaluate_run(
     workers: int = 1,
     command: str = "",
 ) -> list[MetricEntry]:
-    """Evaluate stages of a run against the ground truth of a split (PROTOCOLS.md section 3).
+    """Evaluate stages of a run against the ground truth of a split (docs/protocols.md).
 
     Args:
         run: folder of the run.

@@ -61,7 +61,7 @@ class _Test:
 
 
 def perturbation_figures(results: Results) -> Figures:
-    """Clean accuracy and the four areas, with their curves (PROTOCOLS.md section 1).
+    """Clean accuracy and the four areas, with their curves (docs/protocols.md).
 
     Keys: clean_accuracy; negative_predicted, negative_target (higher is better), positive_predicted, positive_target
     (lower is better), each an area in [0, 90].
@@ -73,7 +73,7 @@ def perturbation_figures(results: Results) -> Figures:
 
 
 def segmentation_figures(results: Results) -> Figures:
-    """Pixel accuracy and mIoU from sums over all images, mAP and mF1 as means over images (PROTOCOLS.md section 2).
+    """Pixel accuracy and mIoU from sums over all images, mAP and mF1 as means over images (docs/protocols.md).
 
     Keys: pixel_accuracy, map, miou, mf1 (F1 of the foreground). An image without such a value is left out of that mean.
     """

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from wsss.console import note, track
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError, did_you_mean
+from wsss.processes import all_done, gathered
 from wsss.store import DATA, Seed, Stage, class_array, due, read_seed, write_seed
 
 MapsOf = Callable[[Sequence[Image.Image], Sequence[Sample]], list[np.ndarray]]
@@ -171,16 +172,16 @@ def run_seeds(
     config: Mapping[str, Any],
     inputs: dict[str, str],
     sources: Mapping[str, Path] | None = None,
-    shard: tuple[int, int] = (1, 1),
     command: str,
 ) -> None:
     """The seeds stage of a run: what is there and up to date is kept, the rest is made, and the manifest says how.
+
+    Several processes share the work (`wsss.processes`).
 
     Args:
         folder: of the stage, ``<run>/seeds``. make: (samples, folder) -> counts.
         config: all that changes the maps. inputs: fingerprints of what they are made from, see `Stage.open`.
         sources: where these lie.
-        shard: (i, n): the i-th of n parts of the images.
 
     Raises:
         InputError: made with other settings before, being made by another process, or, after all others are made, an
@@ -195,24 +196,22 @@ def run_seeds(
         suffix=".npz",
         inputs=inputs,
         sources={DATA: dataset.root, **(sources or {})},
-        shared=shard[1] > 1,
     )
     with stage_of as stage:
-        mine = dataset.samples[shard[0] - 1 :: shard[1]]
 
         def relabelled(sample: Sample) -> bool:
             return tuple(read_seed(stage.folder, sample.id).classes.tolist()) != sample.classes
 
-        todo = due(stage, mine, "seeds", outdated=relabelled)
-        counts = make(todo, stage.folder)
-        if todo or dataset.split not in {past.get("split") for past in stage.manifest["history"]}:
-            stage.done(
-                command=command,
-                split=dataset.split,
-                counts={"images": counts.images, "maps": counts.maps, "failed": len(counts.failed)},
-                seconds=time.monotonic() - begin,
-            )
-    if counts.failed:
-        more = f" ({len(counts.failed)} images have no seed; the others are made)" if len(counts.failed) > 1 else ""
-        raise InputError(f"{counts.failed[0]}{more}")
-    note(f"{stage.folder}: seeds of all {len(mine)} images of {dataset.name}/{dataset.split}")
+        counts = gathered(make(due(stage, dataset.samples, "seeds", outdated=relabelled), stage.folder))
+        images, maps = sum(found.images for found in counts), sum(found.maps for found in counts)
+        failed = [line for found in counts for line in found.failed]
+        complete = all_done(dataset.samples, lambda samples: stage.pending([sample.id for sample in samples]))
+        new = images or failed or dataset.split not in {past.get("split") for past in stage.manifest["history"]}
+        if complete and new:
+            account = {"images": images, "maps": maps, "failed": len(failed)}
+            stage.done(command=command, split=dataset.split, counts=account, seconds=time.monotonic() - begin)
+    if failed:
+        more = f" ({len(failed)} images have no seed; the others are made)" if len(failed) > 1 else ""
+        raise InputError(f"{failed[0]}{more}")
+    if complete:
+        note(f"{stage.folder}: seeds of all {len(dataset)} images of {dataset.name}/{dataset.split}")

@@ -21,7 +21,7 @@ ORACLE_THRESHOLDS: tuple[float, ...] = tuple(
 class ConfusionMatrix:
     """Counts of pixels by true class (rows) and predicted class (columns), streamed image by image.
 
-    One matrix over a whole data set gives the mIoU of PROTOCOLS.md section 3 (background included, 255 ignored).
+    One matrix over a whole data set gives the mIoU of docs/protocols.md (background included, 255 ignored).
 
     >>> matrix = ConfusionMatrix(2)
     >>> matrix.update(np.array([[0, 1, 1]]), np.array([[0, 1, 255]]))
@@ -105,7 +105,7 @@ class ConfusionMatrix:
 def alpha_background(scores: np.ndarray, alpha: float) -> np.ndarray:
     """Background map of a seed by the alpha rule: M_bg = (1 - max_c M_c)^alpha.
 
-    Source: Ahn and Kwak, "Learning pixel-level semantic affinity" (CVPR 2018), section 3.2; PROTOCOLS.md section 3.
+    Source: Ahn and Kwak, "Learning pixel-level semantic affinity" (CVPR 2018), section 3.2; docs/protocols.md.
 
     >>> alpha_background(np.array([[[0.0, 0.5]], [[0.2, 0.75]]]), 2)
     array([[0.64  , 0.0625]])

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from wsss.console import Several
 from wsss.errors import InputError
+from wsss.processes import local_size
 
 
 def check_folder(path: Path, option: str) -> None:
@@ -51,6 +52,13 @@ SeedRuns = Annotated[
 ]
 Device = Annotated[str, Parameter(help="cpu, cuda, cuda:1, mps; auto takes a GPU if there is one.")]
 Readers = Annotated[int, Parameter(help="Processes that read images; 0 reads in the main process.")]
+Shard = Annotated[
+    str,
+    Parameter(
+        help="i/n: this process makes the i-th of n parts; the others run beside it, on other devices or machines. "
+        "What one that died has left, the same command makes with its shard, or without any."
+    ),
+]
 Restart = Annotated[
     bool,
     Parameter(negative="", help="Train anew: a training that is there is moved to STAGE.old in the run."),
@@ -65,18 +73,10 @@ def check_positive(option: str, value: int | None) -> None:
 
 
 def worker_count(given: int | None) -> int:
-    """Number of processes: as given, else one for each core this process may use."""
+    """Number of processes: as given, else one for each core this process may use; torchrun's divide the cores up."""
     check_positive("--workers", given)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return given or cores or 1
-
-
-def shard_of(text: str) -> tuple[int, int]:
-    """(i, n) of ``--shard i/n``: the i-th of n parts of the images. InputError if it is anything else."""
-    part, slash, parts = text.partition("/")
-    if not (slash and part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
-        raise InputError(f"--shard {text}: expected i/n with 1 <= i <= n, such as 1/4")
-    return int(part), int(parts)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return given or max(1, cores // local_size())
 
 
 def command_line(program: str) -> str:

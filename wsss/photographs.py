@@ -16,6 +16,7 @@ from wsss.data.wordnet import describe
 from wsss.errors import InputError, did_you_mean
 from wsss.options import check_folder
 from wsss.overlay import overlay
+from wsss.processes import gathered, of_shard, share
 from wsss.store import atomic
 
 LONGEST = 1600
@@ -46,7 +47,8 @@ def explain_photographs(
     """Write ``<out>/IMAGE_CLASS[.VARIANT].png`` for the named classes, or the `top` most probable of each photograph.
 
     Prints one line a picture with the class's logit. A photograph that cannot be read or explained costs the others
-    nothing. Large ones are not decoded in full (`wsss.data.read_image`) unless their overlays are wanted so.
+    nothing. Large ones are not decoded in full (`wsss.data.read_image`) unless their overlays are wanted so. Several
+    processes share the photographs (`wsss.processes`).
 
     Args:
         sees: side in pixels of the square of the area that the model sees a photograph at.
@@ -68,7 +70,8 @@ def explain_photographs(
         raise InputError(f"images: two files are named {min(twice)}; their overlays would overwrite each other")
     written: list[Path] = []
     failed: list[str] = []
-    for path in paths:
+    wanted = of_shard(paths)
+    for path in share(wanted):
         try:
             # four times what the model sees, so that it sees a long strip no less sharp than it would
             image = read_image(path, at_least=None if full_size else max(LONGEST, 4 * sees))
@@ -88,7 +91,7 @@ def explain_photographs(
             _write(overlay(photograph, heat, limits=limits), target)
             note(f"{target}: {describe(class_names, place)}, logit {logits[first + place]:.2f}")
             written.append(target)
-    _tell(failed, len(paths))
+    _tell([line for one in gathered(failed) for line in one], len(wanted))
     return written
 
 

@@ -15,7 +15,7 @@ _CHUNK_BYTES = 16_000_000  # of resampling counts held at once
 def perturbation_auc(accuracies: np.ndarray) -> np.ndarray:
     """Area under the accuracy of images that lose more and more of their pixels.
 
-    Trapezoid rule over the fractions 0 to 0.9, times 100, not divided by 0.9: from 0 to 90 (PROTOCOLS.md section 1;
+    Trapezoid rule over the fractions 0 to 0.9, times 100, not divided by 0.9: from 0 to 90 (docs/protocols.md;
     Chefer et al., CVPR 2021, table 2).
 
     >>> round(float(perturbation_auc(np.ones(10))), 6)
@@ -38,7 +38,7 @@ def perturbation_auc(accuracies: np.ndarray) -> np.ndarray:
 def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
     """Average precision of one map, read as two score maps: 1 - map for background, map for foreground.
 
-    The scores [1 - map, map] and the truths [background, foreground] are concatenated to one ranking (PROTOCOLS.md
+    The scores [1 - map, map] and the truths [background, foreground] are concatenated to one ranking (docs/protocols.md
     section 2; Chefer et al., CVPR 2021, table 3). The mean of it over images is the mAP. 1 - map is taken in the
     floating dtype of `scores`, as rounding decides about ties.
 

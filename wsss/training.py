@@ -17,6 +17,7 @@ import torch
 from torch.utils import data
 
 from wsss.errors import InputError
+from wsss.processes import from_first, local_rank, size
 from wsss.store import atomic
 
 
@@ -34,6 +35,10 @@ class EpochBatches(data.Sampler):
     def __len__(self) -> int:
         return -(-self.count // self.batch_size)
 
+    def images(self, step: int) -> int:
+        """How many images the batch of that number in an epoch has: the last one may have fewer than the others."""
+        return min(self.batch_size, self.count - step * self.batch_size)
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch = self.epoch
         order = np.random.default_rng((self.seed, epoch)).permutation(self.count).tolist()
@@ -49,15 +54,19 @@ def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> N
         temporary.write_bytes(content.getbuffer())
 
 
-def read_state(path: Path, identity: dict[str, Any], device: str | torch.device) -> dict[str, Any] | None:
-    """What `save_state` wrote, or None if there is no such file.
+def read_state(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """What `save_state` wrote, on the CPU, or None if there is no such file; the first of several processes reads it.
 
     Raises InputError if the file cannot be read or belongs to a training with another identity.
     """
+    return from_first(lambda: _read_state(path, identity))
+
+
+def _read_state(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: cannot be read ({reason}); delete it to train from the start") from None
@@ -81,13 +90,32 @@ def loader_errors() -> Iterator[None]:
         ) from None
 
 
-def choose_device(name: str) -> str:
-    """The device of that name; "auto" is a GPU if there is one, else the CPU. InputError if it is not to be had."""
+def choose_device(name: str, precision: str = "float32") -> str:
+    """The device of that name; "auto" is a GPU if there is one, else the CPU.
+
+    Of several processes on one machine each gets a GPU of its own.
+
+    Raises InputError if it is not to be had, or does not compute in that precision.
+    """
+    if precision == "float64" and name.startswith("mps"):
+        raise InputError(f"--precision float64: --device {name} has single precision alone; expected cpu or cuda")
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if size() > 1 and name == "cuda":
+        return _own_gpu()
+    if size() > 1 and name != "cpu":
+        raise InputError(f"--device {name}: expected cpu or cuda where several processes work together")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name}: not available here ({reason}); cpu always is") from None
     return name
+
+
+def _own_gpu() -> str:
+    place, there = local_rank(), torch.cuda.device_count()
+    if place >= there:
+        raise InputError(f"--device cuda: expected a GPU for each process of a machine, got {there}; start fewer")
+    torch.cuda.set_device(place)
+    return f"cuda:{place}"

@@ -21,16 +21,18 @@ from cnnseg.regions.settings import (
 )
 from cnnseg.segmentation.commands import Which
 from cnnseg.settings import BEST, LAST
-from wsss.console import Flat, note, warn
+from wsss.console import Flat, note, together, warn
 from wsss.errors import InputError
 from wsss.judging.options import Split
-from wsss.options import Data, Device, OutFolder, Root, Runs, check_positive
+from wsss.options import Data, Device, OutFolder, Root, Runs, Shard, check_positive
+from wsss.processes import take_shard
 
 NetworkOption = Annotated[
     str | None, Parameter(help="Checkpoint (.safetensors), or the name of a run that holds one; of --settings its own.")
 ]
 
 
+@together
 def explain_segmentation(
     images: Annotated[list[Path] | None, Parameter(negative_iterable="")] = None,
     /,
@@ -47,6 +49,7 @@ def explain_segmentation(
     which: Which = "last",
     runs: Runs = Path("runs"),
     device: Device = "auto",
+    shard: Shard = "1/1",
     cfg: Annotated[RegionMethod, Flat] = RegionMethod(),
 ) -> None:
     """Explain why a network that segments gives a region of a photograph its class.
@@ -83,6 +86,7 @@ def explain_segmentation(
     from wsss.store import file_hash
     from wsss.training import choose_device
 
+    take_shard(shard)
     if all_classes and all_layers:
         raise InputError("--all-classes, --all-layers: give one of the two")
     given = {"--class": class_name, "--pixel": pixel, "--region": region}
@@ -154,6 +158,7 @@ def list_layers(
         note(f"{layer.name:{width}}  {layer.channels:8d}  {maps:>9}  {layer.stride:6g}{said}")
 
 
+@together
 def region_test(
     *,
     network: Annotated[str, Parameter(help="Checkpoint (.safetensors), or the name of a run that holds one.")],
@@ -164,6 +169,7 @@ def region_test(
     which: Which = "last",
     runs: Runs = Path("runs"),
     device: Device = "auto",
+    shard: Shard = "1/1",
     cfg: Annotated[RegionTrialConfig, Flat] = RegionTrialConfig(),
 ) -> None:
     """Remove the most or the least relevant pixels and see how fast the score of a region falls.
@@ -175,6 +181,8 @@ def region_test(
     """
     from cnnseg.regions.judged import find_explainers, find_subject
     from wsss.judging.commands import Order, RegionRule, judge_by_regions
+
+    take_shard(shard)
 
     def find():
         subject = find_subject(network, runs, cfg, {"last": LAST, "best": BEST}[which])

@@ -19,6 +19,7 @@ from cnnseg.regions.seen import Seen
 from cnnseg.regions.settings import Mask, PictureFormat, Pixels, SegmentationQuestion
 from wsss.console import note, track, warn
 from wsss.errors import InputError
+from wsss.processes import gathered, of_shard, share
 from wsss.store import atomic, file_hash
 from wsss.store.atomic import write_bytes
 
@@ -55,6 +56,7 @@ def explain_photographs(
         question: its network is written down; its image is that of each photograph.
 
     A photograph that cannot be read, or of which this cannot be asked, is warned about; the others are still explained.
+    Several processes share the photographs (`wsss.processes`).
     """
     if shown == "layers" and not find_method(question.method).takes_layer:
         raise InputError(f"--all-layers: method {question.method} looks at none; lrp, gradcam, layercam do")
@@ -63,7 +65,7 @@ def explain_photographs(
     explainer.check(question)
     written: list[Path] = []
     failed: dict[str, str] = {}
-    for name, path in track(list(photographs.items()), "explain"):
+    for name, path in track(share(of_shard(list(photographs.items()))), "explain"):
         try:
             seen = explainer.see(path, question.size)
             asked = question.model_copy(update={"image": str(path), "image_hash": file_hash(path)})
@@ -83,7 +85,10 @@ def explain_photographs(
             area = f"{int(one.region.sum())} of {one.region.size} pixels"
             note(f"{target}.{picture}: {one.class_name}, mean {one.question.score} {one.score:.2f} over {area}")
         written.append(target.with_name(f"{target.name}.{picture}"))
-    return Explained(written, failed)
+    return Explained(
+        [path for one in gathered(written) for path in one],
+        {name: why for one in gathered(failed) for name, why in one.items()},
+    )
 
 
 def write_picture(picture: Image.Image, path: Path) -> None:

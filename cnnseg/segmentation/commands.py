@@ -15,9 +15,21 @@ from cnnseg.segmentation.settings import (
     ViewsConfig,
 )
 from cnnseg.settings import BEST, LAST
-from wsss.console import Flat, Several, note
+from wsss.console import Flat, Several, note, together
 from wsss.errors import InputError
-from wsss.options import Data, Device, ForegroundValue, OutFolder, Readers, Restart, Root, Runs, check_positive
+from wsss.options import (
+    Data,
+    Device,
+    ForegroundValue,
+    OutFolder,
+    Readers,
+    Restart,
+    Root,
+    Runs,
+    Shard,
+    check_positive,
+)
+from wsss.processes import take_shard
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,6 +46,7 @@ BatchSize = Annotated[int, Parameter(help="Images of one size that go through th
 Precision = Annotated[Literal["fp32", "bf16"], Parameter(help="bf16: autocast to bfloat16.")]
 
 
+@together
 def train_segmentation(
     *,
     masks: Annotated[list[str], Several],
@@ -77,6 +90,7 @@ def train_segmentation(
     train(runs / name, train_set, val_set, net, cfg, **how)
 
 
+@together
 def pseudo_masks(
     *,
     network: NetworkOption,
@@ -90,6 +104,7 @@ def pseudo_masks(
     device: Device = "auto",
     batch_size: BatchSize = 4,
     precision: Precision = "fp32",
+    shard: Shard = "1/1",
     views: Annotated[ViewsConfig, Flat] = ViewsConfig(),
 ) -> None:
     """Make masks with a trained network that is told which classes each image shows, for the next one to learn from.
@@ -110,6 +125,7 @@ def pseudo_masks(
     from cnnseg.segmentation.labelling import write_pseudo_masks
     from wsss.data import load_dataset
 
+    take_shard(shard)
     for option, value in (("--size", size), ("--batch-size", batch_size)):
         check_positive(option, value)
     write_pseudo_masks(
@@ -126,6 +142,7 @@ def pseudo_masks(
     )
 
 
+@together
 def segment(
     images: Annotated[list[Path], Parameter(negative_iterable="")],
     /,
@@ -139,6 +156,7 @@ def segment(
     batch_size: BatchSize = 4,
     precision: Precision = "fp32",
     workers: int = 2,
+    shard: Shard = "1/1",
     cfg: Annotated[SegmentConfig, Flat] = SegmentConfig(),
 ) -> None:
     """Segment new photographs: masks, overlays, and a table of how much of each photograph each class covers.
@@ -163,6 +181,7 @@ def segment(
     from cnnseg.segmentation.photographs import find_photographs, segment_photographs
     from wsss.training import choose_device
 
+    take_shard(shard)
     for option, value in (("--batch-size", batch_size), ("--workers", workers)):
         check_positive(option, value)
     photographs = find_photographs(images, out)

@@ -85,8 +85,8 @@ def write_pseudo_masks(
             write_seed(scores.folder, one.sample.id, seed_of(one), made_of)
             write_mask(masks.folder, one.sample.id, one.mask, made_of)  # last: it says that the image is done
         for stage in (scores, masks):
-            account(stage, dataset, len(todo), begin, command=command_line("cnnseg"))
-    return len(todo)
+            made = account(stage, dataset, len(todo), begin, command=command_line("cnnseg"))
+    return made
 
 
 def seed_of(found: Prediction) -> Seed:

@@ -25,7 +25,8 @@ from wsss.data.files import image_size
 from wsss.errors import InputError
 from wsss.options import command_line
 from wsss.overlay import fit_width
-from wsss.store import Stage, atomic, due, file_hash, inputs_of, read_mask, write_mask
+from wsss.processes import all_done, gathered
+from wsss.store import Stage, atomic, due, file_hash, inputs_of, locked, read_mask, write_mask
 from wsss.store.atomic import remove_leftovers, write_bytes
 from wsss.store.work import known_records
 
@@ -118,7 +119,7 @@ def segment_photographs(
     with stage_of as stage:
         for folder in (out, out / OVERLAYS):
             remove_leftovers(folder)
-        earlier = _earlier(stage, out / SHARES, photographs)
+        _earlier(stage, out / SHARES, photographs)
         todo = _due(stage, photographs, out, overlays=overlays)
         made = 0
         try:
@@ -137,10 +138,11 @@ def segment_photographs(
                 for job in writing:
                     job.result()
         finally:  # also of what was done until an interruption
-            mine = {name: str(path) for name, path in photographs.items()}
-            rest = {name: path for name, path in earlier.items() if name not in mine}
-            shares = _write_shares(stage, out / SHARES, mine | rest)
-        if made or not stage.manifest["history"]:
+            shares = _write_shares(stage, out / SHARES, photographs)
+        made = sum(gathered(made))
+        failed = {name: why for of_one in gathered(failed) for name, why in of_one.items()}
+        shares = {name: found for of_one in gathered(shares) for name, found in of_one.items()}
+        if all_done(list(photographs), stage.pending) and (made or not stage.manifest["history"]):
             counts = {"images": len(photographs), "made": made}
             stage.done(command=command_line("cnnseg"), split="", counts=counts, seconds=time.monotonic() - begin)
     return Written(out / SHARES, made, {name: shares[name] for name in photographs if name in shares}, failed)
@@ -160,12 +162,11 @@ def _due(stage: Stage, photographs: dict[str, Path], out: Path, *, overlays: boo
     def older(sample: Sample) -> bool:
         return stage.written(sample.id) < sample.image_path.stat().st_mtime_ns
 
-    todo = {sample.id: sample.made_of for sample in due(stage, samples, "photographs", labels=False, outdated=older)}
-    if overlays:
-        bare = [s for s in samples if s.id not in todo and not (out / OVERLAYS / f"{s.id}.jpg").is_file()]
-        inputs = inputs_of(bare, labels=False)
-        todo |= {sample.id: inputs.record(place) for place, sample in enumerate(bare)}
-    return {name: todo[name] for name in photographs if name in todo}
+    def bare(sample: Sample) -> bool:
+        return overlays and not (out / OVERLAYS / f"{sample.id}.jpg").is_file()
+
+    todo = due(stage, samples, "photographs", labels=False, outdated=older, lacking=bare)
+    return {sample.id: sample.made_of for sample in todo}
 
 
 def _batches(
@@ -255,19 +256,22 @@ def _earlier(stage: Stage, table: Path, photographs: dict[str, Path]) -> dict[st
     return found
 
 
-def _write_shares(stage: Stage, table: Path, photographs: dict[str, str]) -> dict[str, dict[str, float]]:
-    """A line for each of the photographs whose mask is there; returns their shares."""
+def _write_shares(stage: Stage, table: Path, photographs: dict[str, Path]) -> dict[str, dict[str, float]]:
+    """A line for each of the photographs whose mask is there, and for those of earlier calls; returns their shares."""
     shares = {}
-    missing = set(stage.pending(photographs))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", "file", "width", "height", "background", *stage.class_names])
-    for name, path in photographs.items():
-        if name in missing:
-            continue
-        found = Segmentation(read_mask(stage.folder, name), stage.class_names)
-        height, width = found.mask.shape
-        shares[name] = found.shares
-        writer.writerow([name, path, width, height, *(f"{share:.6f}" for share in shares[name].values())])
-    write_bytes(table, text.getvalue().encode())
+    with locked(table.with_name(f".{table.name}.lock")):  # of several processes the last one sees all masks
+        files = {name: str(path) for name, path in photographs.items()}
+        files |= {name: path for name, path in _earlier(stage, table, photographs).items() if name not in files}
+        missing = set(stage.pending(files))
+        for name, path in files.items():
+            if name in missing:
+                continue
+            found = Segmentation(read_mask(stage.folder, name), stage.class_names)
+            height, width = found.mask.shape
+            shares[name] = found.shares
+            writer.writerow([name, path, width, height, *(f"{share:.6f}" for share in shares[name].values())])
+        write_bytes(table, text.getvalue().encode())
     return shares

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from cnnseg.unroll.layers import Layer, Record, Way, shapes_of
 from cnnseg.unroll.rules import Pass, Zero
 from cnnseg.unroll.spread import Shares, shares, spread
+from wsss.distributed import moments
 from wsss.errors import InputError
 
 FOLD_FROM = 4
@@ -249,8 +250,7 @@ def norm_line(norm: nn.Module, x: Tensor, training: bool) -> tuple[Tensor, Tenso
     if (training and norm.training) or norm.running_var is None:
         with torch.no_grad():
             wide = x if x.dtype == torch.float64 else x.float()
-            dims = [dim for dim in range(x.ndim) if dim != 1]
-            mean, variance = wide.mean(dims), wide.var(dims, unbiased=False)
+            mean, variance = moments(wide)
     else:
         mean, variance = norm.running_mean, norm.running_var
     scale = scale_of(norm, variance)

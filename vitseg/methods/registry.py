@@ -96,7 +96,7 @@ def patch_maps(trace: Trace, tokens: Tensor) -> Tensor:
 
 
 def second_block(depth: int) -> int:
-    """The peers' ``start_layer = 1``: attention of the first block mixes tokens that carry no class yet."""
+    """The published ``start_layer = 1``: attention of the first block mixes tokens that carry no class yet."""
     return min(1, depth - 1)
 
 

@@ -25,7 +25,7 @@ EPSILON = 1e-9
 def ratio(relevance: Tensor, z: Tensor) -> Tensor:
     """``relevance / z``, zero where z is zero.
 
-    As in the peers' code z is moved by +1e-9 whatever its sign, and to 1e-9 where that would make it zero.
+    As in the published code z is moved by +1e-9 whatever its sign, and to 1e-9 where that would make it zero.
     """
     moved = z + EPSILON
     quotient = relevance / torch.where(moved == 0, EPSILON, moved)
@@ -182,7 +182,7 @@ def input_box(image: Tensor, weight: Tensor, relevance: Tensor) -> Tensor:
     """z^B rule through the patch embedding, a convolution of pixels that lie in a box [low, high].
 
     Source: Montavon et al., "Explaining nonlinear classification decisions with deep Taylor decomposition", 2017,
-    section 4.1; low and high are the image's own extremes as in the peers' code. Each contribution is (x - low) W+ or
+    section 4.1; low and high are the image's own extremes as in the published code. Each part is (x - low) W+ or
     (x - high) W-, both non-negative, so no rule of `ROBUST` is needed; a constant image has none.
 
     Args:

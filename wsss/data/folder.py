@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from wsss.data.config import MAX_CLASSES, DataConfig
@@ -19,7 +21,7 @@ NO_CLASS = "background"
 Report = Callable[[str], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One row of the CSV, its image found."""
 
@@ -42,13 +44,13 @@ def read_samples(config: DataConfig, root: Path, split: str, report: Report) -> 
             f"{MAX_CLASSES} fit into their pixels: choose fewer classes, or move the masks away to use the labels alone"
         )
     index = {name: c for c, name in enumerate(config.class_names(), start=1)}
+
+    @cache
+    def classes(labels: tuple[str, ...]) -> tuple[int, ...]:
+        return tuple(sorted({index[label] for label in labels if label in index}))
+
     return [
-        Sample(
-            row.id,
-            row.image_path,
-            tuple(sorted({index[label] for label in row.labels if label in index})),
-            masks.get(row.id),
-        )
+        Sample(row.id, row.image_path, classes(row.labels), masks.get(row.id))
         for row in rows
         if split in ("all", row.split)
     ]
@@ -73,13 +75,18 @@ def mask_files(config: DataConfig, root: Path) -> dict[str, Path]:
 
 def image_files(folder: Path) -> dict[str, list[Path]]:
     """Image files directly in `folder` by id (the name without suffix). InputError if there is none."""
+    return {stem: [folder / name for name in names] for stem, names in _image_names(folder).items()}
+
+
+def _image_names(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Names of the image files directly in `folder` by id: of a million images they take a third of their paths."""
     if not folder.is_dir():
         raise InputError(f"folder {folder}: no such folder (images of the data set)")
-    files: dict[str, list[Path]] = {}
+    files: dict[str, tuple[str, ...]] = {}
     for name in sorted(os.listdir(folder)):
         stem, suffix = os.path.splitext(name)
         if suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-            files.setdefault(stem, []).append(folder / name)
+            files[stem] = (*files.get(stem, ()), name)
     if not files:
         raise InputError(f"folder {folder}: no images ({', '.join(s.lstrip('.') for s in IMAGE_SUFFIXES)})")
     return files
@@ -88,12 +95,18 @@ def image_files(folder: Path) -> dict[str, list[Path]]:
 def read_rows(config: DataConfig, root: Path, report: Report) -> list[Row]:
     """The rows of the CSV. Reported, each with file and line: an unknown label, no label, a row without an image file,
     an image without a row, two rows for one image, two files for one name, a name with a folder in it."""
-    files = image_files(root / config.images)
+    folder = root / config.images
+    files = _image_names(folder)
     path = root / config.labels
     known = set(config.class_names()) | set(config.stored_names())
     rows: dict[str, Row] = {}
     lines: dict[str, int] = {}
-    named: set[Path] = set()
+    named: set[str] = set()
+
+    @cache
+    def labels_of(cell: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(label.strip() for label in cell.split(";") if label.strip()))
+
     for line, name, cell, split in _read_csv(path):
         where = f"{path} line {line}: image {name!r}"
         if "/" in name or "\\" in name:
@@ -101,41 +114,41 @@ def read_rows(config: DataConfig, root: Path, report: Report) -> list[Row]:
             continue
         image = _find(name, files)
         if not image:
-            report(f"{where}: no such file in {root / config.images}")
+            report(f"{where}: no such file in {folder}")
             continue
         named.update(image)
         if len(image) > 1:
-            report(f"{where}: could be {' or '.join(p.name for p in image)}; give the suffix")
+            report(f"{where}: could be {' or '.join(image)}; give the suffix")
             continue
-        image_id = image[0].stem
+        image_id = os.path.splitext(image[0])[0]
         lines.setdefault(image_id, line)
         if image_id in rows:
             report(f"{where}: stands in line {lines[image_id]} already; one row an image, its classes separated by ';'")
             continue
-        labels = [label.strip() for label in cell.split(";") if label.strip()]
+        labels = labels_of(cell)
         if not labels:
             report(f"{where}: no label; write {NO_CLASS} where it shows none of the classes")
         for label in labels:
             if label not in known and label != NO_CLASS:
                 report(f"{where}: unknown label {label!r}; {did_you_mean(label, known)}")
-        rows[image_id] = Row(image_id, image[0], tuple(dict.fromkeys(labels)), split)
+        rows[image_id] = Row(image_id, folder / image[0], labels, sys.intern(split))
     for image in (image for same_id in files.values() for image in same_id):
         if image not in named:
-            report(f"image {image}: no row in {path}")
+            report(f"image {folder / image}: no row in {path}")
     return list(rows.values())
 
 
-def _find(name: str, files: dict[str, list[Path]]) -> list[Path]:
+def _find(name: str, files: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
     """Files that a name in the CSV can mean. A name with an image suffix means that file alone."""
     stem, suffix = os.path.splitext(name)
     if suffix.lower() in IMAGE_SUFFIXES:
-        exact = [path for path in files.get(stem, []) if path.name == name]
+        exact = tuple(file for file in files.get(stem, ()) if file == name)
         if exact:
             return exact
-    return files.get(name, [])
+    return files.get(name, ())
 
 
-def _read_csv(path: Path) -> list[tuple[int, str, str, str]]:
+def _read_csv(path: Path) -> Iterator[tuple[int, str, str, str]]:
     """(line, image, classes, split) of each row that is not blank; split is empty where there is no such column."""
     columns = "columns image, classes (separated by ';') and, if wanted, split"
     if not path.is_file():
@@ -147,7 +160,7 @@ def _read_csv(path: Path) -> list[tuple[int, str, str, str]]:
             if not {"image", "classes"} <= set(header):
                 raise InputError(f"{path}: its columns are {', '.join(header) or 'none'}; due are the {columns}")
             reader.fieldnames = header
-            rows = []
+            empty = True
             for row in reader:
                 if None in row:
                     raise InputError(
@@ -155,9 +168,9 @@ def _read_csv(path: Path) -> list[tuple[int, str, str, str]]:
                     )
                 image, classes, split = ((row.get(key) or "").strip() for key in ("image", "classes", "split"))
                 if image or classes:
-                    rows.append((reader.line_num, image, classes, split))
+                    empty = False
+                    yield reader.line_num, image, classes, split
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV in UTF-8 ({error})") from None
-    if not rows:
+    if empty:
         raise InputError(f"{path}: no rows; one row an image is due, with the {columns}")
-    return rows

@@ -16,7 +16,7 @@ BACKGROUND = 0
 IGNORE = 255
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a million of them are held at once
 class Sample:
     """An image with its image-level labels.
 

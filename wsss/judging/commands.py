@@ -53,7 +53,7 @@ class Order:
 
 def judge_by_perturbation(order: Order, data: str, split: str, root: Path | None) -> None:
     """The command ``perturbation-test``: results, figures and curves of every explainer."""
-    place = choose_device(order.device)
+    place = choose_device(order.device, order.config.precision)
     every = _single_class(load_dataset(data, split, root))
     dataset = evenly(every, order.config.limit)
     subject, explainers = order.find()
@@ -72,6 +72,8 @@ def judge_by_perturbation(order: Order, data: str, split: str, root: Path | None
             return lambda trial: perturb(subject, photographs, due, trial.explainer, batch_size=batch_size)
 
         made = run_trials(trials, dataset, prepare, "perturbation test")
+        if made is None:
+            return
         figures = [perturbation_figures(read_results(trial.stage.folder)) for trial in trials]
         _finish(order, trials, made, figures, subject, dataset, f"{_counted(dataset, every)}; {PERTURBATION}")
         title = f"{subject.name}, {dataset.name} / {dataset.split}, {_counted(dataset, every)}"
@@ -120,6 +122,8 @@ def judge_by_regions(order: Order, rule: RegionRule, data: str, split: str, root
             return lambda trial: judge_regions(subject, found, trial.explainer, **how)
 
         made = run_trials(trials, pairs, prepare, "region test", PAIRS)
+        if made is None:
+            return
         results = [read_results(trial.stage.folder, ["probability", "logit"]) for trial in trials]
         tested = int(np.isfinite(results[0]["probability"]).all(3).any((1, 2)).sum())
         note(f"{tested} of {len(pairs)} pairs of image and class have a region")
@@ -187,7 +191,7 @@ class MaskedData:
 
 def judge_by_segmentation(order: Order, source: MaskedData) -> None:
     """The command ``segmentation-test``: results, figures and gallery of every explainer."""
-    place = choose_device(order.device)
+    place = choose_device(order.device, order.config.precision)
     every = source.load()
     dataset = evenly(every, order.config.limit)
     check_foreground(dataset)
@@ -205,6 +209,8 @@ def judge_by_segmentation(order: Order, source: MaskedData) -> None:
             return lambda trial: segment(subject, photographs, truths, trial.explainer, batch_size=batch_size)
 
         made = run_trials(trials, dataset, prepare, "segmentation test")
+        if made is None:
+            return
         results = [read_results(trial.stage.folder, ["confusion", "ap", "f1"]) for trial in trials]
         figures = [segmentation_figures(arrays) for arrays in results]
         _finish(order, trials, made, figures, subject, dataset, f"{_counted(dataset, every)}; {SEGMENTATION}")

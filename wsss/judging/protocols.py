@@ -1,4 +1,4 @@
-"""How the figures of the tests come about, in words: said beside every figure (PROTOCOLS.md sections 1 and 2)."""
+"""How the figures of the tests come about, in words: said beside every figure (docs/protocols.md)."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from wsss.errors import InputError
 from wsss.judging.explainer import Explainer
 from wsss.judging.settings import TrialConfig
 from wsss.judging.subject import Subject
+from wsss.processes import all_done, from_first, gathered, portion
 from wsss.store import DATA, Stage, inputs_of, read_json
 from wsss.store.atomic import write_bytes
 from wsss.store.inputs import counted, differing
@@ -66,6 +67,9 @@ class Done:
 
     images: int
     seconds: float
+
+    def __add__(self, other: Done) -> Done:
+        return Done(self.images + other.images, self.seconds + other.seconds)
 
 
 def evenly(dataset: Dataset, limit: int | None) -> Dataset:
@@ -170,38 +174,50 @@ def run_trials(
     prepare: Callable[[Sequence[Sample]], Judge],
     description: str,
     part: int | None = None,
-) -> dict[str, Done]:
+) -> dict[str, Done] | None:
     """Make the parts that are missing or of other images, each written when it is finished; memory is that of one part.
+
+    Several processes share the parts (`wsss.processes`).
 
     Args:
         prepare: reads the images of a part once for all explainers and returns what tests one of them on these.
         part: images in a file of results, `PART` unless given; the same in every call of a test.
 
     Returns:
-        Label of the explainer -> what was done now.
+        Label of the explainer -> what was done now in all processes. None if the figures are not this process's to
+        make: another one makes them, or a shard is not done yet.
     """
     size = part or PART
     starts = range(0, len(dataset), size)
     parts = {f"part-{place:05d}": dataset.samples[start : start + size] for place, start in enumerate(starts)}
     masks = dataset.mask_values if trials[0].stage.manifest["kind"].startswith("segmentation") else None
-    inputs = inputs_of(dataset.samples, mask=masks)
+    inputs = from_first(lambda: inputs_of(dataset.samples, mask=masks))
     records = {name: inputs.part(slice(start, start + size)).digests for name, start in zip(parts, starts, strict=True)}
-    pending = {trial.explainer.label: _pending(trial.stage, records) for trial in trials}
-    images = {label: sum(len(parts[name]) for name in missing) for label, missing in pending.items()}
+
+    def missing(names: Sequence[str]) -> list[tuple[str, list[str]]]:
+        """Parts with the methods that they lack."""
+        left = {trial.explainer.label: _pending(trial.stage, records, names) for trial in trials}
+        there = sum(len(parts[name]) for found in left.values() for name in names if name not in found)
+        if there:
+            count = len(trials) * sum(len(parts[name]) for name in names)
+            note(f"{there} of {count} results ({len(trials)} methods) are there already")
+        lacking = [(name, [label for label, found in left.items() if name in found]) for name in names]
+        return [(name, labels) for name, labels in lacking if labels]
+
+    mine = portion(list(parts), missing)
+    images = {trial.explainer.label: 0 for trial in trials}
+    for name, labels in mine:
+        for label in labels:
+            images[label] += len(parts[name])
     seconds = dict.fromkeys(images, 0.0)
-    there = len(trials) * len(dataset) - sum(images.values())
-    if there:
-        note(f"{there} of {len(trials) * len(dataset)} results ({len(trials)} methods) are there already")
 
     def work() -> Iterator[None]:
-        for name, samples in parts.items():
-            due = [trial for trial in trials if name in pending[trial.explainer.label]]
-            if not due:
-                continue
+        for name, labels in mine:
+            samples = parts[name]
             begin = time.monotonic()
             judge = prepare(samples)
             shared = time.monotonic() - begin  # a method on its own would have spent it too
-            for trial in due:
+            for trial in (trial for trial in trials if trial.explainer.label in labels):
                 begin = time.monotonic()
                 results = yield from judge(trial)
                 write_part(trial.stage.folder / f"{name}.npz", samples, results, pack(records[name]))
@@ -210,20 +226,23 @@ def run_trials(
 
     for _ in track(work(), description, total=sum(images.values())):
         pass
-    return {label: Done(images[label], seconds[label]) for label in images}
+    found = gathered({label: Done(images[label], seconds[label]) for label in images})
+    if not all_done(list(parts), missing):
+        return None
+    return {label: sum((one[label] for one in found[1:]), found[0][label]) for label in images}
 
 
-def _pending(stage: Stage, records: dict[str, Record]) -> set[str]:
-    """The parts that are missing, or of other images, labels or masks than these; those beyond the last are removed."""
+def _pending(stage: Stage, records: dict[str, Record], names: Sequence[str]) -> set[str]:
+    """The named parts that are missing, or of other images, labels or masks; those beyond the last are removed."""
     for path in stage.folder.glob("part-*.npz"):
         if path.stem not in records:
             path.unlink(missing_ok=True)  # there are fewer images now
-    there = records_of(stage, records, records.__getitem__, "parts")
+    there = records_of(stage, names, records.__getitem__, "parts")
     changed = {part for part, record in there.items() if differing(record, records[part])}
     if changed:
         check_root(stage, "parts", counted(len(changed), "part"))
-        note(f"{stage.folder}: {len(changed)} of {len(records)} parts are of images that have changed: tested again")
-    return changed | (records.keys() - there.keys())
+        note(f"{stage.folder}: {len(changed)} of {len(names)} parts are of images that have changed: tested again")
+    return changed | (set(names) - there.keys())
 
 
 def write_part(path: Path, samples: Sequence[Sample], results: dict[str, np.ndarray], made_of: str = "") -> None:

@@ -17,6 +17,7 @@ from typing import IO
 
 from wsss.console import warn
 from wsss.errors import InputError
+from wsss.processes import is_first, is_sharded, wait
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,25 @@ def writing(folder: Path, *, shared: bool = False) -> Iterator[StageLock]:
     The lock file ``.<stage>.lock`` lies beside the stage's folder, which may be moved away and made anew, and says who
     holds it. On a file system without locks a warning says so once, and nothing is held.
 
+    Processes that talk (`wsss.processes`) hold it as one, by the first of them; such as have a shard hold it together.
+
     Args:
         shared: beside other writers with `shared`, each of a part of the images.
 
     Raises InputError saying who holds the stage.
     """
+    if not is_first():
+        wait()
+        yield StageLock(folder, None, shared)
+        return
+    with holding(folder, shared or is_sharded()) as lock:
+        wait()
+        yield lock
+
+
+@contextmanager
+def holding(folder: Path, shared: bool = False) -> Iterator[StageLock]:
+    """`writing`, for one process without the others that it talks with."""
     path = lock_path(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:

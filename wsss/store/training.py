@@ -11,8 +11,9 @@ from typing import Any
 
 from wsss.console import note
 from wsss.errors import InputError
+from wsss.processes import from_first, is_first
 from wsss.store.inputs import Inputs, differing
-from wsss.store.locks import writing
+from wsss.store.locks import holding, writing
 from wsss.store.stage import MANIFEST, Stage
 
 OTHERWISE = "write into another run, or give --restart to train anew"
@@ -40,6 +41,9 @@ class Training:
 
         Raises InputError saying what has changed since it was begun.
         """
+        return from_first(self._finished)
+
+    def _finished(self) -> bool:
         if not (self.folder / MANIFEST).is_file() or not (self.folder / self.checkpoint).is_file():
             return False
         stage = self._open()
@@ -59,15 +63,18 @@ class Training:
         with writing(self.folder):
             stage = self._open()
             kept = Inputs.read(self.folder)
-            if kept is None or kept.digests != self.learnt.digests:
+            if is_first() and (kept is None or kept.digests != self.learnt.digests):
                 self.learnt.save(self.folder)
             yield stage
 
     def restart(self) -> None:
         """Move what is there out of the way, to ``<stage>.old``, ``.old2`` and so on."""
+        from_first(self._move)
+
+    def _move(self) -> None:
         if not self.folder.exists():
             return
-        with writing(self.folder):
+        with holding(self.folder):
             number = 1
             while (target := self.folder.with_name(f"{self.folder.name}.old{number if number > 1 else ''}")).exists():
                 number += 1

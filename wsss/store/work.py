@@ -11,6 +11,7 @@ from pathlib import Path
 from wsss.console import note
 from wsss.data.sample import Dataset, Sample
 from wsss.errors import InputError
+from wsss.processes import all_done, from_first, gathered, of_shard, portion
 from wsss.store.atomic import locked, read_json, write_json
 from wsss.store.inputs import counted, differing, inputs_of, of_images
 from wsss.store.records import Record
@@ -23,10 +24,17 @@ _TAKEN_OVER = ".taken_over.json"
 
 
 def require(stage: Stage, dataset: Dataset, what: str, remedy: str) -> None:
-    """InputError if an image of the split is missing in a stage that is read, or has changed since that was made."""
-    records = known_records(stage, [sample.id for sample in dataset])
-    counted = f"of {len(dataset)} images of split {dataset.split}"
-    missing = [sample.id for sample in dataset if sample.id not in records]
+    """InputError if an image of the split is missing in a stage that is read, or has changed since that was made.
+
+    A process with a shard looks at its own images; of those that talk the first one looks.
+    """
+    from_first(lambda: _require(stage, dataset, of_shard(dataset.samples), what, remedy))
+
+
+def _require(stage: Stage, dataset: Dataset, samples: Sequence[Sample], what: str, remedy: str) -> None:
+    records = known_records(stage, [sample.id for sample in samples])
+    counted = f"of {len(samples)} images of split {dataset.split}"
+    missing = [sample.id for sample in samples if sample.id not in records]
     if missing:
         file = stage.folder / f"{missing[0]}{stage.manifest['suffix']}"
         if file.exists():
@@ -35,7 +43,7 @@ def require(stage: Stage, dataset: Dataset, what: str, remedy: str) -> None:
         raise InputError(
             f"{stage.folder}: {len(missing)} {counted} have no {what} ({missing[0]} is the first); {remedy}"
         )
-    now = inputs_of(dataset.samples)
+    now = inputs_of(samples)
     stale = [name for place, name in enumerate(now.ids) if differing(records[name] or {}, now.row(place))]
     if stale:
         raise InputError(
@@ -53,8 +61,11 @@ def due(
     labels: bool = True,
     files: Mapping[str, Callable[[str], Path]] | None = None,
     outdated: Callable[[Sample], bool] = lambda sample: False,
+    lacking: Callable[[Sample], bool] = lambda sample: False,
 ) -> list[Sample]:
     """The samples without a result, or with one that was made of something else; each with its record in ``made_of``.
+
+    Several processes get each its part of them (`wsss.processes`).
 
     Results that do not say what they were made of (of older versions, or put there by hand) are taken over: they count
     as made of what is there now, from then on.
@@ -64,11 +75,27 @@ def due(
         what: the results are called, in the plural.
         image, labels, files: what results depend on, see `wsss.store.inputs.inputs_of`.
         outdated: whether an old result, that is to be taken over, gives itself away as older than its inputs.
+        lacking: whether what belongs to a result beside the stages is missing.
 
     Raises:
         InputError: results are of other images of the same names, in another folder that is still there.
     """
     stages = [stages] if isinstance(stages, Stage) else list(stages)
+    how = {"image": image, "labels": labels, "files": files, "outdated": outdated, "lacking": lacking}
+    return portion(samples, lambda mine: _due(stages, mine, what, **how))
+
+
+def _due(
+    stages: Sequence[Stage],
+    samples: Sequence[Sample],
+    what: str,
+    *,
+    image: bool,
+    labels: bool,
+    files: Mapping[str, Callable[[str], Path]] | None,
+    outdated: Callable[[Sample], bool],
+    lacking: Callable[[Sample], bool],
+) -> list[Sample]:
     now = inputs_of(samples, image=image, labels=labels, files=files)
     todo: set[int] = set()
     changed: Counter[str] = Counter()
@@ -88,6 +115,7 @@ def due(
         check_root(stages[0], what, counted(sum(changed.values()), "image"))
     else:
         _follow(stages, bool(len(samples) - len(todo)))
+    todo |= {place for place, sample in enumerate(samples) if place not in todo and lacking(sample)}
     kept = len(samples) - len(todo)
     if kept or changed:
         reasons = [f"{of_images(name)}{counted(number, 'image')} changed" for name, number in changed.items()]
@@ -97,17 +125,22 @@ def due(
 
 def account(
     stage: Stage, dataset: Dataset, made: int, begin: float, *, command: str, split: str | None = None, **extra: object
-) -> None:
-    """Keep account of what a command made, and say it.
+) -> int:
+    """Keep account of what a command made, `made` images in this process, and say it; returns those of all processes.
 
-    One that finds nothing to do leaves the account to the one that did it, unless that was killed before it could.
+    One that finds nothing to do leaves the account to the one that did it, unless that was killed before it could. Of
+    several processes one does it, when all images are there.
     """
+    made = sum(gathered(made))
+    if not all_done([sample.id for sample in dataset], stage.pending):
+        return made
     split = dataset.split if split is None else split
     if made or split not in {past.get("split") for past in stage.manifest["history"]}:
         counts = {"images": len(dataset), "made": made}
         seconds = time.monotonic() - begin
         stage.done(command=command, split=split, counts=counts, seconds=seconds, **extra)
     note(f"{stage.folder}: {made} of {len(dataset)} images made now")
+    return made
 
 
 def known_records(stage: Stage, names: Iterable[str]) -> dict[str, Record | None]:
