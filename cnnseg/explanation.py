@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from cnnseg.adapter import RegionClassifier
 from cnnseg.methods import Method, Question, find_method
+from cnnseg.methods.running import passes
 from cnnseg.unroll.composites import Composite, Rules, find_composite
 from cnnseg.unroll.network import unroll
-from cnnseg.unroll.places import find_layer
 from cnnseg.unroll.trace import trace
 from wsss.errors import InputError
 from wsss.explanation import (
@@ -44,12 +44,12 @@ def explain(
     """Explain class scores of a CNN.
 
     Args:
-        model: a classifier that `cnnseg.unroll` takes (for other methods than lrp any that `torch.fx` can trace), in
-            any mode, on any device; left exactly as found. Fixed statistics are used, and no dropout. DataParallel,
-            DistributedDataParallel and torch.compile are taken off, and so is what prepares the images in a
-            ``Sequential(Normalize(...), model)``: the map is that of ``model`` for the images as it is given them. A
-            softmax or sigmoid at the end is left out. One thread at a time explains a model; a caller's autocast does
-            not matter.
+        model: a classifier that `cnnseg.unroll` takes (for cam any that `torch.fx` can follow, for the other methods
+            any), in any mode, on any device; left exactly as found. Fixed statistics are used, and no dropout.
+            DataParallel, DistributedDataParallel and torch.compile are taken off, and so is what prepares the images in
+            a ``Sequential(Normalize(...), model)``: the map is that of ``model`` for the images as it is given them. A
+            softmax or sigmoid at the end is left out where `torch.fx` can follow the model. One thread at a time
+            explains a model; a caller's autocast does not matter.
         images: (B, 3, H, W) of any size, normalised as the model wants them.
         targets: class indices: None (each image's top class), one for all images, (B,), or (B, K) for K classes an
             image from one forward pass. Of a model with one output (binary, or a regression) 0 is that output, and -1
@@ -59,7 +59,8 @@ def explain(
             kinds or names of layers to rules (`cnnseg.unroll.composites.Composite`); epsilon_plus unless given.
         layer: a layer or module of the model by its name (``layer3``). Of gradcam and layercam: whose output is
             weighed; the last one with spatial maps unless given. Of lrp: whose output's relevance is mapped; the
-            pixels' unless given. A convolution's output is that of the batch norm that follows it.
+            pixels' unless given. A convolution's output is that of the batch norm that follows it, if `torch.fx` can
+            follow the model; else it is a module's own, tokens of a transformer of timm on the grid of its patches.
 
     Returns:
         Maps of lrp, input_x_gradient and integrated_gradients have the images' size and are signed; those of lrp sum to
@@ -89,7 +90,7 @@ def explain(
         explained = unwrapped.model
         if given.ndim != 4:  # what stands in front is of the classifier itself
             explained, given = nn.Sequential(*unwrapped.front, explained), images.detach().clone()
-        with fitting_channels(given):
+        with fitting_channels(given), chosen.following():
             maps, logits = chosen.compute(Question(_plain(explained, given), given, targets, composite, layer))
     maps, logits = maps.detach(), logits.detach()
     wanted, many = class_targets(targets, logits)
@@ -126,13 +127,14 @@ def check_explanation(
         InputError: see `explain`.
     """
     chosen, composite = _choose(method, rules, layer)
-    if chosen.takes_rules:
-        unroll(model, rules=composite)
-    traced = trace(unwrap(model).model)
-    if chosen.needs is not None:
-        chosen.needs(traced)
+    with chosen.following():
+        if chosen.takes_rules:
+            unroll(model, rules=composite)
+        if chosen.needs is not None:
+            chosen.needs(trace(unwrap(model).model))
+    ways = passes(unwrap(model).model)
     if layer is not None:
-        find_layer(traced, layer)
+        ways.check_layer(layer)
 
 
 def _choose(method: str, rules: Rules | None, layer: str | None) -> tuple[Method, Composite]:

@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from cnnseg.methods.registry import Question, register
-from cnnseg.methods.running import Run
-from cnnseg.unroll.encoded import check_maps
+from cnnseg.methods.running import Run, passes
 from cnnseg.unroll.mixing import AveragePool, Linearly
-from cnnseg.unroll.places import find_layer, usual_place
 from cnnseg.unroll.trace import Trace, trace
 from cnnseg.unroll.weighted import Linear
 from cnnseg.unroll.weightless import Drop, Reshape
@@ -68,7 +66,7 @@ def cam(question: Question) -> tuple[Tensor, Tensor]:
 @register("gradcam", "Selvaraju, Cogswell, Das, Vedantam, Parikh and Batra, ICCV 2017", takes_layer=True)
 def gradcam(question: Question) -> tuple[Tensor, Tensor]:
     """Activations of a layer (the last one with spatial maps), weighed by their mean gradients; the positive part."""
-    run = _run(question)
+    run = passes(question.model).at_layer(question.images, question.layer)
     gradients = run.gradients(question.chosen(run.logits))
     maps = torch.einsum("bkd, bdhw -> bkhw", gradients.mean((3, 4)), run.activation.detach())
     return maps.clamp(min=0), run.logits
@@ -77,16 +75,7 @@ def gradcam(question: Question) -> tuple[Tensor, Tensor]:
 @register("layercam", "Jiang, Zhang, Hou, Cheng and Wei, IEEE TIP 2021", takes_layer=True)
 def layercam(question: Question) -> tuple[Tensor, Tensor]:
     """Activations of a layer (the last one with spatial maps), each weighed by its own positive gradient."""
-    run = _run(question)
+    run = passes(question.model).at_layer(question.images, question.layer)
     gradients = run.gradients(question.chosen(run.logits))
     maps = torch.einsum("bkdhw, bdhw -> bkhw", gradients.clamp(min=0), run.activation.detach())
     return maps.clamp(min=0), run.logits
-
-
-def _run(question: Question) -> Run:
-    """A pass with a graph from the layer on. InputError if its output has no height and width."""
-    traced = trace(question.model)
-    place = usual_place(traced) if question.layer is None else find_layer(traced, question.layer)
-    run = Run(traced, question.images, place)
-    check_maps(run.activation, question.layer)
-    return run

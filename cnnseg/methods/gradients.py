@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from cnnseg.methods.registry import Question, register
-from cnnseg.methods.running import IMAGES, Run
-from cnnseg.unroll.trace import trace
+from cnnseg.methods.running import passes
 
 NODES = 20
 """Points of the integral of integrated gradients."""
@@ -22,7 +21,7 @@ AT_ONCE = 8
 @register("input_x_gradient", "Shrikumar, Greenside, Shcherbina and Kundaje, arXiv 1605.01713, 2016", signed=True)
 def input_x_gradient(question: Question) -> tuple[Tensor, Tensor]:
     """Each pixel times the gradient of the class score, the three channels summed; LRP-0 in a ReLU network."""
-    run = Run(trace(question.model), question.images, IMAGES)
+    run = passes(question.model).at_images(question.images)
     gradients = run.gradients(question.chosen(run.logits))
     return (gradients * question.images[:, None]).sum(2), run.logits
 
@@ -33,16 +32,15 @@ def integrated_gradients(question: Question) -> tuple[Tensor, Tensor]:
 
     The integral is taken at `NODES` Gauss-Legendre points. The map sums to the class score minus that of the baseline.
     """
-    images, traced = question.images, trace(question.model)
-    with torch.no_grad():
-        run = Run(traced, images, len(traced.steps))
+    images, model = question.images, passes(question.model)
+    run = model.scores(images)
     targets = question.chosen(run.logits)
     at_once = max(1, AT_ONCE // len(images))
     points, weights = (images.new_tensor(values) for values in _points(NODES))
     total = images.new_zeros(len(images), targets.shape[1], *images.shape[1:])
     for some, of_some in zip(points.split(at_once), weights.split(at_once), strict=True):
         scaled = (some[:, None, None, None, None] * images).flatten(0, 1)  # points outermost
-        gradients = Run(traced, scaled, IMAGES, run).gradients(targets.repeat(len(some), 1))
+        gradients = model.at_images(scaled, run).gradients(targets.repeat(len(some), 1))
         total += torch.einsum("p, pb... -> b...", of_some, gradients.unflatten(0, (len(some), -1)))
     return (total * images[:, None]).sum(2), run.logits
 

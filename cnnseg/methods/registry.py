@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from cnnseg.unroll.composites import Composite
-from cnnseg.unroll.trace import Trace
+from cnnseg.unroll.trace import Trace, Untraceable
 from wsss.errors import InputError, check_name, did_you_mean
 from wsss.explanation import Targets, class_targets
 
@@ -52,6 +53,23 @@ class Method:
     signed: bool = False
     class_specific: bool = True
     needs: Callable[[Trace], object] | None = None
+
+    @property
+    def needs_trace(self) -> bool:
+        """Whether it works on the layers of a model, and not on activations and gradients alone."""
+        return self.takes_rules or self.needs is not None
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """What a method's work on a model runs in: one that `torch.fx` cannot follow is one line, with what works."""
+        try:
+            yield
+        except Untraceable as error:
+            *others, last = (name for name, method in METHODS.items() if not method.needs_trace)
+            raise InputError(
+                f"{self.name}: needs a network that torch.fx can follow ({error.kind}: {error.reason}); "
+                f"{', '.join(others)} and {last} work"
+            ) from None
 
 
 METHODS: dict[str, Method] = {}

@@ -1,4 +1,4 @@
-"""One forward pass of a traced classifier, as far as needed with a graph; nothing of it stays on the model."""
+"""Forward passes of a classifier, as far as needed with a graph; nothing of them stays on the model."""
 
 from __future__ import annotations
 
@@ -7,23 +7,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cnnseg.unroll.encoded import check_scores, run_step
+from cnnseg.methods.hooked import Hooked
+from cnnseg.methods.passing import Pass
+from cnnseg.unroll.encoded import check_maps, check_scores, run_step
 from cnnseg.unroll.layers import Options, Way
-from cnnseg.unroll.places import name_of, narrow_places
-from cnnseg.unroll.trace import Trace, trace
+from cnnseg.unroll.places import find_layer, name_of, narrow_places, usual_place
+from cnnseg.unroll.trace import Trace, Untraceable, trace
 from wsss.errors import InputError
-from wsss.explanation import class_scores
 
 IMAGES = 0
 """The place of the images among those of the steps' outputs, which count from 1."""
 
 
-class Run:
-    """A forward pass in evaluation mode, with a graph from one place on.
-
-    Attributes:
-        logits: (B, C) class scores. activation: what lies at the watched place, a leaf of the graph.
-    """
+class Run(Pass):
+    """A forward pass in evaluation mode, with a graph from one place on; the activation is a leaf of it."""
 
     def __init__(self, traced: Trace, images: Tensor, place: int | None, like: Run | None = None) -> None:
         """Run the steps on images (B, 3, H, W).
@@ -51,12 +48,12 @@ class Run:
             if spatial is None:
                 raise InputError("model: no layer has maps with height and width, which the method needs")
             place, values = spatial
-        self.activation: Tensor = values[place].detach().requires_grad_()
-        values[place] = self.activation.clone()  # the next layer may work in place
+        leaf = values[place].detach().requires_grad_()
+        values[place] = leaf.clone()  # the next layer may work in place
         with torch.enable_grad():
             for index in range(place, len(self._steps)):
                 self._step(values, index)
-            self.logits = check_scores(values[len(self._steps)], self._steps[-1].name)
+            super().__init__(check_scores(values[len(self._steps)], self._steps[-1].name), leaf)
 
     def _step(self, values: dict[int, Any], index: int) -> None:
         step = self._steps[index]
@@ -66,18 +63,40 @@ class Run:
             if self._last[place] == index:
                 values.pop(place, None)
 
-    def gradients(self, targets: Tensor) -> Tensor:
-        """Of class scores (B, K), by the watched activation (B, ...): (B, K, ...)."""
-        scores = class_scores(self.logits, targets)
-        found = []
-        for number in range(targets.shape[1]):
-            more = number + 1 < targets.shape[1]
-            found.append(
-                torch.autograd.grad(
-                    scores[:, number].sum(), self.activation, retain_graph=more, materialize_grads=True
-                )[0]
-            )
-        return torch.stack(found, 1)
+
+class Traced:
+    """The passes of a model that `torch.fx` can follow."""
+
+    def __init__(self, traced: Trace) -> None:
+        self._traced = traced
+
+    def scores(self, images: Tensor) -> Run:
+        """A pass without a graph."""
+        with torch.no_grad():
+            return Run(self._traced, images, len(self._traced.steps))
+
+    def at_images(self, images: Tensor, like: Run | None = None) -> Run:
+        """A pass with a graph from the images (B, 3, H, W) on; ``like``: see `Run`."""
+        return Run(self._traced, images, IMAGES, like)
+
+    def at_layer(self, images: Tensor, layer: str | None) -> Run:
+        """A pass with a graph from a layer's output on; None: the usual one. InputError if it is no maps."""
+        place = usual_place(self._traced) if layer is None else find_layer(self._traced, layer)
+        run = Run(self._traced, images, place)
+        check_maps(run.activation, layer)
+        return run
+
+    def check_layer(self, layer: str) -> None:
+        """InputError, with the nearest names, if the model has no layer of that name."""
+        find_layer(self._traced, layer)
+
+
+def passes(model: nn.Module) -> Traced | Hooked:
+    """How methods that need activations and gradients alone run a model: by its trace, else by hooks."""
+    try:
+        return Traced(trace(model))
+    except Untraceable:
+        return Hooked(model)
 
 
 _AS_IT_IS = Way(Options())
@@ -101,10 +120,16 @@ def layers_with_maps(model: nn.Module, stride: int, *, halved: bool = False) -> 
     Args:
         stride: the largest that is of interest.
         halved: read it off an image of half the usual side.
+
+    Of a model that `torch.fx` cannot follow, whether relevance passes by is not known: all layers with maps.
     """
-    traced = trace(model)
     side = max(_SIDE, _CELLS * stride) // (1 + halved)
     images = next(model.parameters()).new_zeros(1, 3, side, side)
+    try:
+        traced = trace(model)
+    except Untraceable:
+        layers = Hooked(model).layers(images)
+        return {layer.name: side / layer.height for layer in layers if layer.height * stride >= side}
     narrow, values, found = set(narrow_places(traced)), {IMAGES: images}, {}
     for index, step in enumerate(traced.steps):
         inputs = tuple(values[place] for place in step.inputs)

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from cnnseg.adapter import RegionClassifier
+from cnnseg.methods.hooked import Hooked
+from cnnseg.methods.running import Traced, passes
 from cnnseg.unroll.encoded import run_step
 from cnnseg.unroll.layers import Options, Way
 from cnnseg.unroll.places import ENCODERS, find_layer
-from cnnseg.unroll.trace import Step, Trace, trace
+from cnnseg.unroll.trace import Trace, trace
 from wsss.errors import InputError
 
 _AS_IT_IS = Way(Options())
@@ -51,11 +53,12 @@ def list_layers(adapted: RegionClassifier, images: Tensor, *, every: bool = Fals
         every: all of them; else the last one of each block (the smallest modules with two layers of weights or more),
             and of what stands between blocks the last one of each size, as in a VGG, which is one block.
     """
-    found = list(_maps(adapted, images))
+    ways = passes(adapted)
+    found = list(_maps(adapted, images) if isinstance(ways, Traced) else _hooked_maps(ways, images))
     if every:
         return [layer for layer, _ in found]
-    blocks = _blocks(adapted.network)
-    owners = [next((block for block in blocks if _inside(step, block)), None) for _, step in found]
+    blocks = _blocks(adapted.network, () if isinstance(ways, Traced) else ways.blocks())
+    owners = [next((block for block in blocks if _inside(names, block)), None) for _, names in found]
     parts = [(owner, owner or layer.name.partition(".")[0]) for (layer, _), owner in zip(found, owners, strict=True)]
     chosen: list[LayerMaps] = []
     for (owner, _), group in groupby(zip(parts, found, strict=True), key=lambda pair: pair[0]):
@@ -87,8 +90,16 @@ def usual_layer(layers: Sequence[LayerMaps]) -> LayerMaps:
     return (named or [layer for layer in inner if layer.height * layer.width == coarsest])[-1]
 
 
-def _maps(adapted: RegionClassifier, images: Tensor) -> Iterator[tuple[LayerMaps, Step]]:
-    """Every layer that is a module of the network and gives maps (B, D, h, w) of more than one value."""
+def _hooked_maps(ways: Hooked, images: Tensor) -> Iterator[tuple[LayerMaps, tuple[str, ...]]]:
+    """The same of a network that `torch.fx` cannot follow."""
+    for layer in ways.layers(images):
+        stride = images.shape[2] / layer.height
+        yield LayerMaps(layer.name, layer.channels, layer.height, layer.width, stride, layer.scores), (layer.own,)
+
+
+def _maps(adapted: RegionClassifier, images: Tensor) -> Iterator[tuple[LayerMaps, tuple[str, ...]]]:
+    """Every layer that is a module of the network and gives maps (B, D, h, w) of more than one value, with the names of
+    the modules that it lies in."""
     traced = trace(adapted)
     modules = dict(adapted.network.named_modules())
     weighted = [
@@ -108,7 +119,8 @@ def _maps(adapted: RegionClassifier, images: Tensor) -> Iterator[tuple[LayerMaps
             if name is not None:
                 height, width = out.shape[2:]
                 scores = place >= weighted[-1] if weighted else True
-                yield LayerMaps(name, out.shape[1], height, width, images.shape[2] / height, scores), step
+                inside = (step.scope, *step.names)
+                yield LayerMaps(name, out.shape[1], height, width, images.shape[2] / height, scores), inside
 
 
 def _module_name(traced: Trace, place: int, modules: Mapping[str, nn.Module]) -> str | None:
@@ -120,15 +132,16 @@ def _module_name(traced: Trace, place: int, modules: Mapping[str, nn.Module]) ->
     return next((name for name in known if find_layer(traced, name) == place), None)
 
 
-def _blocks(network: nn.Module) -> list[str]:
-    """Names of the smallest modules that hold two layers of weights or more."""
+def _blocks(network: nn.Module, whole: Sequence[str]) -> list[str]:
+    """Names of the smallest modules that hold two layers of weights or more; of those in a `whole` one, that one's."""
     counts = {name: sum(map(_has_weights, module.modules())) for name, module in network.named_modules() if name}
     several = [name for name, count in counts.items() if count > 1]
-    return [name for name in several if not any(other.startswith(f"{name}.") for other in several)]
+    smallest = [name for name in several if not any(other.startswith(f"{name}.") for other in several)]
+    return [*whole, *smallest]
 
 
-def _inside(step: Step, block: str) -> bool:
-    return any(name == block or name.startswith(f"{block}.") for name in (step.scope, *step.names))
+def _inside(names: Sequence[str], block: str) -> bool:
+    return any(name == block or name.startswith(f"{block}.") for name in names)
 
 
 def _has_weights(module: nn.Module | None) -> bool:

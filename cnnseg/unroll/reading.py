@@ -16,7 +16,7 @@ from cnnseg.unroll.layers import Layer
 from cnnseg.unroll.mixing import Attend, AveragePool, Linearly
 from cnnseg.unroll.region import RegionMean
 from cnnseg.unroll.spellings import Written
-from cnnseg.unroll.steps import Step, Trace
+from cnnseg.unroll.steps import Step, Trace, Untraceable
 from cnnseg.unroll.tracer import at_least
 from cnnseg.unroll.weighted import Norm, Weighted
 from cnnseg.unroll.weightless import Drop, Permute, Reshape, Scale, Shift
@@ -64,7 +64,7 @@ class Reading:
         if not self.place:
             self.place[node] = 0
         elif node.users:
-            raise InputError(f"{self.kind} cannot be unrolled: takes more than an image")
+            raise Untraceable(self.kind, "takes more than an image")
 
     def _layer(self, node: fx.Node) -> None:
         module = self.modules.get(node.target) if node.op == "call_module" else None

@@ -41,6 +41,9 @@ class RegionMean(nn.Module):
         return self.region.shape == (1, 1, 1, 1)
 
     def forward(self, maps: Tensor) -> Tensor:
+        if not isinstance(maps, Tensor) or maps.ndim != 4:
+            found = tuple(maps.shape) if isinstance(maps, Tensor) else f"a {type(maps).__name__}"
+            raise InputError(f"the network gives {found}; expected maps (B, C, H, W)")
         runners_up = self.runners_up(maps)
         if runners_up is not None:
             maps = maps - maps.gather(1, runners_up)
@@ -104,8 +107,6 @@ class OverRegion(Layer):
 
     def forward(self, inputs: tuple[Tensor, ...], way: Way) -> tuple[Tensor, Record]:
         maps = inputs[0]
-        if maps.ndim != 4:
-            raise InputError(f"the network gives {tuple(maps.shape)}; expected maps (B, C, H, W)")
         scores = self.module(maps)
         if not way.keep:
             return scores, Record(shapes_of(inputs))

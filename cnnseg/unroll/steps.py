@@ -9,6 +9,14 @@ from cnnseg.unroll.layers import Layer
 from wsss.errors import InputError
 
 
+class Untraceable(InputError):
+    """`torch.fx` cannot follow a model's code. ``kind``: the class that the code is of; ``reason``: what stops it."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(f"{kind} cannot be unrolled: {reason}")
+        self.kind, self.reason = kind, reason
+
+
 @dataclass(frozen=True)
 class Step:
     """A layer: its name in the classifier, what it computes, and the steps whose outputs it takes (0 is the image).

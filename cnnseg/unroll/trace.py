@@ -11,13 +11,13 @@ from torch import Tensor, fx, nn
 
 from cnnseg.unroll import spellings
 from cnnseg.unroll.reading import Reading
-from cnnseg.unroll.steps import Step, Trace
+from cnnseg.unroll.steps import Step, Trace, Untraceable
 from cnnseg.unroll.tracer import Tracer
 from wsss.errors import InputError
 from wsss.explanation import evaluating
 from wsss.genuine import own_call, replaced_method
 
-__all__ = ["Step", "Trace", "trace"]
+__all__ = ["Step", "Trace", "Untraceable", "trace"]
 
 _TRACES: WeakKeyDictionary[nn.Module, tuple[object, Trace]] = WeakKeyDictionary()
 
@@ -30,7 +30,8 @@ def trace(model: nn.Module) -> Trace:
     left out, and so is a softmax or sigmoid at the end: class scores are what goes into it.
 
     Raises:
-        InputError: the model's code cannot be traced, or is not that of its class.
+        Untraceable: `torch.fx` cannot follow the model's code.
+        InputError: the model's code is not that of its class.
     """
     _refuse_replaced(model)
     built_of = tuple(_settings(module) for module in model.modules())
@@ -108,7 +109,7 @@ def _trace(model: nn.Module) -> Trace:
         graph, constants = _graph(model)
     except Exception as error:  # whatever the model's own code raises when it is given a stand-in for images
         reason = str(error).split("\n")[0]
-        raise InputError(f"{kind} cannot be unrolled: its forward function depends on values ({reason})") from None
+        raise Untraceable(kind, f"its forward function depends on values ({reason})") from None
     found = Reading(model, graph, constants, kind).read()
     return found if part is None else found.named_in(part)
 
