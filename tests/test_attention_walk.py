@@ -133,7 +133,7 @@ def test_seeds_walk_each_size_by_its_own_attention(model: nn.Module, compete_too
     config = config.model_copy(update={"competition": compete_too})
     (found,) = class_maps(classifier, [image], [[2, 0]], config)
     x = classifier.prepare(image, (48, 48))[None].double()
-    maps = explain(model, x, [[2, 0]], first_block=1, rules="exact", attention_walk=2).maps[0]
+    maps = explain(model, x, [[2, 0]], first_block=1, rules="robust", attention_walk=2).maps[0]
     np.testing.assert_allclose(found, scale_maps(compete(maps) if compete_too else maps), atol=1e-6)
 
 
@@ -172,3 +172,14 @@ def test_runs_from_before_there_was_a_walk_go_on(tmp_path: Path) -> None:
         Stage.open(folder, config=asked.identity, **common)
     walked = Stage.open(tmp_path / "walked", config=SeedConfig().identity, **common)
     assert SeedConfig().as_begun(config_of(walked.folder)).walk_steps == 2
+
+
+def test_walked_seeds_are_by_the_rules_that_are_well_conditioned(tmp_path: Path) -> None:
+    assert SeedConfig().formulation == "robust" and SeedConfig(attention_walk=0).formulation == "exact"
+    assert SeedConfig(method="rollout").formulation == "exact" and SeedConfig(rules="exact").formulation == "exact"
+    assert ExplainConfig().formulation == "robust"
+    begun = Stage.open(
+        tmp_path / "seeds", kind="seeds", class_names=("cat",), suffix=".npz", config=SeedConfig(rules="exact").identity
+    )
+    again = SeedConfig().as_begun(config_of(begun.folder))  # seeds that were begun before this was usual
+    assert again.formulation == "exact" and again.identity == SeedConfig(rules="exact").identity

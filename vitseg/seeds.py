@@ -141,7 +141,7 @@ def _explained(classifier: Classifier, inputs: Tensor, targets: list[Sequence[in
         targets,
         config.method,
         first_block=first_block(classifier, config),
-        rules=config.rules,
+        rules=config.formulation,
         attention_walk=config.walk_steps,
         attention_blocks=config.attention_blocks,
     ).maps

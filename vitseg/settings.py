@@ -76,8 +76,9 @@ class SeedConfig(Config):
     """the image is explained at each of these sizes (side of the square of equal area) and the maps are averaged"""
     flip: bool = True
     """average with the map of the mirrored image"""
-    rules: Literal["robust", "exact"] = "exact"
-    """how relevance is divided: exact (as published; better seeds of several classes), robust (well conditioned)"""
+    rules: Literal["robust", "exact"] | None = None
+    """how relevance is divided: robust (well conditioned), exact (as published); if not given, robust where maps are
+    walked, and exact where they are not, as these seeds of several classes are better by the exact rules"""
     first_block: int | None = Field(None, ge=0)
     """the rollout multiplies the blocks from this one on (published: 1); the last third of the blocks if not given"""
     attention_walk: int | None = Field(None, ge=0)
@@ -95,6 +96,13 @@ class SeedConfig(Config):
     """the scale's upper end; what lies above it is clipped at 1"""
     precision: Literal["float32", "float64"] = "float32"
     """precision of the walk; the exact rules are badly conditioned, float64 takes about twice as long on a CPU"""
+
+    @property
+    def formulation(self) -> Literal["robust", "exact"]:
+        """The rules, given or usual: measured on training images (docs/conditioning.md)."""
+        if self.rules is not None:
+            return self.rules
+        return "robust" if self.walk_steps else "exact"
 
     @property
     def walk_steps(self) -> int:
@@ -121,21 +129,25 @@ class SeedConfig(Config):
 
         The options of walk and competition are left out where there is neither, as in runs from before there were any.
         """
-        settled = {"attention_walk": self.walk_steps, "competition": self.competes, "power": self.exponent}
+        settled = {"rules": self.formulation, "attention_walk": self.walk_steps}
+        settled |= {"competition": self.competes, "power": self.exponent}
         found = {**self.model_dump(mode="json"), **settled}
         if not self.walk_steps and not self.competes:
             del found["attention_walk"], found["attention_blocks"], found["competition"]
         return found
 
     def as_begun(self, config: Mapping[str, object] | None) -> SeedConfig:
-        """These settings, without a walk that nobody asked for if seeds were begun without one.
+        """These settings, where nobody asked for others as seeds were begun: without a walk, by the exact rules.
 
         Args:
             config: what the manifest of the seeds says of their settings, None if there are none yet.
         """
+        begun: dict[str, object] = {}
         if self.attention_walk is None and config is not None and "attention_walk" not in config:
-            return self.model_copy(update={"attention_walk": 0})
-        return self
+            begun["attention_walk"] = 0
+        if self.rules is None and config is not None and "rules" in config:
+            begun["rules"] = config["rules"]
+        return self.model_copy(update=begun)
 
 
 class ExplainConfig(SeedConfig):
@@ -144,7 +156,7 @@ class ExplainConfig(SeedConfig):
     attention_walk: int | None = Field(0, ge=0)
     """steps that maps are walked over the model's own attention; 0: the explanation itself"""
 
-    rules: Literal["robust", "exact"] = "robust"
+    rules: Literal["robust", "exact"] | None = "robust"
     """how relevance is divided: robust (well conditioned), exact (as published)"""
     power: float = Field(1, gt=0)
     """the min-max scaled map is raised to this power"""
