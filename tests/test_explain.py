@@ -232,3 +232,8 @@ def test_wrong_arguments(arguments: dict[str, object], line: str) -> None:
 def test_half_precision_on_a_cpu_is_refused() -> None:
     with pytest.raises(InputError, match=r"images: float16 on a CPU; expected float32.*: model.float\(\)"):
         explain(tiny_vit().half(), noise(1, 3, 24, 24).half())
+
+
+def test_an_explanation_prints_its_shapes_and_not_its_numbers() -> None:
+    found = Explanation(torch.zeros(2, 3, 3), torch.tensor([1, 0]), torch.zeros(2, 5), "rollout")
+    assert repr(found) == "Explanation(rollout of classes [1, 0]: maps (2, 3, 3), logits (2, 5))"

@@ -40,6 +40,10 @@ class Explanation:
     logits: Tensor
     method: str
 
+    def __repr__(self) -> str:
+        shapes = f"maps {tuple(self.maps.shape)}, logits {tuple(self.logits.shape)}"
+        return f"Explanation({self.method} of classes {self.targets.tolist()}: {shapes})"
+
 
 @dataclass(frozen=True)
 class Unwrapped:
