@@ -46,7 +46,7 @@ def walked(classifier: Classifier, sample: Sample, outputs: list[int], size: int
     lowest = min(first, *(block for blocks, _ in ways for block in blocks))
     trace = capture.run(classifier.model, torch.cat([x, x.flip(-1)]), first=lowest)
     targets = torch.tensor([outputs, outputs])
-    plain = METHODS[config.method].compute(trace, targets, first, find_rules(config.formulation)).detach()
+    plain = METHODS[config.method].compute(trace, targets, first, find_rules(config.rules)).detach()
     found = []
     for blocks, steps in ways:
         upright, mirrored = rearrange(walk_maps(trace, plain, steps, blocks), "(k b) h w -> b k h w", b=2)

@@ -133,7 +133,7 @@ def test_seeds_walk_each_size_by_its_own_attention(model: nn.Module, compete_too
     config = config.model_copy(update={"competition": compete_too})
     (found,) = class_maps(classifier, [image], [[2, 0]], config)
     x = classifier.prepare(image, (48, 48))[None].double()
-    maps = explain(model, x, [[2, 0]], first_block=1, rules="robust", attention_walk=2).maps[0]
+    maps = explain(model, x, [[2, 0]], first_block=1, rules="exact", attention_walk=2).maps[0]
     np.testing.assert_allclose(found, scale_maps(compete(maps) if compete_too else maps), atol=1e-6)
 
 
@@ -174,12 +174,13 @@ def test_runs_from_before_there_was_a_walk_go_on(tmp_path: Path) -> None:
     assert SeedConfig().as_begun(config_of(walked.folder)).walk_steps == 2
 
 
-def test_walked_seeds_are_by_the_rules_that_are_well_conditioned(tmp_path: Path) -> None:
-    assert SeedConfig().formulation == "robust" and SeedConfig(attention_walk=0).formulation == "exact"
-    assert SeedConfig(method="rollout").formulation == "exact" and SeedConfig(rules="exact").formulation == "exact"
-    assert ExplainConfig().formulation == "robust"
-    begun = Stage.open(
-        tmp_path / "seeds", kind="seeds", class_names=("cat",), suffix=".npz", config=SeedConfig(rules="exact").identity
-    )
-    again = SeedConfig().as_begun(config_of(begun.folder))  # seeds that were begun before this was usual
-    assert again.formulation == "exact" and again.identity == SeedConfig(rules="exact").identity
+def test_exact_relevance_is_in_double_precision(tmp_path: Path) -> None:
+    from vitseg.methods import METHODS
+    from vitseg.settings import PROPAGATED
+
+    assert set(PROPAGATED) == {name for name, method in METHODS.items() if method.relevance}
+    assert SeedConfig().dtype == SeedConfig(attention_walk=0).dtype == "float64"
+    assert SeedConfig(rules="robust").dtype == SeedConfig(method="rollout").dtype == ExplainConfig().dtype == "float32"
+    before = SeedConfig(precision="float32").identity
+    begun = Stage.open(tmp_path / "seeds", kind="seeds", class_names=("cat",), suffix=".npz", config=before)
+    assert SeedConfig().as_begun(config_of(begun.folder)).identity == before  # begun before this was usual

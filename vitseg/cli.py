@@ -200,9 +200,9 @@ def seeds(
     path = find_checkpoint(classifier, runs)
     model = load_classifier(path)
     outputs = outputs_for(model, dataset)
-    where = choose_device(device, cfg.precision)
     target = runs / (name or seed_name(cfg.method, model)) / "seeds"
     cfg = cfg.as_begun(config_of(target))
+    where = choose_device(device, cfg.dtype)
 
     def make(samples: list[Sample], folder: Path) -> SeedCounts:
         return make_seeds(model, samples, outputs, folder, cfg, device=where, batch_size=batch_size)
@@ -269,7 +269,7 @@ def explain(
         model = load_classifier(find_checkpoint(classifier, runs))
     else:
         model = load_imagenet_vit(architecture, weights)
-    where = choose_device(device, cfg.precision)
+    where = choose_device(device, cfg.dtype)
     explain_photographs(model, images, out, cfg, classes=classes, top=top, full_size=full_size, device=where)
 
 

@@ -29,7 +29,7 @@ def explain_photographs(
     device: str = "cpu",
 ) -> list[Path]:
     """Write an overlay for the named classes or the `top` most probable ones, see `wsss.photographs`."""
-    precision = getattr(torch, config.precision)
+    precision = getattr(torch, config.dtype)
     model = classifier.model.to(device, precision).eval()
 
     def look(image: Image.Image) -> tuple[Tensor, Callable[[list[int]], np.ndarray]]:

@@ -55,7 +55,7 @@ def make_seeds(
 
     An image that cannot be read or whose map is not finite is reported in the result, and the others are still made.
     """
-    classifier.model.to(device, getattr(torch, config.precision))
+    classifier.model.to(device, getattr(torch, config.dtype))
 
     def maps_of(images: Sequence[Image.Image], shown: Sequence[Sample]) -> list[np.ndarray]:
         wanted = [[outputs[c] for c in sample.classes] for sample in shown]
@@ -132,7 +132,7 @@ def _maps_of_size(
 
 def _explained(classifier: Classifier, inputs: Tensor, targets: list[Sequence[int]], config: SeedConfig) -> Tensor:
     """Maps (B, K, h, w) of images (B, 3, H, W) for targets (B, K), the mean of image and mirror image if so set."""
-    inputs = inputs.to(getattr(torch, config.precision))
+    inputs = inputs.to(getattr(torch, config.dtype))
     if config.flip:
         inputs, targets = torch.cat([inputs, inputs.flip(-1)]), targets * 2
     maps = explain(
@@ -141,7 +141,7 @@ def _explained(classifier: Classifier, inputs: Tensor, targets: list[Sequence[in
         targets,
         config.method,
         first_block=first_block(classifier, config),
-        rules=config.formulation,
+        rules=config.rules,
         attention_walk=config.walk_steps,
         attention_blocks=config.attention_blocks,
     ).maps

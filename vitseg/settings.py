@@ -67,6 +67,10 @@ class ClassifierConfig(Config):
     """seed of the new head, the order of the images and their augmentation"""
 
 
+PROPAGATED = ("transformer_attribution", "lrp", "partial_lrp", "ensemble")
+"""Methods that propagate relevance, whose maps the rules change (`vitseg.methods`, which loads PyTorch)."""
+
+
 class SeedConfig(Config):
     """How class maps are made and scaled."""
 
@@ -76,9 +80,8 @@ class SeedConfig(Config):
     """the image is explained at each of these sizes (side of the square of equal area) and the maps are averaged"""
     flip: bool = True
     """average with the map of the mirrored image"""
-    rules: Literal["robust", "exact"] | None = None
-    """how relevance is divided: robust (well conditioned), exact (as published); if not given, robust where maps are
-    walked, and exact where they are not, as these seeds of several classes are better by the exact rules"""
+    rules: Literal["robust", "exact"] = "exact"
+    """how relevance is divided: exact (as published; better seeds of several classes), robust (well conditioned)"""
     first_block: int | None = Field(None, ge=0)
     """the rollout multiplies the blocks from this one on (published: 1); the last third of the blocks if not given"""
     attention_walk: int | None = Field(None, ge=0)
@@ -94,15 +97,16 @@ class SeedConfig(Config):
     lies at a few per cent, and after an attention walk, which fills objects, 2"""
     percentile: float = Field(100, gt=0, le=100)
     """the scale's upper end; what lies above it is clipped at 1"""
-    precision: Literal["float32", "float64"] = "float32"
-    """precision of the walk; the exact rules are badly conditioned, float64 takes about twice as long on a CPU"""
+    precision: Literal["float32", "float64"] | None = None
+    """precision of model and relevance; if not given, float64 for relevance by the exact rules, which are badly
+    conditioned, though it takes about twice as long on a CPU, and float32 for all else"""
 
     @property
-    def formulation(self) -> Literal["robust", "exact"]:
-        """The rules, given or usual: measured on training images (docs/conditioning.md)."""
-        if self.rules is not None:
-            return self.rules
-        return "robust" if self.walk_steps else "exact"
+    def dtype(self) -> Literal["float32", "float64"]:
+        """The precision, given or usual: one exact seed in ten is another in float32 (docs/conditioning.md)."""
+        if self.precision is not None:
+            return self.precision
+        return "float64" if self.rules == "exact" and self.method in PROPAGATED else "float32"
 
     @property
     def walk_steps(self) -> int:
@@ -129,7 +133,7 @@ class SeedConfig(Config):
 
         The options of walk and competition are left out where there is neither, as in runs from before there were any.
         """
-        settled = {"rules": self.formulation, "attention_walk": self.walk_steps}
+        settled = {"precision": self.dtype, "attention_walk": self.walk_steps}
         settled |= {"competition": self.competes, "power": self.exponent}
         found = {**self.model_dump(mode="json"), **settled}
         if not self.walk_steps and not self.competes:
@@ -137,7 +141,7 @@ class SeedConfig(Config):
         return found
 
     def as_begun(self, config: Mapping[str, object] | None) -> SeedConfig:
-        """These settings, where nobody asked for others as seeds were begun: without a walk, by the exact rules.
+        """These settings, where nobody asked for others as seeds were begun: without a walk, in single precision.
 
         Args:
             config: what the manifest of the seeds says of their settings, None if there are none yet.
@@ -145,8 +149,8 @@ class SeedConfig(Config):
         begun: dict[str, object] = {}
         if self.attention_walk is None and config is not None and "attention_walk" not in config:
             begun["attention_walk"] = 0
-        if self.rules is None and config is not None and "rules" in config:
-            begun["rules"] = config["rules"]
+        if self.precision is None and config is not None and "precision" in config:
+            begun["precision"] = config["precision"]
         return self.model_copy(update=begun)
 
 
@@ -156,7 +160,7 @@ class ExplainConfig(SeedConfig):
     attention_walk: int | None = Field(0, ge=0)
     """steps that maps are walked over the model's own attention; 0: the explanation itself"""
 
-    rules: Literal["robust", "exact"] | None = "robust"
+    rules: Literal["robust", "exact"] = "robust"
     """how relevance is divided: robust (well conditioned), exact (as published)"""
     power: float = Field(1, gt=0)
     """the min-max scaled map is raised to this power"""
