@@ -26,6 +26,7 @@ from cnnseg.regions.explaining import explain_segmentation
 from cnnseg.regions.settings import question_of
 from wsss.explorer.asking import Explorer
 from wsss.explorer.serving import build
+from wsss.explorer.subject import Cancelled
 
 pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'relseg[explorer]'")
 import uvicorn  # comes with Gradio
@@ -332,13 +333,17 @@ def test_tall_photograph_is_clicked_where_it_is(visit):
 def test_long_work_can_be_cancelled(visit, explorer, monkeypatch):
     visit.open()
     shown = visit.page.locator("#map-a figcaption").inner_text()
-    going, explain = threading.Event(), explorer.subject.explain
+    going, ended, explain = threading.Event(), threading.Event(), explorer.subject.explain
 
     def slow(look, setting, region, told):
-        for step in range(600):
-            told(step / 600)
-            going.set()
-            time.sleep(0.05)
+        try:
+            for step in range(600):
+                told(step / 600)
+                going.set()
+                time.sleep(0.05)
+        except Cancelled:
+            ended.set()
+            raise
         return explain(look, setting, region, told)
 
     monkeypatch.setattr(explorer.subject, "explain", slow)
@@ -347,11 +352,13 @@ def test_long_work_can_be_cancelled(visit, explorer, monkeypatch):
     visit.page.locator("#map-a .busy").get_by_role("button", name="Cancel").click()
     visit.page.wait_for_function("document.querySelector('#map-a figure').ariaBusy !== 'true'")
     assert visit.page.locator("#map-a figcaption").inner_text() == shown
+    assert ended.wait(30)
     going.clear()
+    ended.clear()
     visit.page.get_by_role("button", name="All classes").click()
     assert going.wait(30)
     visit.page.locator("#tiles .going").get_by_role("button", name="Cancel").click()
-    visit.page.get_by_text("Cancelled.").wait_for()
+    assert ended.wait(30)
     monkeypatch.undo()
     visit.after(lambda: visit.click(100, 44))
 

@@ -17,13 +17,17 @@ function tile({ name, note, url }) {
 find(".going button").addEventListener("click", () => trigger("cancel", {}));
 let shown = 0;
 let series = null;
+let stopped = null;
 function show() {
   if (props.value && props.value.keep) {
+    stopped = series || null;
     find(".going").hidden = true;
     if (!find("section").hidden) find(".line").textContent = props.value.line;
     return;
   }
   const { title, tiles, line, wrong, share, number } = props.value || {};
+  // The end of a stream repeats its last value, maybe after what came in its place.
+  if (number < series || number === stopped) return;
   const box = find(".sheet");
   if (number !== series) {
     series = number;
