@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +77,14 @@ def make_run(run: Path, data: Path, splits: Sequence[str] = ("val",), *, seed: i
 def val(data: Path) -> Dataset:
     """The split with ground truth."""
     return load_dataset(data, "val")
+
+
+def finish(steps: Generator[None, None, dict[str, np.ndarray]]) -> tuple[int, dict[str, np.ndarray]]:
+    """Run a generator to its end: number of steps, and what it returns."""
+    count = 0
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return count, end.value
+        count += 1

@@ -11,6 +11,7 @@ import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 import torchvision
+from small_networks import ready
 from torch import Tensor, nn
 from torchvision.models.segmentation import deeplabv3, fcn, lraspp
 
@@ -68,18 +69,6 @@ GATED: dict[str, Callable[[], nn.Module]] = {
     ),
 }
 """of gates, attention and group norms as well"""
-
-
-def ready(model: nn.Module, *, biases: bool = True) -> nn.Module:
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, std=0.1 if biases else 0.0)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.1)
-        if not biases and getattr(module, "bias", None) is not None:
-            nn.init.zeros_(module.bias)
-    return model.double().eval()
 
 
 def network(name: str = "unet", **how: Any) -> nn.Module:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torchvision
+from small_networks import ready
 from torch import Tensor, nn
 
 from cnnseg import explain
@@ -24,16 +25,9 @@ def peer(name: str):
     return pytest.importorskip(name, reason=f"{name} is not installed: pip install -e '.[oracles]'")
 
 
-def ready(make: Callable[[], nn.Module]) -> nn.Module:
+def made(make: Callable[[], nn.Module]) -> nn.Module:
     torch.manual_seed(0)
-    model = make()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.1)
-    return model.double().eval()
+    return ready(make())
 
 
 def vgg11_bn() -> nn.Module:
@@ -75,7 +69,7 @@ def test_composites_are_zennits(network: str, name: str) -> None:
     import zennit.torchvision
     from zennit.attribution import Gradient
 
-    model, x = ready(MODELS[network]), images()
+    model, x = made(MODELS[network]), images()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = (
@@ -124,7 +118,7 @@ def test_rules_are_captums(name: str) -> None:
     from captum.attr import LRP
     from captum.attr._utils import lrp_rules
 
-    model, x = ready(Plain), images(signed=False)
+    model, x = made(Plain), images(signed=False)
     make, ours = CAPTUM[name]
     rules = {"convolution": ours, "linear": Epsilon(1e-9), "average_pool": Epsilon(1e-9)}
     for c in range(CLASSES):
@@ -141,7 +135,7 @@ def test_gradients_are_captums(network: str) -> None:
     peer("captum")
     from captum.attr import InputXGradient, IntegratedGradients
 
-    model, x = ready(MODELS[network]), images()
+    model, x = made(MODELS[network]), images()
     targets = torch.tensor([2, 0])
     expected = InputXGradient(model).attribute(x.clone().requires_grad_(), target=targets).sum(1)
     assert worst(explain(model, x, targets, "input_x_gradient").maps, expected) < 1e-12
@@ -160,7 +154,7 @@ def test_cams_are_pytorch_grad_cams(network: str, layer: str, method: str) -> No
     library = peer("pytorch_grad_cam")
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    model, x, targets = ready(MODELS[network]), images(), [1, 2]
+    model, x, targets = made(MODELS[network]), images(), [1, 2]
     found = explain(model, x, targets, method, layer=layer).maps
     with getattr(library, CAMS[method])(model, [model.get_submodule(layer)]) as cam:
         chosen = [ClassifierOutputTarget(c) for c in targets]
@@ -177,7 +171,7 @@ def test_cams_are_pytorch_grad_cams(network: str, layer: str, method: str) -> No
 @pytest.mark.parametrize("method", CAMS)
 def test_cams_by_hooks(method: str) -> None:
     """The same from a hook and autograd alone, in the layer that is taken unless another one is named."""
-    model, x, kept = ready(MODELS["resnet18"]), images(), []
+    model, x, kept = made(MODELS["resnet18"]), images(), []
     handle = model.layer4.register_forward_hook(lambda module, given, out: kept.append(out))
     scores = model(x)
     handle.remove()
@@ -188,7 +182,7 @@ def test_cams_by_hooks(method: str) -> None:
 
 
 def test_cam_is_the_score_spread_out() -> None:
-    model, x = ready(MODELS["resnet18"]), images()
+    model, x = made(MODELS["resnet18"]), images()
     answer = explain(model, x, 1, "cam")
     assert torch.allclose(answer.maps.mean((1, 2)) + model.fc.bias[1], answer.logits[:, 1], rtol=1e-12)
     gradcam = explain(model, x, 1, "gradcam").maps  # of the same layer: the gradients are the weights

@@ -17,23 +17,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from small_networks import APPS, make_networks
 from small_run import make_data, make_run
 
-from affinity.checkpoint import save_affinity_network
-from affinity.cli import app as affinity
-from affinity.network import AffinityNetwork
-from affinity.settings import NetworkConfig as AffinityConfig
-from cnnseg.cli import app as cnnseg
-from cnnseg.models import create_network, create_segmentation, save_network
-from cnnseg.segmentation.settings import SegmentationConfig
-from cnnseg.settings import NetworkConfig
-from vitseg.cli import app as vitseg
-from vitseg.models import create_classifier, save_classifier
-from wsss.cli import app as wsss
 from wsss.console import run
 from wsss.store import Seed, class_array, write_seed
 
-APPS = {"wsss": wsss, "vitseg": vitseg, "cnnseg": cnnseg, "affinity": affinity}
 Spoil = Callable[[Path, pytest.MonkeyPatch], None]
 
 
@@ -42,15 +31,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """data/, runs/{one,vit,cnn,seg} and affinity.safetensors, all of them as they should be."""
     place = tmp_path_factory.mktemp("sound")
     make_run(place / "runs/one", make_data(place / "data"))
-    torch.manual_seed(0)
-    names = ("cat", "dog")
-    save_classifier(create_classifier("test_vit", names, "none"), place / "runs/vit/classifier/classifier.safetensors")
-    cnn = create_network(NetworkConfig(network="classifier", architecture="test_resnet", weights="none"), names)
-    save_network(cnn, place / "runs/cnn/network/last.safetensors")
-    tiny = SegmentationConfig(decoder="fpn", encoder="test_resnet", weights="none")
-    save_network(create_segmentation(tiny, names, "masks of one"), place / "runs/seg/network/last.safetensors")
-    small = AffinityConfig(backbone="test_resnet", weights=None, levels=(1, 2), widths=(8, 8), dim=16, groups=4)
-    save_affinity_network(place / "affinity.safetensors", AffinityNetwork(small))
+    make_networks(place)
     return place
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_run import make_data
-from test_perturbation_test import blobs, finish, small_classifier
+from small_run import finish, make_data
+from test_perturbation_test import blobs, small_classifier
 from torch import Tensor, nn
 
 import cnnseg

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from small_networks import Normed
 from torch import Tensor, nn
 
 from cnnseg import training
@@ -34,21 +35,6 @@ CONFIG = TrainConfig(
 )
 
 
-class Tiny(nn.Module):
-    """A classifier with batch norm, pooling and dropout: what the loop has to treat with care."""
-
-    def __init__(self, outputs: int = 3) -> None:
-        super().__init__()
-        self.conv1, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
-        self.conv2, self.pool = nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.MaxPool2d(2)
-        self.relu, self.mean = nn.ReLU(), nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(16, outputs)
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.relu(self.conv2(self.pool(self.relu(self.norm(self.conv1(images))))))
-        return self.fc(self.mean(x).flatten(1))
-
-
 class Plain(nn.Module):
     """The classifier alone."""
 
@@ -56,7 +42,7 @@ class Plain(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = Tiny()
+        self.model = Normed()
 
     def forward(self, images: Tensor, decode: int | None = None) -> tuple[Tensor, None]:
         return self.model(images), None
@@ -79,7 +65,11 @@ class Decoder(nn.Module):
         return None, self.segmentation_head(self.decoder(self.encoder(images[:decode])))
 
 
-MAKE: dict[str, Callable[[], nn.Module]] = {"unrolled": lambda: unroll(Tiny()), "classifier": Plain, "unet": Decoder}
+MAKE: dict[str, Callable[[], nn.Module]] = {
+    "unrolled": lambda: unroll(Normed()),
+    "classifier": Plain,
+    "unet": Decoder,
+}
 
 
 def network(kind: str = "unrolled", seed: int = 0) -> Network:
@@ -346,7 +336,7 @@ def test_which_layers_are_new_and_their_rates() -> None:
     assert new_layers(network("classifier"), False) == set()
     decoder = {name for name, _ in network("unet").module.named_parameters() if not name.startswith("encoder.")}
     assert new_layers(network("unet"), False) == decoder and "decoder.0.weight" in decoder
-    free = Network(unroll(Tiny(), tied_convolutions=False), "free_convolutions", "tiny", NAMES, (0,) * 3, (1,) * 3)
+    free = Network(unroll(Normed(), tied_convolutions=False), "free_convolutions", "tiny", NAMES, (0,) * 3, (1,) * 3)
     assert new_layers(free, False) == set()
     config = CONFIG.model_copy(update={"head_lr_factor": 10, "schedule": "cosine", "warmup": 2, "steps": 8})
     module = network().module

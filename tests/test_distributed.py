@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from small_networks import Normed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -222,20 +223,6 @@ def train_affinity(data: Path, folder: Path, kind: str) -> list[float]:
     return [epoch.total for epoch in affinity.training.train_affinity_network(examples, folder, config).losses]
 
 
-class Tiny(nn.Module):
-    """A classifier with batch norm that counts in training."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv1, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
-        self.conv2, self.pool, self.relu = nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.MaxPool2d(2), nn.ReLU()
-        self.mean, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(16, 3)
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.relu(self.conv2(self.pool(self.relu(self.norm(self.conv1(images))))))
-        return self.fc(self.mean(x).flatten(1))
-
-
 class Decoder(nn.Module):
     """Encoder, decoder with drop-out, and class scores; in double precision, as Adam takes rounding for gradients."""
 
@@ -256,7 +243,7 @@ class Decoder(nn.Module):
 
 def train_cnn(data: Path, folder: Path, kind: str) -> list[float]:
     torch.manual_seed(0)
-    module = Decoder() if kind == "unet" else unroll(Tiny()).double()
+    module = Decoder() if kind == "unet" else unroll(Normed()).double()
     if kind == "unrolled":
         forward = module.forward
         module.forward = lambda images, decode=None: forward(images.double(), decode)

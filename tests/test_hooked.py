@@ -11,6 +11,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from small_networks import ready
 from torch import Tensor, nn
 
 import cnnseg
@@ -59,16 +60,6 @@ class Tiny(nn.Module):
         y = self.second(self.gate(x))
         x = self.skip(x) + x + self.act(y) * y  # both x and y are those behind the ReLU
         return self.head(self.pool(self.act(self.third(x))).flatten(1))
-
-
-def ready(model: nn.Module) -> nn.Module:
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, std=0.1)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.1)
-    return model.double().eval()
 
 
 def tiny() -> nn.Module:

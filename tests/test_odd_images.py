@@ -7,25 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
+from small_networks import APPS, make_networks
 
-from affinity.checkpoint import save_affinity_network
-from affinity.cli import app as affinity
-from affinity.network import AffinityNetwork
-from affinity.settings import NetworkConfig as AffinityConfig
 from cnnseg.cli import app as cnnseg
-from cnnseg.models import create_network, create_segmentation, save_network
-from cnnseg.segmentation.settings import SegmentationConfig
-from cnnseg.settings import NetworkConfig
-from vitseg.cli import app as vitseg
-from vitseg.models import create_classifier, save_classifier
-from wsss.cli import app as wsss
 from wsss.console import run
 from wsss.store import read_mask, read_seed
 
 SIZES = {"one pixel": (1, 1), "flat\nline": (1, 700), "übereck": (700, 1), "narrow": (3, 90)}
-APPS = {"wsss": wsss, "vitseg": vitseg, "cnnseg": cnnseg, "affinity": affinity}
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(f'"{name}",cat')
     (place / "data/labels.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (place / "data/data.yaml").write_text("name: odd\nlayout: folder\nroot: .\nclasses: [cat, dog]\n")
-    torch.manual_seed(0)
-    names = ("cat", "dog")
-    save_classifier(create_classifier("test_vit", names, "none"), place / "runs/vit/classifier/classifier.safetensors")
-    cnn = create_network(NetworkConfig(network="classifier", architecture="test_resnet", weights="none"), names)
-    save_network(cnn, place / "runs/cnn/network/last.safetensors")
-    tiny = SegmentationConfig(decoder="fpn", encoder="test_resnet", weights="none")
-    save_network(create_segmentation(tiny, names, "masks of one"), place / "runs/seg/network/last.safetensors")
-    small = AffinityConfig(backbone="test_resnet", weights=None, levels=(1, 2), widths=(8, 8), dim=16, groups=4)
-    save_affinity_network(place / "affinity.safetensors", AffinityNetwork(small))
+    make_networks(place)
     return place
 
 

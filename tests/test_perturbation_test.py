@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from small_run import make_data
+from small_run import finish, make_data
 from torch import Tensor, nn
 
 import vitseg.judged
@@ -72,17 +72,6 @@ def perturb(
 ) -> Generator[None, None, dict[str, np.ndarray]]:
     due = torch.tensor(targets)
     return perturbation.perturb(judged(classifier), photographs, due, explainer(method), batch_size=batch_size)
-
-
-def finish(steps: Generator[None, None, dict[str, np.ndarray]]) -> tuple[int, dict[str, np.ndarray]]:
-    """Run a generator to its end: number of steps, and what it returns."""
-    count = 0
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return count, end.value
-        count += 1
 
 
 def slow_image(classifier: Classifier, image: Image.Image, target: int, method: str) -> tuple[int, np.ndarray]:

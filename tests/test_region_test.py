@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_run import make_data
+from small_run import finish, make_data
 from torch import Tensor, nn
 
 import cnnseg
@@ -91,17 +91,6 @@ def picture(height: int = 14, width: int = 17, seed: int = 0) -> Image.Image:
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (4, 5, 3), np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def finish(steps) -> tuple[int, dict[str, np.ndarray]]:
-    """Run a generator to its end: number of steps, and what it returns."""
-    count = 0
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return count, end.value
-        count += 1
 
 
 def slow_scores(

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from sklearn.metrics import average_precision_score, confusion_matrix, f1_score
-from small_run import make_data
-from test_perturbation_test import METHODS, SIDE, bilinear, blobs, explainer, finish, judged, small_classifier
+from small_run import finish, make_data
+from test_perturbation_test import METHODS, SIDE, bilinear, blobs, explainer, judged, small_classifier
 from torch import Tensor
 
 import vitseg.judged

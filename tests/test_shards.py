@@ -24,8 +24,9 @@ from vitseg.models import create_classifier, save_classifier
 from wsss.console import run
 from wsss.errors import InputError
 from wsss.judging import commands, trials
-from wsss.processes import all_done, of_shard, portion, processes, take_shard
+from wsss.processes import of_shard, portion, processes, take_shard
 from wsss.store import read_json
+from wsss.store.work import all_done
 
 COMMANDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     # command -> module, options, and folders of results

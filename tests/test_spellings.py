@@ -16,6 +16,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
+from small_networks import ready
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -56,19 +57,6 @@ class Relevance(TorchFunctionMode):
                 affine = [value.view(-1, 1, 1) for value in affine]
             return out * affine[0] + affine[1]
         return function(*args, **kwargs)
-
-
-def ready(model: nn.Module, *, biases: bool = True) -> nn.Module:
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, std=0.1 if biases else 0.0)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            if module.affine:
-                nn.init.uniform_(module.weight, 0.5, 1.5)
-                nn.init.normal_(module.bias, std=0.1)
-        if not biases and getattr(module, "bias", None) is not None and not isinstance(module.bias, bool):
-            nn.init.zeros_(module.bias)
-    return model.double().eval()
 
 
 def lrp0(model: nn.Module, x: Tensor) -> Tensor:

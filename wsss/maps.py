@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from wsss.console import note, track
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError, did_you_mean
-from wsss.processes import all_done, gathered
+from wsss.processes import gathered
 from wsss.store import DATA, Seed, Stage, class_array, due, read_seed, write_seed
+from wsss.store.work import all_done
 
 MapsOf = Callable[[Sequence[Image.Image], Sequence[Sample]], list[np.ndarray]]
 """Images with their samples -> (K, h, w) maps in [0, 1] of each, for the classes of its sample."""
@@ -206,7 +207,7 @@ def run_seeds(
         images, maps = sum(found.images for found in counts), sum(found.maps for found in counts)
         failed = [line for found in counts for line in found.failed]
         complete = all_done(dataset.samples, lambda samples: stage.pending([sample.id for sample in samples]))
-        new = images or failed or dataset.split not in {past.get("split") for past in stage.manifest["history"]}
+        new = images or failed or dataset.split not in stage.splits
         if complete and new:
             account = {"images": images, "maps": maps, "failed": len(failed)}
             stage.done(command=command, split=dataset.split, counts=account, seconds=time.monotonic() - begin)

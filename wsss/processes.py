@@ -157,10 +157,21 @@ def is_sharded() -> bool:
     return _shard[1] > 1
 
 
+def shard() -> str:
+    """This process's shard as it was given, "i/n"; "1/1" without one."""
+    return "/".join(map(str, _shard))
+
+
 def of_shard(items: Sequence[T]) -> Sequence[T]:
     """The items of this process's shard; all of them without one."""
     part, parts = _shard
     return items[part - 1 :: parts]
+
+
+def of_other_shards(items: Sequence[T]) -> Sequence[T]:
+    """All other items; none without a shard."""
+    part, parts = _shard
+    return [item for place, item in enumerate(items) if place % parts != part - 1]
 
 
 def portion(items: Sequence[T], missing: Callable[[Sequence[T]], Sequence[T]]) -> Sequence[T]:
@@ -174,24 +185,6 @@ def portion(items: Sequence[T], missing: Callable[[Sequence[T]], Sequence[T]]) -
         missing: items -> those of them that are not there yet; called in the first process alone.
     """
     return share(from_first(lambda: missing(of_shard(items))))
-
-
-def all_done(items: Sequence[T], missing: Callable[[Sequence[T]], Sequence[T]]) -> bool:
-    """Whether the other shards are done too, so that this process may say that all is made; if not, it says so.
-
-    Of processes that talk the first does it; call `gathered` before, which waits for what they make.
-    """
-    if not is_first():
-        return False
-    part, parts = _shard
-    if parts == 1:
-        return True
-    left = missing([item for place, item in enumerate(items) if place % parts != part - 1])
-    if left:
-        from wsss.console import note
-
-        note(f"shard {part}/{parts} is made; {len(left)} of {len(items)} are left to other shards")
-    return not left
 
 
 def local_size() -> int:

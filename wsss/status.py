@@ -87,7 +87,7 @@ def _stages(run: Path) -> dict[Path, Stage]:
 
 
 def _load(data: str, root: Path | None, stages: Sequence[Stage]) -> Splits:
-    names = {past.get("split") for stage in stages for past in stage.manifest["history"]}
+    names = set().union(*(stage.splits for stage in stages))
     names |= {stage.manifest["config"].get(key) for stage in stages for key in ("split", "val_split")}
     found: dict[str, Dataset] = {}
     failed: InputError | None = None
@@ -154,7 +154,7 @@ def _images(stage: Stage, splits: Splits) -> tuple[str, list[str]]:
     names = sorted(path.name.removesuffix(suffix) for path in stage.folder.glob(f"*{suffix}"))
     records = known_records(stage, names)
     changes = _compare_records(stage, records, {name: Sample(name, Path(), ()) for name in records}, ())
-    listed = {past.get("split") for past in stage.manifest["history"]}
+    listed = stage.splits
     for split, dataset in splits.items():
         mine = {sample.id: sample for sample in dataset if sample.id in records}
         if split in listed and len(mine) < len(dataset):

@@ -25,10 +25,10 @@ from wsss.data.files import image_size
 from wsss.errors import InputError
 from wsss.options import command_line
 from wsss.overlay import fit_width
-from wsss.processes import all_done, gathered
+from wsss.processes import gathered
 from wsss.store import Stage, atomic, due, file_hash, inputs_of, locked, read_mask, write_mask
 from wsss.store.atomic import remove_leftovers, write_bytes
-from wsss.store.work import known_records
+from wsss.store.work import all_done, known_records
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Files of a folder that are taken for photographs."""

@@ -253,8 +253,7 @@ def _finish(
     test = trials[0].stage.folder.parent.name
     for trial, found in zip(trials, figures, strict=True):
         done = made[trial.explainer.label]
-        listed = {past["split"] for past in trial.stage.manifest["history"]}
-        if done.images or dataset.split not in listed:  # not listed: killed between the last part and this line
+        if done.images or dataset.split not in trial.stage.splits:  # killed between the last part and this line
             counts = {"images": done.images}
             trial.stage.done(command=command, split=dataset.split, counts=counts, seconds=done.seconds)
         entry = TestEntry(

@@ -22,13 +22,13 @@ from wsss.errors import InputError
 from wsss.judging.explainer import Explainer
 from wsss.judging.settings import TrialConfig
 from wsss.judging.subject import Subject
-from wsss.processes import all_done, from_first, gathered, portion
+from wsss.processes import from_first, gathered, portion
 from wsss.store import DATA, Stage, inputs_of, read_json
 from wsss.store.atomic import write_bytes
 from wsss.store.inputs import counted, differing
 from wsss.store.records import Record, pack, with_record
 from wsss.store.stage import MANIFEST
-from wsss.store.work import check_root, records_of
+from wsss.store.work import all_done, check_root, records_of
 
 PART = 64
 """Images in a file of results: what a run that was killed does again at most."""

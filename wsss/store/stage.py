@@ -193,6 +193,11 @@ class Stage:
         """When the file of a finished image was written, in nanoseconds: all that old results say of themselves."""
         return (self.folder / f"{image_id}{self.manifest['suffix']}").stat().st_mtime_ns
 
+    @property
+    def splits(self) -> set[str | None]:
+        """The splits that the history has an account of."""
+        return {past.get("split") for past in self.manifest["history"]}
+
     def done(self, *, command: str, split: str, counts: dict[str, int], seconds: float, **extra: Any) -> None:
         """Append an entry to the manifest's history. Safe beside other processes that finish at the same time."""
         entry = {

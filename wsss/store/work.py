@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from wsss.console import note
 from wsss.data.sample import Dataset, Sample
 from wsss.errors import InputError
-from wsss.processes import all_done, from_first, gathered, of_shard, portion
+from wsss.processes import from_first, gathered, is_first, is_sharded, of_other_shards, of_shard, portion, shard
 from wsss.store.atomic import locked, read_json, write_json
 from wsss.store.inputs import counted, differing, inputs_of, of_images
 from wsss.store.records import Record
@@ -19,6 +20,8 @@ from wsss.store.stage import Stage
 
 DATA = "data"
 """Name of the data set among the sources of a stage."""
+
+T = TypeVar("T")
 
 _TAKEN_OVER = ".taken_over.json"
 
@@ -135,12 +138,30 @@ def account(
     if not all_done([sample.id for sample in dataset], stage.pending):
         return made
     split = dataset.split if split is None else split
-    if made or split not in {past.get("split") for past in stage.manifest["history"]}:
+    if made or split not in stage.splits:
         counts = {"images": len(dataset), "made": made}
         seconds = time.monotonic() - begin
         stage.done(command=command, split=split, counts=counts, seconds=seconds, **extra)
     note(f"{stage.folder}: {made} of {len(dataset)} images made now")
     return made
+
+
+def all_done(items: Sequence[T], missing: Callable[[Sequence[T]], Sequence[T]]) -> bool:
+    """Whether the other shards are done too, so that this process may say that all is made; if not, it says so.
+
+    Of processes that talk the first does it; call `wsss.processes.gathered` before, which waits for what they make.
+
+    Args:
+        items: in one order in all processes. missing: items -> those of them that are not there yet.
+    """
+    if not is_first():
+        return False
+    if not is_sharded():
+        return True
+    left = missing(of_other_shards(items))
+    if left:
+        note(f"shard {shard()} is made; {len(left)} of {len(items)} are left to other shards")
+    return not left
 
 
 def known_records(stage: Stage, names: Iterable[str]) -> dict[str, Record | None]:
