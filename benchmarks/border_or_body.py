@@ -25,8 +25,8 @@ from cnnseg.evaluation import evenly_spread
 from cnnseg.models import find_network, load_network
 from cnnseg.regions.explaining import RegionExplainer
 from cnnseg.regions.geometry import enlarged
-from cnnseg.regions.judged import split_name
 from cnnseg.regions.settings import SegmentationQuestion
+from cnnseg.regions.tested import split_name
 from wsss.console import track
 from wsss.data import Dataset, load_dataset
 from wsss.statistics import bootstrap_means, interval

@@ -21,7 +21,7 @@ from torch import Tensor
 from vitseg.explain import explain
 from vitseg.methods import RULES, Formulation
 from vitseg.models import Classifier, load_imagenet_vit
-from vitseg.relevance import capture, walk
+from vitseg.relevance import capture, propagation
 from vitseg.relevance.rules import EXACT, PLAIN, ROBUST, Exact, Robust
 from wsss.console import track
 from wsss.data import Sample, load_dataset
@@ -113,7 +113,7 @@ def load(classifier: Classifier, samples: Sequence[Sample]) -> Tensor:
 def block_errors(single: torch.nn.Module, double: torch.nn.Module, x: Tensor, targets: Tensor, rules: Exact) -> Tensor:
     """||R32 - R64|| / ||R64|| of every block's attention and image, (blocks, B), lowest block first."""
     walks = [
-        walk.attention_relevances(capture.run(model, inputs), targets[:, None], 0, rules)
+        propagation.attention_relevances(capture.run(model, inputs), targets[:, None], 0, rules)
         for model, inputs in ((single, x), (double, x.double()))
     ]
     found = []

@@ -26,8 +26,8 @@ from vitseg.relevance.rules import EXACT, PLAIN, Exact, Robust, share
 from vitseg.seeds import outputs_for
 from wsss.console import track
 from wsss.data import foreground_set, load_dataset
-from wsss.judging.segmentation import enlarge, load_pair, score_image
-from wsss.judging.subject import stack
+from wsss.explanation_tests.segmentation import enlarge, load_pair, score_image
+from wsss.explanation_tests.tested import stack
 from wsss.maps import input_size, scale_maps
 
 ANIMALS = ["cat", "cow", "dog", "horse", "sheep"]

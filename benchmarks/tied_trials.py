@@ -15,12 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cnnseg.checkpoints import evaluate_checkpoint
-from cnnseg.grid import read_table
 from cnnseg.history import read_history
 from cnnseg.runs import train_run
 from cnnseg.sampling import sample_masks
+from cnnseg.scores import evaluate_checkpoint
 from cnnseg.settings import LAST, STAGE, NetworkConfig
+from cnnseg.table_settings import read_table
 from wsss.data import Dataset, load_dataset
 
 TIED = {"lr": 2e-5}

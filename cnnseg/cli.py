@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from cnnseg.evaluation_commands import perturbation_test, segmentation_test
 from cnnseg.explain_commands import explain, list_methods, list_rules
 from cnnseg.explorer.commands import explore
-from cnnseg.judge_commands import perturbation_test, segmentation_test
 from cnnseg.regions.commands import explain_segmentation, list_layers, region_test
 from cnnseg.seed_commands import evolution, seeds
 from cnnseg.segmentation.commands import export, list_decoders, pseudo_masks, segment, train_segmentation
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 app = App(
     name="cnnseg",
     version=versions,
-    help="Explanations of CNNs and the tests that judge them; unrolled LRP as a segmentation network; seeds.",
+    help="Explanations of CNNs and the tests that evaluate them; unrolled LRP as a segmentation network; seeds.",
     default_parameter=Parameter(negative_iterable=""),
 )
 app.command(explain)
@@ -193,7 +193,7 @@ def evaluate(
     workers
         Processes that compare masks; one for each core unless given.
     """
-    from cnnseg.checkpoints import evaluate_checkpoint
+    from cnnseg.scores import evaluate_checkpoint
     from wsss.data import load_dataset
 
     for option, value in (("--size", size), ("--batch-size", batch_size), ("--classes-at-once", classes_at_once)):
@@ -246,9 +246,9 @@ def run_table(
     weights
         ImageNet weights that the classifiers start at, where the table names none: a file, or 'pretrained'.
     """
-    from cnnseg.grid import read_table
     from cnnseg.table import markdown
     from cnnseg.table import run_table as make
+    from cnnseg.table_settings import read_table
     from wsss.data import load_dataset
 
     path, content = read_table(table)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from cnnseg.judge_commands import Architecture
+from cnnseg.evaluation_commands import Architecture
 from cnnseg.settings import ExplainConfig
 from wsss.console import Flat, Several, note, together
-from wsss.judging.options import Classifier, Weights
+from wsss.explanation_tests.options import Classifier, Weights
 from wsss.options import Device, FullSize, OutFolder, Runs, Shard
 from wsss.processes import take_shard
 
@@ -46,14 +46,14 @@ def explain(
     out
         Folder of the overlays, IMAGE_CLASS.METHOD[.RULES][.LAYER].png.
     """
-    from cnnseg.judged import find_subject
     from cnnseg.photographs import explain_photographs
+    from cnnseg.tested import find_model
     from wsss.training import choose_device
 
     take_shard(shard)
-    subject = find_subject(classifier, architecture, weights, runs, cfg.size)
+    tested = find_model(classifier, architecture, weights, runs, cfg.size)
     where = choose_device(device, cfg.precision)
-    explain_photographs(subject, images, out, cfg, classes=classes, top=top, full_size=full_size, device=where)
+    explain_photographs(tested, images, out, cfg, classes=classes, top=top, full_size=full_size, device=where)
 
 
 def list_methods() -> None:

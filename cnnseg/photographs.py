@@ -13,12 +13,12 @@ from torch import Tensor
 import cnnseg
 from cnnseg.settings import ExplainConfig
 from wsss import photographs
-from wsss.judging.subject import Subject, stack
+from wsss.explanation_tests.tested import ModelUnderTest, stack
 from wsss.maps import input_size
 
 
 def explain_photographs(
-    subject: Subject,
+    tested: ModelUnderTest,
     paths: Sequence[Path],
     out: Path,
     config: ExplainConfig,
@@ -29,18 +29,18 @@ def explain_photographs(
     device: str = "cpu",
 ) -> list[Path]:
     """Write an overlay for the named classes or the `top` most probable ones, see `wsss.photographs`."""
-    subject.to(device, config.precision)
-    side = round((subject.size[0] * subject.size[1]) ** 0.5)
+    tested.to(device, config.precision)
+    side = round((tested.size[0] * tested.size[1]) ** 0.5)
     options = {"rules": config.rules, "layer": config.layer}
 
     def look(image: Image.Image) -> tuple[Tensor, Callable[[list[int]], np.ndarray]]:
         height, width = input_size(image, side, (32, 32))
-        inputs = subject.inputs(stack([np.array(image.resize((width, height), Image.Resampling.BICUBIC))]))
+        inputs = tested.inputs(stack([np.array(image.resize((width, height), Image.Resampling.BICUBIC))]))
         with torch.inference_mode():
-            logits = subject.logits(inputs)[0].float().cpu()
+            logits = tested.logits(inputs)[0].float().cpu()
 
         def maps(outputs: list[int]) -> np.ndarray:
-            found = cnnseg.explain(subject.model, inputs, [outputs], config.method, **options)
+            found = cnnseg.explain(tested.model, inputs, [outputs], config.method, **options)
             return found.maps[0].float().cpu().numpy()
 
         return logits, maps
@@ -49,10 +49,10 @@ def explain_photographs(
         look,
         paths,
         out,
-        subject.class_names,
+        tested.class_names,
         classes=classes,
         top=top,
-        first=subject.first_class,
+        first=tested.first_class,
         sees=side,
         full_size=full_size,
         method=config.method,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from wsss.console import Config, Several
-from wsss.judging import settings as judging
+from wsss.explanation_tests import settings as explanation_tests
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 """Names of the checkpoints in the stage folder ``network`` of a run."""
@@ -225,7 +225,7 @@ class SeedConfig(Config):
         return {key: value for key, value in found.items() if (key, value) not in _AS_BEFORE}
 
 
-class TrialConfig(judging.TrialConfig):
+class EvaluationConfig(explanation_tests.EvaluationConfig):
     """What the perturbation test and the segmentation test of CNNs share."""
 
     rules: Annotated[tuple[str, ...], Several] = ("epsilon_plus",)

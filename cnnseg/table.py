@@ -11,11 +11,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cnnseg.checkpoints import evaluate_checkpoint, is_evaluation_of, read_scores
 from cnnseg.evaluation import PROTOCOLS
-from cnnseg.grid import VOC, Cell, RowConfig, TableConfig, classifier_run
 from cnnseg.runs import train_run
+from cnnseg.scores import evaluate_checkpoint, is_evaluation_of, read_scores
 from cnnseg.settings import BEST, CHOSEN, LAST, STAGE
+from cnnseg.table_settings import VOC, Cell, RowConfig, TableConfig, classifier_run
 from cnnseg.training import is_finished
 from wsss.console import note
 from wsss.data import Dataset

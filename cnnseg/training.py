@@ -98,7 +98,7 @@ def train_network(
     pictured = pictured_samples(config.snapshots, *datasets) if module.segments else []
     places = masked_places(config, masked, module.classifies) if module.segments else 0
     _check_processes(config.batch_size, places)
-    judged = _judged(val, config, segments=module.segments and places > 0) if val is not None else ()
+    judged = _tested(val, config, segments=module.segments and places > 0) if val is not None else ()
     network = replace(network, crop=config.crop, masks=len(masked) if places else 0)
     module.to(device)
     same_start(module)
@@ -245,7 +245,7 @@ def _mode(module: nn.Module, config: TrainConfig) -> None:
                 part.eval()
 
 
-def _judged(val: Dataset, config: TrainConfig, *, segments: bool) -> tuple[Sample, ...]:
+def _tested(val: Dataset, config: TrainConfig, *, segments: bool) -> tuple[Sample, ...]:
     """The images that are evaluated while training: such as have a mask, if masks are judged."""
     with_mask = [sample for sample in val if sample.mask_path is not None]
     if segments and not with_mask:

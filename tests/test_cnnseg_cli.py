@@ -18,14 +18,14 @@ from small_run import make_data
 
 from cnnseg import checkpoints
 from cnnseg import runs as stages
-from cnnseg.checkpoints import read_scores
 from cnnseg.classifiers import create_classifier
 from cnnseg.cli import app
-from cnnseg.grid import TableConfig, read_table
 from cnnseg.history import read_history
 from cnnseg.models import load_network
+from cnnseg.scores import read_scores
 from cnnseg.settings import NETWORKS
 from cnnseg.table import BEST_LABEL, Result, markdown
+from cnnseg.table_settings import TableConfig, read_table
 from wsss.cli import app as wsss
 from wsss.configs import config_root
 from wsss.console import run
@@ -269,7 +269,7 @@ def test_list_networks_and_import_without_torch(capsys: pytest.CaptureFixture[st
     assert run(app, ["list-networks"]) == 0
     out = capsys.readouterr().out
     assert all(line in out for line in NETWORKS.values())
-    code = "import sys, cnnseg.cli, cnnseg.grid; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
+    code = "import sys, cnnseg.cli, cnnseg.table_settings; sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cnnseg.checkpoints import read_scores, save_scores
 from cnnseg.evaluation import (
     Evaluation,
     Prediction,
@@ -22,6 +21,7 @@ from cnnseg.evaluation import (
     predict_masks,
 )
 from cnnseg.models import Network
+from cnnseg.scores import read_scores, save_scores
 from wsss.data import Dataset, Sample, load_dataset
 from wsss.errors import InputError
 from wsss.metrics import classification_scores

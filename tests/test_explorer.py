@@ -19,15 +19,15 @@ from small_explorer import NAMES, SIZE, colour_network, photograph, png
 
 from cnnseg.classifiers import create_classifier
 from cnnseg.cli import app as cnnseg_app
-from cnnseg.explorer.classifying import ClassifyingSubject as CnnSubject
+from cnnseg.explorer.classifying import ExplainedClassifier as ExplainedCnn
 from cnnseg.explorer.foreign import foreign_network
-from cnnseg.explorer.segmenting import SegmentingSubject
-from cnnseg.judged import find_subject
+from cnnseg.explorer.segmenting import ExplainedSegmenter
 from cnnseg.models import Network, PlainClassifier, save_network
 from cnnseg.regions.explaining import RegionExplainer, explain_segmentation
 from cnnseg.regions.settings import read_question
+from cnnseg.tested import find_model
 from vitseg.cli import app as vitseg_app
-from vitseg.explorer import ClassifyingSubject as VitSubject
+from vitseg.explorer import ExplainedClassifier as ExplainedVit
 from vitseg.methods import METHODS
 from vitseg.models import load_classifier
 from wsss.console import run
@@ -35,8 +35,8 @@ from wsss.errors import InputError
 from wsss.explorer import downloads, pictures, serving
 from wsss.explorer.asking import EXAMPLES, Explorer, example_file
 from wsss.explorer.drawing import Stroke, after_stroke, combined, drawn
+from wsss.explorer.explained import Answer, Cancelled, Look, Region, Setting
 from wsss.explorer.sessions import Photograph, Sessions
-from wsss.explorer.subject import Answer, Cancelled, Look, Region, Setting
 from wsss.explorer.uploads import decoded, read_photograph
 from wsss.explorer.watching import Watcher
 from wsss.explorer.work import Done, Worker
@@ -47,13 +47,13 @@ RED, GREEN, BLUE = 1, 2, 3
 
 
 @pytest.fixture(scope="module")
-def subject() -> SegmentingSubject:
-    return SegmentingSubject(colour_network(), "colours")
+def explained() -> ExplainedSegmenter:
+    return ExplainedSegmenter(colour_network(), "colours")
 
 
 @pytest.fixture
-def explorer(subject):
-    made = Explorer(subject)
+def explorer(explained):
+    made = Explorer(explained)
     yield made
     made.close()
 
@@ -239,7 +239,7 @@ def test_failure_is_that_of_who_asked():
 # Maps
 
 
-def test_map_is_that_of_the_python_api(explorer, subject):
+def test_map_is_that_of_the_python_api(explorer, explained):
     last(explorer.open("v", png(photograph()), "colours.png"))
     for method, rules in (("gradcam", None), ("lrp", "epsilon"), ("input_x_gradient", None)):
         explorer.draw("v", {"tool": "rectangle", "points": [(70, 10), (150, 80)]})
@@ -261,7 +261,7 @@ def _mask(area):
 
 @pytest.mark.parametrize("score", ["logit", "margin"])
 @pytest.mark.parametrize("region", ["class", "pixels", "mask"])
-def test_settings_make_the_same_map_again(explorer, subject, tmp_path, region, score):
+def test_settings_make_the_same_map_again(explorer, explained, tmp_path, region, score):
     last(explorer.open("v", png(photograph()), "colours.png"))
     if region == "class":
         explorer.pick("v", GREEN)
@@ -272,7 +272,7 @@ def test_settings_make_the_same_map_again(explorer, subject, tmp_path, region, s
         explorer.draw("v", {"tool": "brush", "points": [(30, 30), (60, 50)], "radius": 6})
     made = last(explorer.map("v", "a", Setting("layercam", layer="network.encoder", score=score)))
     path = tmp_path / "again.json"
-    path.write_bytes(downloads.settings_file(subject, made).content)
+    path.write_bytes(downloads.settings_file(explained, made).content)
     question = read_question(path)
     again = RegionExplainer(colour_network())
     assert question.region.kind == {"class": "predicted", "pixels": "pixels", "mask": "mask"}[region]
@@ -369,14 +369,14 @@ def test_multiples_end_when_cancelled(explorer):
     assert max(seen) == 2
 
 
-def test_work_can_be_cancelled_within_a_map_and_leaves_the_network_as_found(subject):
-    look = subject.look(photograph())
+def test_work_can_be_cancelled_within_a_map_and_leaves_the_network_as_found(explained):
+    look = explained.look(photograph())
     region = Region(look.mask == RED, predicted=RED)
     setting, told = Setting("integrated_gradients"), []
-    wanted = subject.explain(look, setting, region, told.append).map
+    wanted = explained.explain(look, setting, region, told.append).map
     assert told and set(told) == {None}  # nobody knows how long it takes
     told.clear()
-    subject.explain(look, setting, region, told.append)
+    explained.explain(look, setting, region, told.append)
     assert told == sorted(told) and 0 < told[0] < 0.5 < told[-1] <= 1
 
     def stop(share):
@@ -384,8 +384,8 @@ def test_work_can_be_cancelled_within_a_map_and_leaves_the_network_as_found(subj
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        subject.explain(look, setting, region, stop)
-    assert np.array_equal(subject.explain(look, setting, region, told.append).map, wanted)
+        explained.explain(look, setting, region, stop)
+    assert np.array_equal(explained.explain(look, setting, region, told.append).map, wanted)
 
 
 def test_watcher_changes_no_result():
@@ -455,16 +455,16 @@ def test_outline_shows_single_pixels_of_large_photographs():
     assert pictures.outlined(Region(area, pixels=((900, 700),)), (300, 400))[..., 3].any()
 
 
-def test_downloads_hold_what_is_shown(explorer, subject):
+def test_downloads_hold_what_is_shown(explorer, explained):
     last(explorer.open("v", png(photograph()), "../my photo.png"))
     made = last(explorer.map("v", "a", Setting("lrp", "epsilon")))
-    file = downloads.map_file(subject, made)
+    file = downloads.map_file(explained, made)
     assert file.name == "my_photo.blue.lrp.epsilon.npz"
     with np.load(io.BytesIO(file.content), allow_pickle=False) as content:
         assert np.array_equal(content["maps"], made.answer.map[None]) and content["classes"].tolist() == ["blue"]
         assert np.array_equal(content["region"], explorer.session("v").region.area)
         assert json.loads(str(content["settings"]))["rules"] == "epsilon"
-    picture = np.asarray(Image.open(io.BytesIO(downloads.picture_file(subject, made, 1.0).content)))
+    picture = np.asarray(Image.open(io.BytesIO(downloads.picture_file(explained, made, 1.0).content)))
     assert np.array_equal(picture, pictures.coloured(made.answer, SIZE).colours)
 
 
@@ -519,8 +519,8 @@ def test_cnn_classifier_and_its_settings(tmp_path):
     network = Network(module, "classifier", "resnet18", NAMES[1:], (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     save_network(network, tmp_path / "cnn.safetensors")
     where = str(tmp_path / "cnn.safetensors")
-    subject = CnnSubject(find_subject(where, None, "pretrained", tmp_path), where)
-    explorer = Explorer(subject)
+    explained = ExplainedCnn(find_model(where, None, "pretrained", tmp_path), where)
+    explorer = Explorer(explained)
     found = last(explorer.open("v", png(photograph()), "photo.png"))
     assert explorer.session("v").region is None and found.look.mask is None and len(found.look.shares) == 3
     assert [layer.size for layer in found.look.layers] == sorted((x.size for x in found.look.layers), reverse=True)
@@ -532,24 +532,24 @@ def test_cnn_classifier_and_its_settings(tmp_path):
         explorer.draw("v", {"tool": "point", "points": [(1, 1)]})
     tiles, _ = list(explorer.multiples("v", Setting("gradcam"), "classes"))[-1]
     assert sorted(tile.name for tile in tiles) == ["blue", "green", "red"]
-    picture = _overlay_of_the_command(cnnseg_app, downloads.settings(subject, made), photograph(), tmp_path)
+    picture = _overlay_of_the_command(cnnseg_app, downloads.settings(explained, made), photograph(), tmp_path)
     assert np.array_equal(picture, np.asarray(overlay(photograph(), made.answer.map)))
     explorer.close()
 
 
 def test_vit_classifier_and_its_settings(tmp_path):
     where = Path(__file__).parents[1] / "demo" / "checkpoints" / "classifier.safetensors"
-    subject = VitSubject(load_classifier(where), "demo", {"classifier": str(where)})
-    explorer = Explorer(subject)
+    explained = ExplainedVit(load_classifier(where), "demo", {"classifier": str(where)})
+    explorer = Explorer(explained)
     image = read_photograph(example_file("chelsea"))
     found = last(explorer.open("v", png(image), "photo.png"))
-    assert subject.class_names[int(np.argmax(found.look.shares))] == "cat"
-    assert {method.name for method in subject.methods} == set(METHODS)
-    for method in subject.methods:
+    assert explained.class_names[int(np.argmax(found.look.shares))] == "cat"
+    assert {method.name for method in explained.methods} == set(METHODS)
+    for method in explained.methods:
         made = last(explorer.map("v", "a", Setting(method.name)))
-        assert made.answer.target == subject.class_names.index("cat")
+        assert made.answer.target == explained.class_names.index("cat")
     made = last(explorer.map("v", "a", Setting("transformer_attribution", "exact")))
-    picture = _overlay_of_the_command(vitseg_app, downloads.settings(subject, made), image, tmp_path)
+    picture = _overlay_of_the_command(vitseg_app, downloads.settings(explained, made), image, tmp_path)
     scaled = scale_maps(torch.from_numpy(made.answer.map)[None])[0]
     assert np.array_equal(picture, np.asarray(overlay(image, scaled, limits=(0, 1))))
     explorer.close()

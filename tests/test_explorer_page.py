@@ -21,12 +21,12 @@ from bad_uploads import bad_uploads
 from PIL import Image
 from small_explorer import NAMES, SIZE, colour_network, photograph, png
 
-from cnnseg.explorer.segmenting import SegmentingSubject
+from cnnseg.explorer.segmenting import ExplainedSegmenter
 from cnnseg.regions.explaining import explain_segmentation
 from cnnseg.regions.settings import question_of
 from wsss.explorer.asking import Explorer
+from wsss.explorer.explained import Cancelled
 from wsss.explorer.serving import build
-from wsss.explorer.subject import Cancelled
 
 pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'relseg[explorer]'")
 import uvicorn  # comes with Gradio
@@ -38,7 +38,7 @@ WAIT_MS = 60_000
 @pytest.fixture(scope="module")
 def explorer() -> Iterator[Explorer]:
     """What is behind the page: the network that knows colours."""
-    made = Explorer(SegmentingSubject(colour_network(), "colours"))
+    made = Explorer(ExplainedSegmenter(colour_network(), "colours"))
     yield made
     made.close()
 
@@ -333,7 +333,7 @@ def test_tall_photograph_is_clicked_where_it_is(visit):
 def test_long_work_can_be_cancelled(visit, explorer, monkeypatch):
     visit.open()
     shown = visit.page.locator("#map-a figcaption").inner_text()
-    going, ended, explain = threading.Event(), threading.Event(), explorer.subject.explain
+    going, ended, explain = threading.Event(), threading.Event(), explorer.explained.explain
 
     def slow(look, setting, region, told):
         try:
@@ -346,7 +346,7 @@ def test_long_work_can_be_cancelled(visit, explorer, monkeypatch):
             raise
         return explain(look, setting, region, told)
 
-    monkeypatch.setattr(explorer.subject, "explain", slow)
+    monkeypatch.setattr(explorer.explained, "explain", slow)
     visit.click(116, 44)
     assert going.wait(30)
     visit.page.locator("#map-a .busy").get_by_role("button", name="Cancel").click()

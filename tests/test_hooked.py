@@ -26,7 +26,7 @@ from cnnseg.regions.layers import list_layers, usual_layer
 from cnnseg.segmentation.settings import SegmentationConfig
 from wsss.console import run
 from wsss.errors import InputError
-from wsss.explorer.subject import Region, Setting
+from wsss.explorer.explained import Region, Setting
 
 NAMES = ("cat", "dog")
 METHODS = ("gradcam", "layercam", "input_x_gradient", "integrated_gradients")
@@ -450,15 +450,15 @@ def test_listed_layers_are_taken_and_have_the_size_that_is_said(dpt: Network) ->
         assert explain(adapted, x, 1, "layercam", layer=layer.name).maps.shape[1:] == layer.size
 
 
-def offers_what_works(subject: SegmentingSubject, photograph: np.ndarray) -> None:
-    assert [method.name for method in subject.methods] == list(METHODS)
-    look = subject.look(photograph)
+def offers_what_works(tested: SegmentingSubject, photograph: np.ndarray) -> None:
+    assert [method.name for method in tested.methods] == list(METHODS)
+    look = tested.look(photograph)
     names = [layer.name for layer in look.layers]
     assert {"encoder", "encoder.model.blocks.0", "decoder"} <= set(names)
     region = Region(np.ones(photograph.shape[:2], bool))
     for method, layer in [("gradcam", None), ("layercam", "decoder"), ("input_x_gradient", None)]:
         setting = Setting(method=method, layer=layer, rules=None, target=1, score="logit")
-        answer = subject.explain(look, setting, region, lambda share: None)
+        answer = tested.explain(look, setting, region, lambda share: None)
         expected = next((one.size for one in look.layers if one.name == layer), answer.map.shape)
         assert np.isfinite(answer.map).all() and answer.map.shape == expected
         assert answer.map.any() or method != "input_x_gradient"

@@ -282,10 +282,10 @@ def test_a_protocol_of_another_number_is_refused(tmp_path: Path, monkeypatch: py
 
 
 @pytest.fixture
-def judge(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    from wsss.judging import trials
+def evaluate(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    from wsss.explanation_tests import evaluations
 
-    monkeypatch.setattr(trials, "PART", 2)
+    monkeypatch.setattr(evaluations, "PART", 2)
     assert train(place) == 0
 
     def call(test: str = "segmentation-test", data: str = "data") -> int:
@@ -297,18 +297,18 @@ def judge(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 @pytest.mark.parametrize("test", ["segmentation-test", "perturbation-test"])
 def test_a_test_makes_the_parts_of_changed_images_again(
-    test: str, place: Path, judge: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    test: str, place: Path, evaluate: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = place / f"runs/mine.rollout/{test.split('-')[0]}/tiny_val"
-    assert judge(test) == 0
+    assert evaluate(test) == 0
     parts = {path.name: path.stat().st_mtime_ns for path in folder.glob("part-*")}
     assert len(parts) == 2  # images a b | d
     shutil.copytree(place / "data", place / "copy", copy_function=shutil.copyfile)
     capsys.readouterr()
-    assert judge(test, "copy") == 0 and "3 of 3 results" in capsys.readouterr().out
+    assert evaluate(test, "copy") == 0 and "3 of 3 results" in capsys.readouterr().out
     paint(place / "copy/images/d.png", 1)
     shutil.rmtree(place / "data")
-    assert judge(test, "copy") == 0
+    assert evaluate(test, "copy") == 0
     out = capsys.readouterr().out
     assert "1 of 2 parts are of images that have changed" in out and "2 of 3 results" in out
     after = {path.name: path.stat().st_mtime_ns for path in folder.glob("part-*")}
@@ -316,22 +316,22 @@ def test_a_test_makes_the_parts_of_changed_images_again(
 
     mask = place / "copy/masks/a.png"
     Image.fromarray(255 - np.asarray(Image.open(mask))).save(mask)
-    assert judge(test, "copy") == 0
+    assert evaluate(test, "copy") == 0
     assert ("1 of 2 parts" in capsys.readouterr().out) == (test == "segmentation-test")
 
     table = place / "copy/labels.csv"
     table.write_text(table.read_text().replace("d.png,cat,val", "d.png,cat,own").replace("d,cat,val", "d,cat,own"))
-    assert judge(test, "copy") == 0
+    assert evaluate(test, "copy") == 0
     assert [path.name for path in folder.glob("part-*")] == ["part-00000.npz"]
 
 
 def test_a_test_of_an_older_version_is_taken_over_if_its_times_still_hold(
-    place: Path, judge: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    place: Path, evaluate: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     from wsss.data import foreground_set
-    from wsss.judging import trials
+    from wsss.explanation_tests import evaluations
 
-    assert judge() == 0
+    assert evaluate() == 0
     folder = place / "runs/mine.rollout/segmentation/tiny_val"
     for path in folder.glob("part-*"):
         path.write_bytes(path.read_bytes()[:-2])  # without its record
@@ -342,14 +342,14 @@ def test_a_test_of_an_older_version_is_taken_over_if_its_times_still_hold(
     manifest["inputs"]["images"] = "?"
     write_json(folder / "manifest.json", manifest)
     dataset = foreground_set(load_dataset(place / "data/data.yaml", "val"))
-    manifest["inputs"] |= trials._times(folder, dataset, masks=True)
+    manifest["inputs"] |= evaluations._times(folder, dataset, masks=True)
     write_json(folder / "manifest.json", manifest)
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("part-*")}
-    assert judge() == 0
+    assert evaluate() == 0
     assert before == {path.name: path.stat().st_mtime_ns for path in folder.glob("part-*")}
     capsys.readouterr()
     os.utime(place / "data/images/a.png", (1, 1))
-    assert judge() == 2 and "inputs.images was" in line_of(capsys)
+    assert evaluate() == 2 and "inputs.images was" in line_of(capsys)
 
 
 # --- the pieces -----------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from cnnseg.cli import app as cnnseg
 from vitseg.cli import app as vitseg
 from wsss.cli import app as wsss
 from wsss.console import run
-from wsss.judging import trials
+from wsss.explanation_tests import evaluations
 from wsss.store import atomic
 
 PROGRAMS = {"vitseg": vitseg, "cnnseg": cnnseg, "affinity": affinity, "wsss": wsss}
@@ -93,7 +93,7 @@ def recorded(place: Path) -> Iterator[dict[str, Recorded]]:
     """Every command, run once after the other and recorded."""
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trials, "PART", 2)
+        patch.setattr(evaluations, "PART", 2)
         for name, options in COMMANDS.items():
             words = words_of(place, name, options)
             with recording(place / "runs", place / "moments" / name.replace(" ", "_")) as moments:

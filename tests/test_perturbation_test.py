@@ -16,22 +16,22 @@ from safetensors.torch import save_file
 from small_run import finish, make_data
 from torch import Tensor, nn
 
-import vitseg.judged
+import vitseg.tested
 from vitseg.cli import app
 from vitseg.explain import explain
-from vitseg.judged import explainer_of, find_explainers, subject_of
 from vitseg.models import Classifier, create_classifier, save_classifier
-from vitseg.settings import TrialConfig
+from vitseg.settings import EvaluationConfig
+from vitseg.tested import explainer_of, find_explainers, model_under_test
 from wsss.console import run
 from wsss.data import Dataset, Sample, paired_folders
 from wsss.entries import TestEntry, read_tests
 from wsss.errors import InputError
-from wsss.explanation_tests import perturbation_figures, read_results
-from wsss.judging import perturbation, trials
-from wsss.judging.explainer import Explainer
-from wsss.judging.subject import Photographs, Subject, classify, squeeze, stack
-from wsss.judging.targets import target_outputs
-from wsss.judging.trials import Judge, Trial, evenly, open_trials, run_trials
+from wsss.explanation_tests import evaluations, perturbation
+from wsss.explanation_tests.evaluations import Evaluate, Evaluation, evenly, open_evaluations, run_evaluations
+from wsss.explanation_tests.explainer import Explainer
+from wsss.explanation_tests.figures import perturbation_figures, read_results
+from wsss.explanation_tests.targets import target_outputs
+from wsss.explanation_tests.tested import ModelUnderTest, Photographs, classify, squeeze, stack
 from wsss.store import read_json, write_json
 
 METHODS = ("rollout", "transformer_attribution")
@@ -55,8 +55,8 @@ def blobs(count: int, size: tuple[int, int] = (50, 70), seed: int = 1) -> list[I
     return [Image.fromarray(s).resize((size[1], size[0]), Image.Resampling.BICUBIC) for s in small]
 
 
-def judged(classifier: Classifier, name: str = "small") -> Subject:
-    return subject_of(classifier, name, "abc")
+def judged(classifier: Classifier, name: str = "small") -> ModelUnderTest:
+    return model_under_test(classifier, name, "abc")
 
 
 def explainer(method: str) -> Explainer:
@@ -185,14 +185,14 @@ def test_a_map_that_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     classifier = small_classifier()
     pixels = stack([squeeze(image, (SIDE, SIDE)) for image in blobs(3)])
     photographs = photographed(classifier, pixels, ["a", "b", "c"])
-    real = vitseg.judged.explain
+    real = vitseg.tested.explain
 
     def broken(model: nn.Module, images: Tensor, *rest: object, **options: object):
         explanation = real(model, images, *rest, **options)
         explanation.maps[1] = torch.nan
         return explanation
 
-    monkeypatch.setattr(vitseg.judged, "explain", broken)
+    monkeypatch.setattr(vitseg.tested, "explain", broken)
     with pytest.raises(InputError, match="image b: the rollout map is not finite; try --precision float64"):
         finish(perturb(classifier, photographs, [0, 0, 0], "rollout"))
 
@@ -202,8 +202,8 @@ def wordnet(names: tuple[str, ...], shown: list[tuple[int, ...]]) -> Dataset:
     return Dataset("own", "val", Path(), names, samples, np.zeros(256, np.uint8))
 
 
-def head(class_names: tuple[str, ...], first_class: int = 0) -> Subject:
-    return Subject(nn.Identity(), class_names, (0.5,) * 3, (0.5,) * 3, (8, 8), "head", first_class=first_class)
+def head(class_names: tuple[str, ...], first_class: int = 0) -> ModelUnderTest:
+    return ModelUnderTest(nn.Identity(), class_names, (0.5,) * 3, (0.5,) * 3, (8, 8), "head", first_class=first_class)
 
 
 def test_targets_by_name_and_by_wordnet_id() -> None:
@@ -238,12 +238,14 @@ def test_evenly_spread() -> None:
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "PART", 2)
+    monkeypatch.setattr(evaluations, "PART", 2)
 
 
-def trials_in(runs: Path, dataset: Dataset, methods: tuple[str, ...] = METHODS) -> list[Trial]:
-    subject = judged(small_classifier())
-    return open_trials(subject, dataset, "perturbation", [explainer(method) for method in methods], TrialConfig(), runs)
+def evaluations_in(runs: Path, dataset: Dataset, methods: tuple[str, ...] = METHODS) -> list[Evaluation]:
+    tested = judged(small_classifier())
+    return open_evaluations(
+        tested, dataset, "perturbation", [explainer(method) for method in methods], EvaluationConfig(), runs
+    )
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, small_parts: None) -> None:
@@ -253,32 +255,34 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, small_parts: No
     targets = target_outputs(judged(classifier), dataset)
     seen: list[tuple[str, int]] = []
 
-    def prepare(samples, killed_at: int = 99) -> Judge:
+    def prepare(samples, killed_at: int = 99) -> Evaluate:
         pixels = stack([squeeze(images[sample.id], (SIDE, SIDE)) for sample in samples])
         ids = [sample.id for sample in samples]
         photographs = photographed(classifier, pixels, ids)
 
-        def judge(one: Trial) -> Generator[None, None, dict[str, np.ndarray]]:
+        def evaluate(one: Evaluation) -> Generator[None, None, dict[str, np.ndarray]]:
             if len(seen) == killed_at:
                 raise KeyboardInterrupt
             seen.append((one.method, len(ids)))
             return perturb(classifier, photographs, [targets[int(i[1:])] for i in ids], one.method)
 
-        return judge
+        return evaluate
 
-    whole = trials_in(tmp_path / "whole", dataset)
-    done = run_trials(whole, dataset, prepare, "whole")
+    whole = evaluations_in(tmp_path / "whole", dataset)
+    done = run_evaluations(whole, dataset, prepare, "whole")
     assert {method: counts.images for method, counts in done.items()} == dict.fromkeys(METHODS, 5)
     assert all(counts.seconds > 0 for counts in done.values())
     seen.clear()
     with pytest.raises(KeyboardInterrupt):
-        run_trials(trials_in(tmp_path / "killed", dataset), dataset, lambda s: prepare(s, killed_at=3), "killed")
-    killed = trials_in(tmp_path / "killed", dataset)
+        run_evaluations(
+            evaluations_in(tmp_path / "killed", dataset), dataset, lambda s: prepare(s, killed_at=3), "killed"
+        )
+    killed = evaluations_in(tmp_path / "killed", dataset)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("part-*.npz")}
     assert len(kept) == 3
     (killed[0].stage.folder / ".part-00001.npz.0123.partial").write_bytes(b"half")
     seen.clear()
-    done = run_trials(killed, dataset, prepare, "resumed")
+    done = run_evaluations(killed, dataset, prepare, "resumed")
     assert seen == [("transformer_attribution", 2), ("rollout", 1), ("transformer_attribution", 1)]
     assert [done[method].images for method in METHODS] == [1, 3]
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
@@ -290,20 +294,20 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, small_parts: No
             np.testing.assert_array_equal(a[key], b[key])
     (killed[0].stage.folder / "part-00001.npz").write_bytes(b"PK\3\4 cut short")
     seen.clear()
-    run_trials(killed, dataset, prepare, "mended")
+    run_evaluations(killed, dataset, prepare, "mended")
     assert seen == [("rollout", 2)]
 
 
 def test_float64_runs_beside_float32(tmp_path: Path) -> None:
     dataset, classifier = wordnet(("cat",), [(1,)]), small_classifier()
-    subject, found = judged(classifier), {}
+    tested, found = judged(classifier), {}
     pixels = stack([squeeze(image, (SIDE, SIDE)) for image in blobs(2)])
     for precision in ("float32", "float64"):
-        config = TrialConfig(precision=precision)
-        (one,) = open_trials(subject, dataset, "perturbation", [explainer("rollout")], config, tmp_path)
-        subject.to("cpu", precision)
+        config = EvaluationConfig(precision=precision)
+        (one,) = open_evaluations(tested, dataset, "perturbation", [explainer("rollout")], config, tmp_path)
+        tested.to("cpu", precision)
         dtype = getattr(torch, precision)
-        inputs = subject.inputs(pixels)
+        inputs = tested.inputs(pixels)
         assert inputs.dtype == dtype
         expected = (pixels.double() / 255 - torch.tensor(classifier.mean, dtype=torch.float64)[:, None, None]) / (
             torch.tensor(classifier.std, dtype=torch.float64)[:, None, None]
@@ -325,33 +329,33 @@ def test_memory_is_that_of_one_part(tmp_path: Path, small_parts: None) -> None:
     class Images:
         pass
 
-    def prepare(samples) -> Judge:
+    def prepare(samples) -> Evaluate:
         assert len(samples) <= 2 and not any(reference() for reference in living)
         images = Images()
         living.append(weakref.ref(images))
 
-        def judge(_trial: Trial) -> Generator[None, None, dict[str, np.ndarray]]:
+        def evaluate(_evaluation: Evaluation) -> Generator[None, None, dict[str, np.ndarray]]:
             for _ in samples:
                 yield
             assert images is not None
             return {"predicted": np.zeros(len(samples), int)}
 
-        return judge
+        return evaluate
 
-    run_trials(trials_in(tmp_path, dataset), dataset, prepare, "count")
+    run_evaluations(evaluations_in(tmp_path, dataset), dataset, prepare, "count")
     assert len(living) == 4
 
 
 def test_other_images_settings_and_models_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = wordnet(("cat", "dog"), [(1,), (2,)])
-    (first,) = trials_in(tmp_path, dataset, ("rollout",))
-    trials.write_part(first.stage.folder / "part-00000.npz", dataset.samples, {"predicted": np.zeros(2, int)})
-    trials_in(tmp_path, dataset, ("rollout",))
-    subject = judged(small_classifier())
+    (first,) = evaluations_in(tmp_path, dataset, ("rollout",))
+    evaluations.write_part(first.stage.folder / "part-00000.npz", dataset.samples, {"predicted": np.zeros(2, int)})
+    evaluations_in(tmp_path, dataset, ("rollout",))
+    tested = judged(small_classifier())
 
-    def again(*, whom: Subject = subject, what: Dataset = dataset, **settings: object) -> None:
-        config = TrialConfig(**{"methods": ("rollout",), **settings})
-        open_trials(whom, what, "perturbation", find_explainers(whom.model, config), config, tmp_path)
+    def again(*, whom: ModelUnderTest = tested, what: Dataset = dataset, **settings: object) -> None:
+        config = EvaluationConfig(**{"methods": ("rollout",), **settings})
+        open_evaluations(whom, what, "perturbation", find_explainers(whom.model, config), config, tmp_path)
 
     again(rules="exact", batch_size=3)  # neither makes a difference to rollout
     with pytest.raises(InputError, match=r"first_block was 1, is 0 now; .*\(into another run: --name or --runs\)$"):
@@ -362,9 +366,9 @@ def test_other_images_settings_and_models_are_refused(tmp_path: Path, monkeypatc
         again(limit=1)
     again(what=wordnet(("cat", "dog"), [(1,), (1,)]))  # whose part will be made again
     with pytest.raises(InputError, match=r"inputs\.model was 'abc', is 'xyz' now"):
-        again(whom=replace(subject, fingerprint="xyz"))
+        again(whom=replace(tested, fingerprint="xyz"))
     again()
-    monkeypatch.setattr(trials, "PROTOCOL", trials.PROTOCOL + 1)
+    monkeypatch.setattr(evaluations, "PROTOCOL", evaluations.PROTOCOL + 1)
     with pytest.raises(InputError, match=r"config\.protocol was 1, is 2 now"):
         again()
 
@@ -376,22 +380,24 @@ def test_changed_files_are_tested_again_and_other_folders_refused(tmp_path: Path
             (tmp_path / folder / kind).mkdir(parents=True)
             for image in blobs(2, seed=len(folder)):
                 image.convert("L").save(tmp_path / folder / kind / f"{len(os.listdir(tmp_path / folder / kind))}.png")
-    subject = judged(small_classifier())
+    tested = judged(small_classifier())
 
-    def prepare(samples: Sequence[Sample]) -> Judge:
-        def judge(_trial: Trial) -> Generator[None, None, dict[str, np.ndarray]]:
+    def prepare(samples: Sequence[Sample]) -> Evaluate:
+        def evaluate(_evaluation: Evaluation) -> Generator[None, None, dict[str, np.ndarray]]:
             yield from (None for _ in samples)
             return {"predicted": np.zeros(len(samples), int)}
 
-        return judge
+        return evaluate
 
     def made_in(folder: str) -> dict[str, int]:
         """Images that each of the tests makes now."""
         dataset = replace(paired_folders(tmp_path / folder / "images", tmp_path / folder / "masks"), name="own")
         found = {}
         for test in ("perturbation", "segmentation"):
-            (one,) = open_trials(subject, dataset, test, [explainer("rollout")], TrialConfig(), tmp_path / "runs")
-            found[test] = run_trials([one], dataset, prepare, test)["rollout"].images
+            (one,) = open_evaluations(
+                tested, dataset, test, [explainer("rollout")], EvaluationConfig(), tmp_path / "runs"
+            )
+            found[test] = run_evaluations([one], dataset, prepare, test)["rollout"].images
         return found
 
     assert made_in("here") == {"perturbation": 2, "segmentation": 2}

@@ -34,7 +34,7 @@ from wsss.data.check import check_dataset
 from wsss.entries import read_metrics
 from wsss.errors import InputError
 from wsss.evaluate import evaluate_run
-from wsss.judging.segmentation import load_pair
+from wsss.explanation_tests.segmentation import load_pair
 from wsss.maps import write_seeds
 from wsss.metrics import seed_to_mask
 from wsss.report.pictures import draw_block

@@ -14,19 +14,19 @@ from torch import Tensor, nn
 import cnnseg
 from cnnseg import cli
 from cnnseg.models import Network, create_segmentation, save_network
-from cnnseg.regions.judged import explainer_named, random_maps
+from cnnseg.regions.tested import explainer_named, random_maps
 from cnnseg.segmentation.settings import SegmentationConfig
 from wsss.console import run
 from wsss.data import load_dataset
 from wsss.entries import read_tests
 from wsss.errors import InputError
-from wsss.explanation_tests import paired_difference, read_results, region_figures
-from wsss.judging import regions
-from wsss.judging.commands import pairs_of
-from wsss.judging.explainer import Explainer
-from wsss.judging.perturbation import removal_places
-from wsss.judging.regions import Pair, find_pair, judge_regions, places_among
-from wsss.judging.subject import Subject
+from wsss.explanation_tests import regions
+from wsss.explanation_tests.commands import pairs_of
+from wsss.explanation_tests.explainer import Explainer
+from wsss.explanation_tests.figures import paired_difference, read_results, region_figures
+from wsss.explanation_tests.perturbation import removal_places
+from wsss.explanation_tests.regions import Pair, evaluate_regions, find_pair, places_among
+from wsss.explanation_tests.tested import ModelUnderTest
 from wsss.report.explanation import test_sections
 
 NAMES = ("cat", "dog")
@@ -76,8 +76,8 @@ class Adapted(nn.Module):
         return self.network(images)
 
 
-def subject_of(model: nn.Module, mean: float = 0.0, std: float = 1.0) -> Subject:
-    return Subject(model.eval(), NAMES, (mean,) * 3, (std,) * 3, (20, 20), "small", "abc", first_class=1)
+def model_under_test(model: nn.Module, mean: float = 0.0, std: float = 1.0) -> ModelUnderTest:
+    return ModelUnderTest(model.eval(), NAMES, (mean,) * 3, (std,) * 3, (20, 20), "small", "abc", first_class=1)
 
 
 def conv(seed: int = 0) -> nn.Module:
@@ -94,14 +94,14 @@ def picture(height: int = 14, width: int = 17, seed: int = 0) -> Image.Image:
 
 
 def slow_scores(
-    subject: Subject, image: Image.Image, target: int, relevance: np.ndarray, where: np.ndarray
+    tested: ModelUnderTest, image: Image.Image, target: int, relevance: np.ndarray, where: np.ndarray
 ) -> np.ndarray:
     """(2, 2, 10): [probability, logit][negative, positive][tenth], in float64, one picture after the other."""
     pixels = np.asarray(image, np.float64) / 255
-    network = subject.model.network.double()
+    network = tested.model.network.double()
 
     def maps(picture: np.ndarray) -> np.ndarray:
-        inputs = (picture - np.array(subject.mean)) / np.array(subject.std)
+        inputs = (picture - np.array(tested.mean)) / np.array(tested.std)
         with torch.no_grad():
             return network(torch.from_numpy(inputs.transpose(2, 0, 1)[None].copy()))[0].numpy()
 
@@ -136,11 +136,11 @@ def test_places_among_chosen_pixels_with_ties() -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 5, 100])
 def test_against_a_slow_loop(batch_size: int) -> None:
-    subject = subject_of(conv(), 0.4, 0.3)
+    tested = model_under_test(conv(), 0.4, 0.3)
     images = [picture(14, 17, seed) for seed in range(3)]
-    pairs = [find_pair(subject, image, 0, target, f"{target}") for image in images for target in (1, 2)]
+    pairs = [find_pair(tested, image, 0, target, f"{target}") for image in images for target in (1, 2)]
     steps, found = finish(
-        judge_regions(subject, pairs, explainer_named("input_x_gradient", subject.model), batch_size=batch_size)
+        evaluate_regions(tested, pairs, explainer_named("input_x_gradient", tested.model), batch_size=batch_size)
     )
     assert steps == 6 and found["probability"].shape == found["logit"].shape == (6, 2, 2, 10)
     tested = 0
@@ -149,10 +149,10 @@ def test_against_a_slow_loop(batch_size: int) -> None:
         assert found["pixels"][row].tolist() == [int((~inside).sum()), int(inside.sum())]
         if not inside.any() or inside.all():
             continue
-        adapted = cnnseg.adapt(subject.model.network, pair.region[None, None])
+        adapted = cnnseg.adapt(tested.model.network, pair.region[None, None])
         relevance = cnnseg.explain(adapted, pair.inputs, pair.target, "input_x_gradient").maps[0].numpy()
         for place, where in enumerate((~inside, inside)):
-            due = slow_scores(subject, images[row // 2], pair.target, relevance, where)
+            due = slow_scores(tested, images[row // 2], pair.target, relevance, where)
             np.testing.assert_allclose(found["probability"][row, place], due[0], atol=2e-5)
             np.testing.assert_allclose(found["logit"][row, place], due[1], atol=2e-4)
             tested += 1
@@ -171,12 +171,12 @@ def test_areas_of_a_network_that_looks_at_known_pixels() -> None:
     model = Adapted(Known(watched, strength))
     right = Explainer("right", lambda m, x, t: watched.float().expand(len(x), 10, 10))
     wrong = Explainer("wrong", lambda m, x, t: -watched.float().expand(len(x), 10, 10))
-    subject = subject_of(model)
-    pair = find_pair(subject, Image.new("RGB", (10, 10), "white"), 0, 1, "white")
+    tested = model_under_test(model)
+    pair = find_pair(tested, Image.new("RGB", (10, 10), "white"), 0, 1, "white")
     assert pair.region.all()
     high, low = 1 / (1 + np.exp(-strength)), 0.5
     for explainer, falls in ((right, 1), (wrong, 0)):
-        _, found = finish(judge_regions(subject, [pair], explainer))
+        _, found = finish(evaluate_regions(tested, [pair], explainer))
         assert np.isnan(found["probability"][0, 0]).all()  # there is nothing outside
         inside = found["probability"][0, 1]
         np.testing.assert_allclose(inside[1 - falls], high, rtol=1e-6)
@@ -193,36 +193,36 @@ def test_areas_of_a_network_that_looks_at_known_pixels() -> None:
 
 
 def test_only_pixels_outside_are_removed_outside_and_only_those_inside_inside(monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = subject_of(conv(1))
+    tested = model_under_test(conv(1))
     pair = next(
         pair
-        for pair in (find_pair(subject, picture(seed=seed), 0, 1, "it") for seed in range(20))
+        for pair in (find_pair(tested, picture(seed=seed), 0, 1, "it") for seed in range(20))
         if 0.2 < pair.region.float().mean() < 0.8
     )
     shown: list[Tensor] = []
     plain = regions.region_scores
     monkeypatch.setattr(regions, "region_scores", lambda m, x, p: shown.append(x.clone()) or plain(m, x, p))
-    finish(judge_regions(subject, [pair], explainer_named("random", subject.model), batch_size=100))
+    finish(evaluate_regions(tested, [pair], explainer_named("random", tested.model), batch_size=100))
     clean, *removed = shown
     assert (clean == pair.inputs).all() and [len(batch) for batch in removed] == [18, 18]
     for batch, where in zip(removed, (~pair.region, pair.region), strict=True):
         changed = (batch != pair.inputs).any(1)
         assert not changed[:, ~where].any()
         count = int(where.sum())
-        black = (batch == subject.black()).all(1)[:, where].sum(1)
+        black = (batch == tested.black()).all(1)[:, where].sum(1)
         assert black.tolist() == [tenth * count // 10 for tenth in range(1, 10)] * 2
         assert (changed[:9] & changed[9:].flip(0))[4].sum() <= 1  # half from below and half from above are two halves
 
 
 def test_pairs_without_a_region_are_left_out_of_the_means() -> None:
-    subject = subject_of(conv())
+    tested = model_under_test(conv())
     pairs = [
-        find_pair(subject, picture(seed=seed), 0, target, f"{seed}.{target}") for seed in range(4) for target in (1, 2)
+        find_pair(tested, picture(seed=seed), 0, target, f"{seed}.{target}") for seed in range(4) for target in (1, 2)
     ]
     shares = [float(pair.region.float().mean()) for pair in pairs]
     least = sorted(share for share in shares if share)[2] - 1e-6
-    explainer = explainer_named("random", subject.model)
-    _, found = finish(judge_regions(subject, pairs, explainer, least=least))
+    explainer = explainer_named("random", tested.model)
+    _, found = finish(evaluate_regions(tested, pairs, explainer, least=least))
     kept = np.isfinite(found["probability"]).all((1, 2, 3)) | (found["pixels"][:, 0] == 0)
     assert [share >= least for share in shares] == kept.tolist() and 0 < kept.sum() < 8
     ids = np.array([pair.id for pair in pairs])
@@ -236,12 +236,12 @@ def test_pairs_without_a_region_are_left_out_of_the_means() -> None:
 
 
 def test_a_difference_is_paired() -> None:
-    subject = subject_of(conv())
-    pairs = [find_pair(subject, picture(seed=seed), 0, 1, str(seed)) for seed in range(8)]
+    tested = model_under_test(conv())
+    pairs = [find_pair(tested, picture(seed=seed), 0, 1, str(seed)) for seed in range(8)]
     found = []
     for name in ("random", "input_x_gradient"):
-        explainer = explainer_named(name, subject.model)
-        found.append({"ids": np.array([p.id for p in pairs]), **finish(judge_regions(subject, pairs, explainer))[1]})
+        explainer = explainer_named(name, tested.model)
+        found.append({"ids": np.array([p.id for p in pairs]), **finish(evaluate_regions(tested, pairs, explainer))[1]})
     difference = paired_difference("region", *found)
     first, second = (region_figures(one).values for one in found)
     for key, (value, low, high) in difference.items():
@@ -264,12 +264,12 @@ def test_random_maps_are_those_of_image_and_class_alone() -> None:
 
 
 def test_large_images_are_shrunk_in_their_own_proportions() -> None:
-    subject = subject_of(conv())
-    pair = find_pair(subject, picture(60, 90), 30, 1, "it")
+    tested = model_under_test(conv())
+    pair = find_pair(tested, picture(60, 90), 30, 1, "it")
     height, width = pair.inputs.shape[2:]
     assert abs(height * width - 900) < 40 and abs(width / height - 1.5) < 0.05
-    assert find_pair(subject, picture(60, 90), 0, 1, "it").inputs.shape[2:] == (60, 90)
-    assert find_pair(subject, picture(6, 9), 30, 1, "it").inputs.shape[2:] == (6, 9)
+    assert find_pair(tested, picture(60, 90), 0, 1, "it").inputs.shape[2:] == (60, 90)
+    assert find_pair(tested, picture(6, 9), 30, 1, "it").inputs.shape[2:] == (6, 9)
 
 
 # --- the command ---
@@ -332,12 +332,12 @@ def run_compare(runs: Path, names: list[str]) -> int:
 def test_killed_and_resumed_is_as_uninterrupted(
     network: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    from wsss.judging import commands, trials
+    from wsss.explanation_tests import commands, evaluations
 
     monkeypatch.setattr(commands, "PAIRS", 2)
     assert test_of(network, data, tmp_path / "whole", *METHODS) == 0
     written = 0
-    real = trials.write_part
+    real = evaluations.write_part
 
     def write(*args) -> None:
         nonlocal written
@@ -346,9 +346,9 @@ def test_killed_and_resumed_is_as_uninterrupted(
         written += 1
         real(*args)
 
-    monkeypatch.setattr(trials, "write_part", write)
+    monkeypatch.setattr(evaluations, "write_part", write)
     assert test_of(network, data, tmp_path / "killed", *METHODS) == 130
-    monkeypatch.setattr(trials, "write_part", real)
+    monkeypatch.setattr(evaluations, "write_part", real)
     capsys.readouterr()
     assert test_of(network, data, tmp_path / "killed", *METHODS) == 0
     assert "are there already" in capsys.readouterr().out
@@ -408,5 +408,5 @@ def test_networks_without_maps_and_other_classes_are_refused(data: Path, tmp_pat
     with pytest.raises(InputError, match="not finite"):
         broken = conv()
         nn.init.constant_(broken.network.layer.bias, float("nan"))
-        find_pair(subject_of(broken), picture(), 0, 1, "it")
-    assert isinstance(find_pair(subject_of(conv()), picture(), 0, 1, "it"), Pair)
+        find_pair(model_under_test(broken), picture(), 0, 1, "it")
+    assert isinstance(find_pair(model_under_test(conv()), picture(), 0, 1, "it"), Pair)

@@ -22,7 +22,7 @@ from wsss.console import run as run_command
 from wsss.entries import TestEntry, read_metrics, read_tests, save_metrics, save_tests
 from wsss.errors import InputError
 from wsss.evaluate import evaluate_run
-from wsss.explanation_tests import image_ious, perturbation_figures, segmentation_figures
+from wsss.explanation_tests.figures import image_ious, perturbation_figures, segmentation_figures
 from wsss.report import write_report
 from wsss.report.curves import COLOURS, curves_svg
 from wsss.report.explanation import COLUMNS, show_interval, test_sections, verdict
@@ -450,7 +450,7 @@ def test_html_markdown_and_csv_say_the_same(tested, tmp_path):
 
 def test_stages_and_tests_of_one_split_on_one_page(tmp_path):
     data = make_data(tmp_path / "data")
-    runs = [tmp_path / "runs" / name for name in ("chain", "trial")]
+    runs = [tmp_path / "runs" / name for name in ("chain", "evaluation")]
     make_run(runs[0], data)
     save_metrics(runs[0], evaluate_run(runs[0], val(data)))
     make_test(runs[1], "segmentation", list(VAL))
@@ -460,7 +460,7 @@ def test_stages_and_tests_of_one_split_on_one_page(tmp_path):
     assert "Stage by stage" in page.text
     assert "Segmentation test on tiny / val" in page.text
     assert "elsewhere" not in page.text
-    assert "trial has no figures" not in page.text
+    assert "evaluation has no figures" not in page.text
     pictures = [image["alt"] for image in page.images]
     assert len(pictures) == len(VAL) * (2 + 3) + len(VAL) * (2 + 1)
     assert sum(alt.startswith("Photograph a,") for alt in pictures) == 2
@@ -468,7 +468,7 @@ def test_stages_and_tests_of_one_split_on_one_page(tmp_path):
     assert len({size for alt, size in sizes.items() if "image a," in alt or "Photograph a," in alt}) == 1
     rows = list(csv.DictReader(files.csv.open()))
     assert [row["run"] for row in rows if row["stage"]] == ["chain"] * 6
-    assert [(row["run"], row["test"]) for row in rows if row["test"]] == [("trial", "segmentation")]
+    assert [(row["run"], row["test"]) for row in rows if row["test"]] == [("evaluation", "segmentation")]
     text = files.markdown.read_text()
     assert text.index("| chain |") < text.index("## Segmentation test on tiny / val")
 

@@ -16,7 +16,7 @@ from small_run import finish, make_data
 from test_perturbation_test import METHODS, SIDE, bilinear, blobs, explainer, judged, small_classifier
 from torch import Tensor
 
-import vitseg.judged
+import vitseg.tested
 from vitseg.cli import app
 from vitseg.explain import explain
 from vitseg.models import Classifier, save_classifier
@@ -24,9 +24,9 @@ from wsss.console import run
 from wsss.data import Dataset, Sample, paired_folders
 from wsss.entries import read_tests
 from wsss.errors import InputError
-from wsss.explanation_tests import read_results, segmentation_figures
-from wsss.judging import plots, segmentation, trials
-from wsss.judging.subject import classify, squeeze, stack
+from wsss.explanation_tests import evaluations, plots, segmentation
+from wsss.explanation_tests.figures import read_results, segmentation_figures
+from wsss.explanation_tests.tested import classify, squeeze, stack
 
 
 def random_truths(count: int, seed: int = 0) -> np.ndarray:
@@ -38,9 +38,9 @@ def random_truths(count: int, seed: int = 0) -> np.ndarray:
 def segment(
     classifier: Classifier, pixels: Tensor, truths: np.ndarray, ids: Sequence[str], method: str, batch_size: int = 16
 ) -> Generator[None, None, dict[str, np.ndarray]]:
-    subject = judged(classifier)
-    photographs = classify(subject, pixels, ids, batch_size=batch_size)
-    return segmentation.segment(subject, photographs, truths, explainer(method), batch_size=batch_size)
+    tested = judged(classifier)
+    photographs = classify(tested, pixels, ids, batch_size=batch_size)
+    return segmentation.segment(tested, photographs, truths, explainer(method), batch_size=batch_size)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -138,21 +138,21 @@ def test_only_the_class_of_the_sample_is_foreground(tmp_path: Path) -> None:
 
 
 def test_a_map_that_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = vitseg.judged.explain
+    real = vitseg.tested.explain
 
     def broken(*rest: object, **options: object):
         explanation = real(*rest, **options)
         explanation.maps[1, 0, 0] = torch.inf
         return explanation
 
-    monkeypatch.setattr(vitseg.judged, "explain", broken)
+    monkeypatch.setattr(vitseg.tested, "explain", broken)
     pixels = stack([squeeze(image, (SIDE, SIDE)) for image in blobs(3)])
     with pytest.raises(InputError, match="image b: the rollout map is not finite; try --precision float64"):
         finish(segment(small_classifier(), pixels, random_truths(3), list("abc"), "rollout"))
 
 
 def test_gallery_shows_the_best_and_the_worst(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "PART", 2)
+    monkeypatch.setattr(evaluations, "PART", 2)
     for place in range(5):
         mask = np.zeros((20, 20))
         mask[:10] = 1
@@ -164,8 +164,8 @@ def test_gallery_shows_the_best_and_the_worst(tmp_path: Path, monkeypatch: pytes
     for part in range(3):
         samples = dataset.samples[2 * part : 2 * part + 2]
         maps = np.stack([np.full((4, 4), int(sample.id[1]) / 10, np.float16) for sample in samples])
-        trials.write_part(tmp_path / f"part-{part:05d}.npz", samples, {"maps": maps})
-    assert [trials.read_map(tmp_path, place)[0, 0] for place in range(5)] == pytest.approx(
+        evaluations.write_part(tmp_path / f"part-{part:05d}.npz", samples, {"maps": maps})
+    assert [evaluations.read_map(tmp_path, place)[0, 0] for place in range(5)] == pytest.approx(
         [0, 0.1, 0.2, 0.3, 0.4], abs=1e-3
     )
     drawn: list[str] = []

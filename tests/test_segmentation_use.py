@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 import cnnseg
 from cnnseg import cli
-from cnnseg.checkpoints import evaluate_checkpoint, is_evaluation_of
 from cnnseg.evaluation import predict
 from cnnseg.models import Network, create_segmentation, load_network, save_network
+from cnnseg.scores import evaluate_checkpoint, is_evaluation_of
 from cnnseg.segmentation import export as exporting
 from cnnseg.segmentation.export import Deployed, export_onnx, export_small
 from cnnseg.segmentation.labelling import write_pseudo_masks

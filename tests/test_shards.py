@@ -23,7 +23,7 @@ from cnnseg.segmentation.settings import SegmentationConfig
 from vitseg.models import create_classifier, save_classifier
 from wsss.console import run
 from wsss.errors import InputError
-from wsss.judging import commands, trials
+from wsss.explanation_tests import commands, evaluations
 from wsss.processes import of_shard, portion, processes, take_shard
 from wsss.store import read_json
 from wsss.store.work import all_done
@@ -93,7 +93,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def call(name: str, place: Path, runs: Path, *more: str, beside: str = "") -> int:
     """Run a command in this process. `beside`: one more photograph."""
-    trials.PART = commands.PAIRS = 1  # an image in each part of a test
+    evaluations.PART = commands.PAIRS = 1  # an image in each part of a test
     module, options, _ = COMMANDS[name]
     words = {
         "place": place,
@@ -139,7 +139,7 @@ def assert_same(found: Results, expected: Results) -> None:
 
 @pytest.fixture(autouse=True)
 def parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "PART", trials.PART)
+    monkeypatch.setattr(evaluations, "PART", evaluations.PART)
     monkeypatch.setattr(commands, "PAIRS", commands.PAIRS)
 
 

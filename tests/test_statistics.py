@@ -10,7 +10,7 @@ import pytest
 
 from wsss import statistics
 from wsss.errors import InputError
-from wsss.explanation_tests import paired_difference, perturbation_figures, read_results, segmentation_figures
+from wsss.explanation_tests.figures import paired_difference, perturbation_figures, read_results, segmentation_figures
 from wsss.metrics import ConfusionMatrix
 from wsss.statistics import FRACTIONS, average_precision, bootstrap_means, interval, perturbation_auc
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from vitseg.checkpoints import checkpoint_name, find_checkpoint
-from vitseg.judge_commands import perturbation_test, segmentation_test
+from vitseg.evaluation_commands import perturbation_test, segmentation_test
 from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig, ExplainConfig, SeedConfig
 from wsss.console import Flat, note, run, together, versions
 from wsss.errors import InputError

@@ -13,15 +13,15 @@ from vitseg.explain import explain
 from vitseg.methods import METHODS, RULES, find_method
 from vitseg.models import Classifier
 from wsss.explanation import Explanation
-from wsss.explorer.subject import Answer, Look, MethodChoice, Progress, Region, Setting
+from wsss.explorer.explained import Answer, Look, MethodChoice, Progress, Region, Setting
 from wsss.explorer.watching import Watcher
 from wsss.maps import input_size
 
 FIRST = "transformer_attribution"
 
 
-class ClassifyingSubject:
-    """See `wsss.explorer.subject.Subject`. ``options``: those of the command line that name the classifier."""
+class ExplainedClassifier:
+    """See `wsss.explorer.explained.ExplainedModel`. ``options``: those of the command line that name the classifier."""
 
     segments = False
     scores = ("logit",)

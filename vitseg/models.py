@@ -140,7 +140,7 @@ def _create(architecture: str, num_classes: int | None, *, pretrained: bool) -> 
         family = timm.list_models("vit_*") + timm.list_models("deit*")
         raise InputError(f"architecture {vit!r} is unknown to timm: {_nearest(vit, family)}")
     keywords: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    other = f"architecture {vit!r} is no plain ViT: the relevance walk needs timm's vit_* or deit_*"
+    other = f"architecture {vit!r} is no plain ViT: relevance propagation needs timm's vit_* or deit_*"
     try:
         if parts is not None:
             with torch.device("meta"):

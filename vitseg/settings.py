@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from wsss.console import Config, Several
-from wsss.judging import settings as judging
+from wsss.explanation_tests import settings as explanation_tests
 
 CHECKPOINT = "classifier.safetensors"
 """Name of a finished classifier in its stage folder."""
@@ -166,7 +166,7 @@ class ExplainConfig(SeedConfig):
     """the min-max scaled map is raised to this power"""
 
 
-class TrialConfig(judging.TrialConfig):
+class EvaluationConfig(explanation_tests.EvaluationConfig):
     """What the perturbation test and the segmentation test of ViTs share."""
 
     rules: Literal["robust", "exact"] = "robust"

@@ -90,8 +90,8 @@ class TestEntry(Config):
     model: str
     method: str
     figures: dict[str, float | None]
-    """As ``wsss.explanation_tests`` names them, e.g. negative_predicted or miou; None where undefined. Those of the
-    region test that end in _logit are mean logits, not per cent."""
+    """As ``wsss.explanation_tests.figures`` names them, e.g. negative_predicted or miou; None where undefined. Those of
+    the region test that end in _logit are mean logits, not per cent."""
     intervals: dict[str, tuple[float, float] | None]
     """Figure -> its 95 % interval, None where undefined."""
     curves: dict[str, tuple[float, ...]] = Field(default_factory=dict)

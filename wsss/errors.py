@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 
-class InputError(Exception):
+class InputError(ValueError):
     """What the user gave is wrong.
 
     The message is one line: it names the file or the option, says what is wrong and what would be right. The command

@@ -14,41 +14,40 @@ import cnnseg
 from cnnseg.explanation import check_explanation
 from cnnseg.explorer.methods import method_choices, rule_names
 from cnnseg.methods.running import layers_with_maps
-from wsss.explorer.subject import Answer, LayerChoice, Look, Progress, Region, Setting
+from wsss.explanation_tests.tested import ModelUnderTest, stack
+from wsss.explorer.explained import Answer, LayerChoice, Look, Progress, Region, Setting
 from wsss.explorer.watching import Watcher
-from wsss.judging.subject import Subject as Judged
-from wsss.judging.subject import stack
 from wsss.maps import input_size
 
 COARSEST = 32
 """Pixels for a value of the coarsest layer that is listed."""
 
 
-class ClassifyingSubject:
-    """See `wsss.explorer.subject.Subject`. ``where``: what the classifier is called on the command line."""
+class ExplainedClassifier:
+    """See `wsss.explorer.explained.ExplainedModel`. ``where``: what the classifier is called on the command line."""
 
     segments = False
     scores = ("logit",)
 
-    def __init__(self, judged: Judged, where: str) -> None:
-        judged.to("cpu", "float32")
-        self.title = f"CNN classifier {judged.name}"
-        self.class_names = judged.class_names
-        self.methods = method_choices(partial(check_explanation, judged.model), first="gradcam")
+    def __init__(self, tested: ModelUnderTest, where: str) -> None:
+        tested.to("cpu", "float32")
+        self.title = f"CNN classifier {tested.name}"
+        self.class_names = tested.class_names
+        self.methods = method_choices(partial(check_explanation, tested.model), first="gradcam")
         self.rules = rule_names()
-        self._judged, self._where = judged, where
+        self._tested, self._where = tested, where
         self._watcher = Watcher()
-        self._strides = layers_with_maps(judged.model, COARSEST)
+        self._strides = layers_with_maps(tested.model, COARSEST)
 
     def look(self, photograph: np.ndarray) -> Look:
         """One forward pass at the size that the classifier was made for, in the photograph's proportions."""
-        side = round((self._judged.size[0] * self._judged.size[1]) ** 0.5)
+        side = round((self._tested.size[0] * self._tested.size[1]) ** 0.5)
         height, width = input_size(Image.fromarray(photograph), side, (32, 32))
         resized = Image.fromarray(photograph).resize((width, height), Image.Resampling.BICUBIC)
-        inputs = self._judged.inputs(stack([np.array(resized)]))
+        inputs = self._tested.inputs(stack([np.array(resized)]))
         with torch.inference_mode():
-            logits = self._judged.logits(inputs)[0]
-        shares = tuple(logits[self._judged.first_class :].sigmoid().tolist())
+            logits = self._tested.logits(inputs)[0]
+        shares = tuple(logits[self._tested.first_class :].sigmoid().tolist())
         layers = tuple(
             LayerChoice(name, (round(height / stride), round(width / stride))) for name, stride in self._strides.items()
         )
@@ -57,12 +56,12 @@ class ClassifyingSubject:
     def explain(self, look: Look, setting: Setting, region: Region | None, progress: Progress) -> Answer:
         """The class score, explained."""
         target = int(np.argmax(look.shares)) if setting.target is None else setting.target
-        output = self._judged.first_class + target
+        output = self._tested.first_class + target
         inputs: Tensor = look.inner
 
         def compute() -> cnnseg.Explanation:
             options = {"rules": setting.rules, "layer": setting.layer}
-            return cnnseg.explain(self._judged.model, inputs, output, setting.method, **options)
+            return cnnseg.explain(self._tested.model, inputs, output, setting.method, **options)
 
         found = self._watcher.run((setting.method, setting.rules, setting.layer, inputs.shape), compute, progress)
         signed = next(method.signed for method in self.methods if method.name == setting.method)

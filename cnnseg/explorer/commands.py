@@ -11,7 +11,7 @@ from wsss.explorer.options import Host, Port
 from wsss.options import Device, Runs
 
 if TYPE_CHECKING:
-    from wsss.explorer.subject import Subject
+    from wsss.explorer.explained import ExplainedModel
 
 
 def explore(
@@ -45,29 +45,31 @@ def explore(
     given = [option for option in (network, classifier, model) if option is not None]
     if len(given) != 1:
         raise InputError("--network, --classifier or --model: give one of the three")
-    serve(_subject(network, classifier, model, runs, device), host=host, port=port)
+    serve(_explained(network, classifier, model, runs, device), host=host, port=port)
 
 
-def _subject(network: str | None, classifier: str | None, model: str | None, runs: Path, device: str) -> Subject:
+def _explained(
+    network: str | None, classifier: str | None, model: str | None, runs: Path, device: str
+) -> ExplainedModel:
     from cnnseg.models import find_network, load_network
     from wsss.store import file_hash
     from wsss.training import choose_device
 
     if classifier is not None:
-        from cnnseg.explorer.classifying import ClassifyingSubject
-        from cnnseg.judged import find_subject
+        from cnnseg.explorer.classifying import ExplainedClassifier
+        from cnnseg.tested import find_model
 
-        return ClassifyingSubject(find_subject(classifier, None, "pretrained", runs), classifier)
-    from cnnseg.explorer.segmenting import SegmentingSubject
+        return ExplainedClassifier(find_model(classifier, None, "pretrained", runs), classifier)
+    from cnnseg.explorer.segmenting import ExplainedSegmenter
 
     if model is not None:
         from cnnseg.explorer.foreign import foreign_network
 
         found = foreign_network(model)
         found.module.to(choose_device(device))
-        return SegmentingSubject(found, f"{model}, {len(found.class_names)} classes")
+        return ExplainedSegmenter(found, f"{model}, {len(found.class_names)} classes")
     path = find_network(network, runs, LAST)
     found = load_network(path)
     found.module.to(choose_device(device))
     title = f"{path.stem if path.name not in (LAST, BEST) else path.parents[1].name}: {found.title}"
-    return SegmentingSubject(found, title, str(path), file_hash(path))
+    return ExplainedSegmenter(found, title, str(path), file_hash(path))

@@ -8,7 +8,7 @@ from cnnseg.explanation import RULES
 from cnnseg.methods import METHODS
 from cnnseg.rules import COMPOSITES
 from wsss.errors import InputError
-from wsss.explorer.subject import MethodChoice
+from wsss.explorer.explained import MethodChoice
 
 
 def method_choices(check: Callable[[str], None], first: str) -> tuple[MethodChoice, ...]:

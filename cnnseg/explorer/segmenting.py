@@ -11,7 +11,7 @@ from cnnseg.regions.seen import Seen
 from cnnseg.regions.settings import Mask, Pixels, Predicted, SegmentationQuestion
 from cnnseg.regions.settings import Region as WrittenRegion
 from wsss.errors import InputError
-from wsss.explorer.subject import Answer, LayerChoice, Look, Progress, Region, Setting
+from wsss.explorer.explained import Answer, LayerChoice, Look, Progress, Region, Setting
 from wsss.explorer.watching import Watcher
 
 SIZE = SegmentationQuestion().size
@@ -20,8 +20,8 @@ MOST_SIZES = 50
 """Sizes of images whose layers are remembered."""
 
 
-class SegmentingSubject:
-    """See `wsss.explorer.subject.Subject`. ``where``: name of the network's checkpoint, ``fingerprint``: its hash."""
+class ExplainedSegmenter:
+    """See `wsss.explorer.explained.ExplainedModel`. ``where``: the checkpoint's name, ``fingerprint``: its hash."""
 
     segments = True
     scores = ("logit", "margin")

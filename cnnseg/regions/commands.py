@@ -7,15 +7,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cnnseg.judge_commands import Name
+from cnnseg.evaluation_commands import Name
 from cnnseg.regions.settings import (
     Mask,
     PictureFormat,
     Pixels,
     Predicted,
     Region,
+    RegionEvaluationConfig,
     RegionMethod,
-    RegionTrialConfig,
     SegmentationQuestion,
     read_question,
 )
@@ -23,7 +23,7 @@ from cnnseg.segmentation.commands import Which
 from cnnseg.settings import BEST, LAST
 from wsss.console import Flat, note, together, warn
 from wsss.errors import InputError
-from wsss.judging.options import Split
+from wsss.explanation_tests.options import Split
 from wsss.options import Data, Device, OutFolder, Root, Runs, Shard, check_positive
 from wsss.processes import take_shard
 
@@ -170,7 +170,7 @@ def region_test(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     shard: Shard = "1/1",
-    cfg: Annotated[RegionTrialConfig, Flat] = RegionTrialConfig(),
+    cfg: Annotated[RegionEvaluationConfig, Flat] = RegionEvaluationConfig(),
 ) -> None:
     """Remove the most or the least relevant pixels and see how fast the score of a region falls.
 
@@ -179,17 +179,17 @@ def region_test(
     and each explainer's difference to the first one, pair by pair; results for each pair of image and class stay in
     RUNS/NETWORK.METHOD.../region, where a test that was stopped goes on. Several runs compare: wsss compare.
     """
-    from cnnseg.regions.judged import find_explainers, find_subject
-    from wsss.judging.commands import Order, RegionRule, judge_by_regions
+    from cnnseg.regions.tested import find_explainers, find_model
+    from wsss.explanation_tests.commands import Order, RegionRule, evaluate_by_regions
 
     take_shard(shard)
 
     def find():
-        subject = find_subject(network, runs, cfg, {"last": LAST, "best": BEST}[which])
-        return subject, find_explainers(subject, cfg)
+        tested = find_model(network, runs, cfg, {"last": LAST, "best": BEST}[which])
+        return tested, find_explainers(tested, cfg)
 
     order = Order("cnnseg", find, cfg, runs, name, device)
-    judge_by_regions(order, RegionRule(cfg.size, cfg.least, cfg.score), data, split, root)
+    evaluate_by_regions(order, RegionRule(cfg.size, cfg.least, cfg.score), data, split, root)
 
 
 def _region(pixels: list[str] | None, mask: Path | None) -> Region:

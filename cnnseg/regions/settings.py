@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, NonNegativeInt, ValidationError, field_v
 
 from wsss.console import Config, Several, validation_line
 from wsss.errors import InputError
-from wsss.judging import settings as judging
+from wsss.explanation_tests import settings as explanation_tests
 from wsss.store import read_json
 
 VERSION = 1
@@ -97,7 +97,7 @@ class RegionMethod(Config):
     """photographs of a larger area than SIZE x SIZE are shrunk to it before the network sees them; 0: never"""
 
 
-class RegionTrialConfig(judging.TrialConfig):
+class RegionEvaluationConfig(explanation_tests.EvaluationConfig):
     """How explanations of regions are tested."""
 
     methods: Annotated[tuple[str, ...] | None, Several] = None

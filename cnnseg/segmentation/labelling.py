@@ -8,9 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cnnseg.checkpoints import mask_settings
 from cnnseg.evaluation import Prediction, check_classes, predict
 from cnnseg.models import find_network, load_network
+from cnnseg.scores import mask_settings
 from cnnseg.segmentation.pseudo_masks import MASKS, SCORES
 from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.settings import LAST

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cnnseg.checkpoints import mask_settings
 from cnnseg.models import Network
+from cnnseg.scores import mask_settings
 from cnnseg.segmentation.segmenting import Segmentation, segment_pictures
 from cnnseg.segmentation.settings import SegmentConfig
 from wsss.console import track, warn

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vitseg.methods.registry import Formulation, patch_maps, register
 from vitseg.methods.rollouts import readout_rollout
-from vitseg.relevance import capture, walk
+from vitseg.relevance import capture, propagation
 from vitseg.relevance.capture import BlockRecord, Trace
 
 STEPS = 20  # of the integral, as published
@@ -71,6 +71,6 @@ def _feedback(trace: Trace, targets: Tensor) -> Tensor:
     for step in range(STEPS):
         share = step / (STEPS - 1)
         scaled = trace if share == 1 else capture.run(trace.model, trace.images * share, first=last)
-        (gradient,) = walk.attention_gradients(scaled, targets, last)
+        (gradient,) = propagation.attention_gradients(scaled, targets, last)
         total = total + gradient[:, :, trace.rows].mean(2)
     return (total / STEPS).clamp(min=0).mean(1)

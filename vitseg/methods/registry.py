@@ -15,7 +15,7 @@ from wsss.errors import InputError, check_name, did_you_mean
 
 @dataclass(frozen=True)
 class Formulation:
-    """The rules of the walk: of transformer attribution, and of the two LRP baselines."""
+    """The rules of propagation: of transformer attribution, and of the two LRP baselines."""
 
     attribution: Exact
     baseline: Exact

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from vitseg.methods.registry import Formulation, lowest_block, patch_maps, register, second_block
-from vitseg.relevance import walk
+from vitseg.relevance import propagation
 from vitseg.relevance.capture import Trace
 
 
@@ -47,9 +47,9 @@ def readout_rollout(attentions: list[Tensor], readout: Tensor, rows: slice, *, n
 )
 def transformer_attribution(trace: Trace, targets: Tensor, first: int, rules: Formulation) -> Tensor:
     """Positive part of relevance times gradient, mean over heads; (A + I) multiplied, rows not normalised."""
-    gradients = walk.attention_gradients(trace, targets, first)
-    attentions = []  # last block first, as the walk goes
-    for relevance in walk.attention_relevances(trace, targets, first, rules.attribution):
+    gradients = propagation.attention_gradients(trace, targets, first)
+    attentions = []  # last block first, as the propagation goes
+    for relevance in propagation.attention_relevances(trace, targets, first, rules.attribution):
         gradient = gradients.pop()
         if not attentions:
             gradient = gradient[:, :, trace.rows]
@@ -70,7 +70,7 @@ def generic_attention(trace: Trace, targets: Tensor, first: int, rules: Formulat
     """Positive part of attention times gradient, mean over heads; (A + I) multiplied. No relevance is propagated."""
     classes = targets.shape[1]
     attentions = []
-    gradients = walk.attention_gradients(trace, targets, first)
+    gradients = propagation.attention_gradients(trace, targets, first)
     for record, gradient in zip(trace.blocks[first:], gradients, strict=True):
         attention = record.attention.detach().repeat(classes, 1, 1, 1)
         attentions.append((gradient * attention).clamp(min=0).mean(dim=1))

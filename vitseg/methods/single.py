@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from vitseg.methods.registry import Formulation, last_block, lowest_block, patch_maps, register
-from vitseg.relevance import walk
+from vitseg.relevance import propagation
 from vitseg.relevance.capture import Trace
 
 
@@ -38,7 +38,7 @@ def raw_attention(trace: Trace, targets: Tensor, first: int, rules: Formulation)
 )
 def gradcam(trace: Trace, targets: Tensor, first: int, rules: Formulation) -> Tensor:
     """The class token's last attention, each head weighted with the mean of its gradient over the patch tokens."""
-    (gradient,) = walk.attention_gradients(trace, targets, len(trace.blocks) - 1)
+    (gradient,) = propagation.attention_gradients(trace, targets, len(trace.blocks) - 1)
     weights = _read(trace, gradient).mean(-1, keepdim=True)  # (P, H, 1)
     attention = _read(trace, trace.blocks[-1].attention.detach()).repeat(targets.shape[1], 1, 1)
     return patch_maps(trace, (weights * attention).mean(1).clamp(min=0))
@@ -53,7 +53,7 @@ def gradcam(trace: Trace, targets: Tensor, first: int, rules: Formulation) -> Te
 )
 def partial_lrp(trace: Trace, targets: Tensor, first: int, rules: Formulation) -> Tensor:
     """Positive relevance of the class token's attention in the last block, mean over heads."""
-    relevance = next(walk.attention_relevances(trace, targets, len(trace.blocks) - 1, rules.baseline))
+    relevance = next(propagation.attention_relevances(trace, targets, len(trace.blocks) - 1, rules.baseline))
     return patch_maps(trace, _read(trace, relevance.clamp(min=0)).mean(1))
 
 
@@ -66,4 +66,4 @@ def partial_lrp(trace: Trace, targets: Tensor, first: int, rules: Formulation) -
 )
 def lrp(trace: Trace, targets: Tensor, first: int, rules: Formulation) -> Tensor:
     """Relevance led through everything down to the pixels; signed, (P, H, W) at the size of the image."""
-    return walk.input_relevance(trace, targets, rules.baseline)
+    return propagation.input_relevance(trace, targets, rules.baseline)

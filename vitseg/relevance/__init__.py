@@ -1,1 +1,1 @@
-"""Relevance through a vision transformer: rules on plain tensors, the capture of a forward pass, the walk back."""
+"""Relevance through a vision transformer: rules on plain tensors, the capture of a forward pass, propagation back."""

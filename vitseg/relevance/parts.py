@@ -1,4 +1,4 @@
-"""What a timm ViT may be made of for the walk to have a rule for all of it, and how its parts are found."""
+"""What a timm ViT may be made of for propagation to have a rule for all of it, and how its parts are found."""
 
 from __future__ import annotations
 
@@ -111,10 +111,10 @@ def pixels_reachable(model: VisionTransformer) -> bool:
 
 
 def check_supported(model: nn.Module) -> None:
-    """Raise InputError, naming the part and the remedy, if the walk has no rule for something in `model`."""
+    """Raise InputError, naming the part and the remedy, if propagation has no rule for something in `model`."""
     if not isinstance(model, VisionTransformer):
         hint = "; vitseg.to_timm(model) converts it" if _convertible(model) else ""
-        known = "the walk knows timm's VisionTransformer (vit_*, deit_*)"
+        known = "propagation knows timm's VisionTransformer (vit_*, deit_*)"
         raise InputError(f"model {type(model).__name__}: not supported; {known}{hint}")
     _check_methods(model)
     if model.global_pool not in ("token", "avg") or model.attn_pool is not None:

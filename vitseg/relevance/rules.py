@@ -63,7 +63,7 @@ class Exact:
         return (s @ weight).mul_(x).addcmul_(x_abs, s @ magnitude)
 
     def linear_unit(self, x: Tensor, weight: Tensor) -> Tensor:
-        """z+ rule through one output unit whose relevance is 1: the start of the walk at a class score.
+        """z+ rule through one output unit whose relevance is 1: the start of the propagation at a class score.
 
         Args:
             x: input (P, I).

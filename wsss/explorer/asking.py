@@ -16,8 +16,8 @@ from wsss.console import validation_line
 from wsss.errors import InputError
 from wsss.explorer import pictures
 from wsss.explorer.drawing import Mode, Stroke, after_stroke, combined
+from wsss.explorer.explained import ExplainedModel, LayerChoice, Progress, Region, Setting
 from wsss.explorer.sessions import Made, Photograph, Session, Sessions
-from wsss.explorer.subject import LayerChoice, Progress, Region, Setting, Subject
 from wsss.explorer.uploads import read_photograph
 from wsss.explorer.work import Done, Waiting, Worker
 from wsss.store import voc_palette
@@ -42,8 +42,8 @@ class Tile:
 class Explorer:
     """A model and its visitors. Visitors are told apart by a key; any thread may call."""
 
-    def __init__(self, subject: Subject, sessions: Sessions | None = None) -> None:
-        self.subject = subject
+    def __init__(self, explained: ExplainedModel, sessions: Sessions | None = None) -> None:
+        self.explained = explained
         self.sessions = sessions or Sessions()
         self._worker = Worker()
         self._example = cache(self._looked_at_example)
@@ -54,11 +54,11 @@ class Explorer:
 
     def warm_up(self) -> None:
         """Make the first map of the first example ahead of the first visitor, as a model's first pass takes longest."""
-        first = Setting(self.subject.methods[0].name)
+        first = Setting(self.explained.methods[0].name)
 
         def compute(told: Progress) -> None:
             photograph = self._example(0)
-            self.subject.explain(photograph.look, first, self._first_region(photograph), told)
+            self.explained.explain(photograph.look, first, self._first_region(photograph), told)
 
         self._worker.submit(compute)
 
@@ -94,7 +94,7 @@ class Explorer:
             yield step
 
     def _looked_at(self, image: np.ndarray, name: str, digest: str) -> Photograph:
-        look = self.subject.look(image)
+        look = self.explained.look(image)
         size = pictures.shown_size(image.shape[:2])
         mask = None
         if look.mask is not None:
@@ -125,11 +125,11 @@ class Explorer:
         """The pixels that are predicted as a class. InputError if there are none, or if nothing would be left."""
         session, photograph = self._seen(key)
         mask = photograph.look.mask
-        if mask is None or index not in range(len(self.subject.class_names)):
+        if mask is None or index not in range(len(self.explained.class_names)):
             raise InputError("There is no such class.")
         area = mask == index
         if not area.any():
-            raise InputError(f"No pixel is predicted as {self.subject.class_names[index]}.")
+            raise InputError(f"No pixel is predicted as {self.explained.class_names[index]}.")
         with session.lock:
             session.region = combined(session.region, Region(area, predicted=index), mode)
 
@@ -204,7 +204,7 @@ class Explorer:
 
     def _made(self, photograph: Photograph, region: Region | None, setting: Setting, told: Progress) -> Made:
         began = time.perf_counter()
-        answer = self.subject.explain(photograph.look, setting, region, told)
+        answer = self.explained.explain(photograph.look, setting, region, told)
         if not np.isfinite(answer.map).all():
             raise InputError("This map has values that are not finite; try another method or composite.")
         return Made(photograph, region, setting, answer, time.perf_counter() - began)
@@ -212,7 +212,7 @@ class Explorer:
     def _classes(
         self, session: Session, photograph: Photograph, setting: Setting
     ) -> list[tuple[str, Region | None, Setting | None]]:
-        names, mask = self.subject.class_names, photograph.look.mask
+        names, mask = self.explained.class_names, photograph.look.mask
         order = range(len(names))
         if mask is None:
             order = sorted(order, key=lambda index: -photograph.look.shares[index])[:MOST_CLASSES]
@@ -226,7 +226,7 @@ class Explorer:
 
     def _layers(self, session: Session, setting: Setting) -> list[tuple[str, Region | None, Setting | None]]:
         if not self._method(setting.method).takes_layer:
-            able = ", ".join(method.name for method in self.subject.methods if method.takes_layer)
+            able = ", ".join(method.name for method in self.explained.methods if method.takes_layer)
             raise InputError(f"{setting.method} looks at no layer; {able or 'no method here'} does.")
         return [
             (f"{layer.name} ({layer.size[0]} x {layer.size[1]})", session.region, replace(setting, layer=layer.name))
@@ -238,7 +238,7 @@ class Explorer:
         return () if session.photograph is None else session.photograph.look.layers
 
     def _method(self, name: str) -> Any:
-        return next((method for method in self.subject.methods if method.name == name), self.subject.methods[0])
+        return next((method for method in self.explained.methods if method.name == name), self.explained.methods[0])
 
     def cancel(self, key: str) -> None:
         """Whatever is being made for this visitor is not wanted any more."""

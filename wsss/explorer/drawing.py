@@ -10,7 +10,7 @@ from pydantic import Field, FiniteFloat
 
 from wsss.console import Config
 from wsss.errors import InputError
-from wsss.explorer.subject import Region
+from wsss.explorer.explained import Region
 
 Mode = Literal["new", "add", "remove"]
 Coordinate = Annotated[FiniteFloat, Field(ge=-1e5, le=1e5)]

@@ -13,9 +13,9 @@ import gradio as gr
 from wsss.errors import InputError
 from wsss.explorer import downloads, widgets
 from wsss.explorer.asking import Explorer
+from wsss.explorer.explained import ExplainedModel, Setting
 from wsss.explorer.panels import PLACES, Panel, layer_choices, make_panel, method_of, setting_of, settings_of
 from wsss.explorer.sessions import Made
-from wsss.explorer.subject import Setting, Subject
 from wsss.explorer.uploads import decoded
 from wsss.explorer.work import Done, Waiting
 
@@ -29,14 +29,14 @@ class Page:
     """The page of an explorer, as ``blocks``."""
 
     def __init__(self, explorer: Explorer) -> None:
-        self.explorer, self.subject = explorer, explorer.subject
+        self.explorer, self.explained = explorer, explorer.explained
         self._numbers = count(1)
         with gr.Blocks(title="relseg explorer", analytics_enabled=False, fill_width=True) as self.blocks:
-            gr.HTML(_header(self.subject), apply_default_css=False, elem_id="header")
+            gr.HTML(_header(self.explained), apply_default_css=False, elem_id="header")
             with gr.Row(elem_id="board"):
                 with gr.Column(elem_classes="card", elem_id="left", min_width=320, scale=6):
                     self.stage = widgets.stage()
-                self.panels = [make_panel(self.subject, place, shown=place == PLACES[0]) for place in PLACES]
+                self.panels = [make_panel(self.explained, place, shown=place == PLACES[0]) for place in PLACES]
             with gr.Row(elem_id="actions"):
                 self.compare = gr.Checkbox(False, label="Second settings beside the first", elem_id="compare")
                 self.all_classes = gr.Button("All classes", elem_id="all-classes")
@@ -109,7 +109,7 @@ class Page:
         choices = layer_choices(found.look.layers)
         lists = {panel.layer: gr.update(choices=choices) for panel in self.panels}
         yield {self.stage: self._stage(key), self.tiles: {}, **lists}
-        yield from self._maps(key, settings_of(self.subject, given))
+        yield from self._maps(key, settings_of(self.explained, given))
 
     # Regions
 
@@ -120,9 +120,9 @@ class Page:
     def _picked(self, event: gr.EventData, request: gr.Request, *given: Any) -> Updates:
         key = _key(request)
         index, mode = _member(event, "index"), _member(event, "mode")
-        if not self.subject.segments:  # a class is what is explained, not where
+        if not self.explained.segments:  # a class is what is explained, not where
             yield from self._maps(
-                key, {p: replace(s, target=index) for p, s in settings_of(self.subject, given).items()}
+                key, {p: replace(s, target=index) for p, s in settings_of(self.explained, given).items()}
             )
             return
         yield from self._changed(key, lambda: self.explorer.pick(key, index, mode), given)
@@ -139,19 +139,19 @@ class Page:
             yield {self.stage: self._stage(key, error)}
             return
         yield {self.stage: self._stage(key)}
-        yield from self._maps(key, settings_of(self.subject, given))
+        yield from self._maps(key, settings_of(self.explained, given))
 
     def _stage(self, key: str, error: InputError | None = None) -> dict[str, Any]:
         line = "" if error is None else str(error)
-        value = widgets.stage_value(self.subject, self.explorer.session(key), line, wrong=error is not None)
+        value = widgets.stage_value(self.explained, self.explorer.session(key), line, wrong=error is not None)
         return {**value, "number": next(self._numbers)}  # or the same line said twice would be said once
 
     # Maps
 
     def _method_chosen(self, panel: Panel) -> Callable[..., Updates]:
         def run(request: gr.Request, *values: Any) -> Updates:
-            setting = setting_of(self.subject, values)
-            method = method_of(self.subject, setting.method)
+            setting = setting_of(self.explained, values)
+            method = method_of(self.explained, setting.method)
             yield {
                 panel.rules: gr.update(visible=method.takes_rules),
                 panel.layer: gr.update(visible=method.takes_layer),
@@ -162,7 +162,7 @@ class Page:
 
     def _chosen(self, panel: Panel) -> Callable[..., Updates]:
         def run(request: gr.Request, *values: Any) -> Updates:
-            yield from self._maps(_key(request), {panel.place: setting_of(self.subject, values)})
+            yield from self._maps(_key(request), {panel.place: setting_of(self.explained, values)})
 
         return run
 
@@ -170,7 +170,7 @@ class Page:
         second = self.panels[1]
         yield {second.column: gr.update(visible=shown)}
         if shown:
-            yield from self._maps(_key(request), {second.place: setting_of(self.subject, values)})
+            yield from self._maps(_key(request), {second.place: setting_of(self.explained, values)})
 
     def _maps(self, key: str, asked: Mapping[str, Setting]) -> Updates:
         for place, setting in asked.items():
@@ -185,11 +185,11 @@ class Page:
                 yield {view: widgets.said(str(error))}
 
     def _shown(self, made: Made) -> dict[str, Any]:
-        return widgets.map_value(self.subject, made, next(self._numbers))
+        return widgets.map_value(self.explained, made, next(self._numbers))
 
     def _series(self, over: Literal["classes", "layers"]) -> Callable[..., Updates]:
         def run(request: gr.Request, *values: Any) -> Updates:
-            setting, number = setting_of(self.subject, values), next(self._numbers)
+            setting, number = setting_of(self.explained, values), next(self._numbers)
             title = f"{setting.method}: all {over}"
             share = 0.0
             try:
@@ -219,11 +219,11 @@ class Page:
                 return {}
             what, opacity = _member(event, "what"), _member(event, "opacity")
             if what == "map":
-                file = downloads.map_file(self.subject, made)
+                file = downloads.map_file(self.explained, made)
             elif what == "settings":
-                file = downloads.settings_file(self.subject, made)
+                file = downloads.settings_file(self.explained, made)
             else:
-                file = downloads.picture_file(self.subject, made, opacity if isinstance(opacity, int | float) else 1)
+                file = downloads.picture_file(self.explained, made, opacity if isinstance(opacity, int | float) else 1)
             return widgets.file_value(file, next(self._numbers))
 
         return run
@@ -241,7 +241,7 @@ def _member(event: gr.EventData, name: str) -> Any:
     return event._data.get(name) if isinstance(event._data, dict) else None
 
 
-def _header(subject: Subject) -> str:
-    asked = "Why does it say that <em>there</em>?" if subject.segments else "Why does it say that?"
-    title = f"<p class='title'>{escape(subject.title)}</p>"
+def _header(explained: ExplainedModel) -> str:
+    asked = "Why does it say that <em>there</em>?" if explained.segments else "Why does it say that?"
+    title = f"<p class='title'>{escape(explained.title)}</p>"
     return f"<header><p class='brand'>relseg explorer</p><h1>{asked}</h1>{title}</header>"

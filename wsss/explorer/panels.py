@@ -10,7 +10,7 @@ import gradio as gr
 
 from wsss.errors import InputError
 from wsss.explorer import widgets
-from wsss.explorer.subject import LayerChoice, MethodChoice, Setting, Subject
+from wsss.explorer.explained import ExplainedModel, LayerChoice, MethodChoice, Setting
 
 PLACES = ("a", "b")
 """Of the page, for a set of settings with its map each; the second is not always shown."""
@@ -40,34 +40,34 @@ class Panel:
         return [self.target, self.method, self.rules, self.layer, self.score]
 
 
-def make_panel(subject: Subject, place: str, *, shown: bool) -> Panel:
+def make_panel(explained: ExplainedModel, place: str, *, shown: bool) -> Panel:
     """The components of a panel, for a model."""
-    first, names = subject.methods[0], subject.class_names
-    targets = [("as predicted there" if subject.segments else "the most probable", AS_PREDICTED)]
+    first, names = explained.methods[0], explained.class_names
+    targets = [("as predicted there" if explained.segments else "the most probable", AS_PREDICTED)]
     targets += [(name, index) for index, name in enumerate(names)]
     with gr.Column(visible=shown, elem_classes="card", elem_id=f"panel-{place}", min_width=320, scale=5) as column:
         with gr.Row(elem_classes="settings"):
-            method = _list("Method", [(one.name, one.name) for one in subject.methods], first.name)
+            method = _list("Method", [(one.name, one.name) for one in explained.methods], first.name)
             target = _list("Class", targets, AS_PREDICTED)
-            composites = [("usual", USUAL), *((name, name) for name in subject.rules)]
+            composites = [("usual", USUAL), *((name, name) for name in explained.rules)]
             rules = _list("Composite", composites, USUAL, visible=first.takes_rules)
             layer = _list("Layer", [("usual", USUAL)], USUAL, visible=first.takes_layer)
-            scores = [(name, name) for name in subject.scores]
-            score = _list("Score", scores, subject.scores[0], visible=len(scores) > 1)
+            scores = [(name, name) for name in explained.scores]
+            score = _list("Score", scores, explained.scores[0], visible=len(scores) > 1)
         view = widgets.map_view(place)
     return Panel(place, column, target, method, rules, layer, score, view)
 
 
-def setting_of(subject: Subject, values: Sequence[Any]) -> Setting:
+def setting_of(explained: ExplainedModel, values: Sequence[Any]) -> Setting:
     """What the lists of a panel say; options that the method does not have are left out.
 
     Raises:
         InputError: values that are in no list.
     """
     target, name, rules, layer, score = values
-    method = method_of(subject, name)
-    known = target == AS_PREDICTED or target in range(len(subject.class_names))
-    if not known or score not in subject.scores or rules not in (USUAL, None, *subject.rules):
+    method = method_of(explained, name)
+    known = target == AS_PREDICTED or target in range(len(explained.class_names))
+    if not known or score not in explained.scores or rules not in (USUAL, None, *explained.rules):
         raise InputError("There is no such class, composite or score.")
     return Setting(
         method.name,
@@ -78,12 +78,12 @@ def setting_of(subject: Subject, values: Sequence[Any]) -> Setting:
     )
 
 
-def settings_of(subject: Subject, given: Sequence[Any]) -> dict[str, Setting]:
+def settings_of(explained: ExplainedModel, given: Sequence[Any]) -> dict[str, Setting]:
     """Place -> setting, of the panels that are shown: `given` is whether both are, and the values of both."""
     both, values = given[0], given[1:]
     each = len(values) // len(PLACES)
     own = {place: values[n * each : (n + 1) * each] for n, place in enumerate(PLACES)}
-    return {place: setting_of(subject, own[place]) for place in (PLACES if both else PLACES[:1])}
+    return {place: setting_of(explained, own[place]) for place in (PLACES if both else PLACES[:1])}
 
 
 def layer_choices(layers: Sequence[LayerChoice]) -> list[tuple[str, str]]:
@@ -91,9 +91,9 @@ def layer_choices(layers: Sequence[LayerChoice]) -> list[tuple[str, str]]:
     return [("usual", USUAL), *((f"{one.name} ({one.size[0]} x {one.size[1]})", one.name) for one in layers)]
 
 
-def method_of(subject: Subject, name: str) -> MethodChoice:
+def method_of(explained: ExplainedModel, name: str) -> MethodChoice:
     """The method of a name. InputError if there is none."""
-    found = next((method for method in subject.methods if method.name == name), None)
+    found = next((method for method in explained.methods if method.name == name), None)
     if found is None:
         raise InputError("There is no such method.")
     return found

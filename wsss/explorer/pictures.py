@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from wsss.explorer.subject import Answer, Region
+from wsss.explorer.explained import Answer, Region
 from wsss.overlay import colour_limits, signed_picture
 
 WIDEST = 900

@@ -12,7 +12,7 @@ from typing import Any
 from wsss.console import note, warn
 from wsss.errors import InputError
 from wsss.explorer.asking import Explorer
-from wsss.explorer.subject import Subject
+from wsss.explorer.explained import ExplainedModel
 from wsss.explorer.uploads import LARGEST_FILE
 
 Message = MutableMapping[str, Any]
@@ -162,7 +162,7 @@ def build(explorer: Explorer, *, hosts: tuple[str, ...] | None = LOOPBACK) -> Do
     return Doorkeeper(mounted, hosts)
 
 
-def serve(subject: Subject, *, host: str = "127.0.0.1", port: int = 7860) -> None:
+def serve(explained: ExplainedModel, *, host: str = "127.0.0.1", port: int = 7860) -> None:
     """Serve the page until it is interrupted.
 
     Args:
@@ -176,7 +176,7 @@ def serve(subject: Subject, *, host: str = "127.0.0.1", port: int = 7860) -> Non
     listening = _listen(host, port)
     with tempfile.TemporaryDirectory(prefix="relseg-explorer-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # nothing is written there; if ever, it does not stay
-        explorer = Explorer(subject)
+        explorer = Explorer(explained)
         explorer.warm_up()
         app = build(explorer, hosts=LOOPBACK if local else None)
         import uvicorn
@@ -184,7 +184,7 @@ def serve(subject: Subject, *, host: str = "127.0.0.1", port: int = 7860) -> Non
         if not local:
             warn(f"--host {host}: anybody who reaches this machine can use the page; there is no password")
         shown = f"[{host}]" if ":" in host else host
-        note(f"{subject.title}\nexplorer: http://{shown}:{listening.getsockname()[1]}  (Ctrl-C ends it)")
+        note(f"{explained.title}\nexplorer: http://{shown}:{listening.getsockname()[1]}  (Ctrl-C ends it)")
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, timeout_keep_alive=20)
         try:
             uvicorn.Server(config).run(sockets=[listening])

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
-from wsss.explorer.subject import Answer, Look, Region, Setting
+from wsss.explorer.explained import Answer, Look, Region, Setting
 
 IDLE_S = 1800
 """Seconds after which a visitor who does nothing is forgotten."""

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from torch.overrides import TorchFunctionMode
 
-from wsss.explorer.subject import Progress
+from wsss.explorer.explained import Progress
 
 T = TypeVar("T")
 

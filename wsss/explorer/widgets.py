@@ -18,8 +18,8 @@ import numpy as np
 from wsss.explorer import pictures
 from wsss.explorer.asking import EXAMPLES, MOST_CLASSES, Tile, example_file
 from wsss.explorer.downloads import File
+from wsss.explorer.explained import ExplainedModel
 from wsss.explorer.sessions import Made, Session
-from wsss.explorer.subject import Subject
 from wsss.explorer.uploads import LARGEST_FILE, read_photograph
 from wsss.explorer.work import Waiting
 from wsss.store import voc_palette
@@ -67,7 +67,7 @@ def _html(name: str, *, template: str | None = None, elem_id: str | None = None,
     )
 
 
-def stage_value(subject: Subject, session: Session, line: str = "", *, wrong: bool = False) -> dict[str, Any]:
+def stage_value(explained: ExplainedModel, session: Session, line: str = "", *, wrong: bool = False) -> dict[str, Any]:
     """What the stage shows: the visitor's photograph, prediction, region and classes, and a line below it."""
     photograph = session.photograph
     if photograph is None:
@@ -76,16 +76,16 @@ def stage_value(subject: Subject, session: Session, line: str = "", *, wrong: bo
     size, region = pictures.shown_size((height, width)), session.region
     own = f"{photograph.name}, {width} x {height} pixels. "
     if region is not None:
-        own += _described(subject, region.area, region.predicted)
+        own += _described(explained, region.area, region.predicted)
     return {
         "photo": photograph.url,
         "mask": photograph.mask_url,
         "width": width,
         "height": height,
-        "segments": subject.segments,
+        "segments": explained.segments,
         "region": None if region is None else pictures.png_url(pictures.outlined(region, size)),
         "pixels": [] if region is None or region.pixels is None else list(region.pixels),
-        "classes": _classes(subject, photograph.look.shares),
+        "classes": _classes(explained, photograph.look.shares),
         "shown": None if region is None else region.predicted,
         "line": line or own,
         "wrong": wrong,
@@ -93,23 +93,23 @@ def stage_value(subject: Subject, session: Session, line: str = "", *, wrong: bo
     }
 
 
-def _described(subject: Subject, area: np.ndarray, predicted: int | None) -> str:
+def _described(explained: ExplainedModel, area: np.ndarray, predicted: int | None) -> str:
     count = int(area.sum())
     what = f"Region: {count:,} pixel{'s' * (count != 1)}, {100 * count / area.size:.2g} % of the photograph"
-    return what if predicted is None else f"{what}, all that is predicted as {subject.class_names[predicted]}"
+    return what if predicted is None else f"{what}, all that is predicted as {explained.class_names[predicted]}"
 
 
-def _classes(subject: Subject, shares: Sequence[float]) -> list[dict[str, Any]]:
+def _classes(explained: ExplainedModel, shares: Sequence[float]) -> list[dict[str, Any]]:
     palette = voc_palette()
     order = range(len(shares))
-    if not subject.segments:
+    if not explained.segments:
         order = sorted(order, key=lambda index: -shares[index])[:MOST_CLASSES]
     return [
         {
             "index": index,
-            "name": subject.class_names[index],
+            "name": explained.class_names[index],
             "colour": "#{:02x}{:02x}{:02x}".format(*palette[index % 256])
-            if index or not subject.segments
+            if index or not explained.segments
             else "#8a8f98",
             "share": shares[index],
             "text": f"{100 * shares[index]:.1f} %",
@@ -123,13 +123,13 @@ def busy_value(step: Waiting) -> dict[str, Any]:
     return {"keep": True, "busy": f"{step.seconds:.0f} s" if step.seconds >= 1 else "…", "share": step.share}
 
 
-def map_value(subject: Subject, made: Made, number: int) -> dict[str, Any]:
+def map_value(explained: ExplainedModel, made: Made, number: int) -> dict[str, Any]:
     """What a map view shows of a map; `number` tells it from the one before."""
     photograph = made.photograph.look.photograph
     size = pictures.shown_size(photograph.shape[:2])
     small = pictures.shrunk(photograph, size)
     found = pictures.coloured(made.answer, size)
-    name, values = subject.class_names[made.answer.target], made.answer.map
+    name, values = explained.class_names[made.answer.target], made.answer.map
     what = "score" if made.setting.score == "logit" else made.setting.score
     line = (
         f"{name}: {what} {made.answer.score:.2f}. Map of {values.shape[0]} x {values.shape[1]} values from "

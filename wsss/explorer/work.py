@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from wsss.explorer.explained import Cancelled, Progress
 from wsss.explorer.sessions import Session
-from wsss.explorer.subject import Cancelled, Progress
 
 T = TypeVar("T")
 

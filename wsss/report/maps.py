@@ -13,7 +13,7 @@ import numpy as np
 
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
-from wsss.explanation_tests import foreground, image_ious
+from wsss.explanation_tests.figures import foreground, image_ious
 from wsss.overlay import contour_overlay, fit_width, heat_overlay, mask_overlay
 from wsss.report.explanation import TestRow, TestSection
 from wsss.report.pictures import Picture, jpeg

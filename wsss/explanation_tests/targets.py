@@ -6,14 +6,15 @@ from wsss.data import Dataset
 from wsss.data.imagenet import class_hint
 from wsss.data.wordnet import wordnet_ids
 from wsss.errors import InputError
-from wsss.judging.subject import Subject
+from wsss.explanation_tests.tested import ModelUnderTest
 
 
-def target_outputs(subject: Subject, dataset: Dataset) -> list[int]:
+def target_outputs(tested: ModelUnderTest, dataset: Dataset) -> list[int]:
     """The output of the model that each image's class means.
 
     Classes are matched by name; the WordNet ids of ImageNet-1k also with an ImageNet head of timm, whose 1,000 outputs
-    are named "0" to "999" in the order of the ids. An output for the background (`Subject.first_class`) is never one.
+    are named "0" to "999" in the order of the ids. An output for the background
+    (`ModelUnderTest.first_class`) is never one.
 
     Raises:
         InputError: an image without exactly one class, or a class that the model does not know.
@@ -23,8 +24,8 @@ def target_outputs(subject: Subject, dataset: Dataset) -> list[int]:
             raise InputError(f"image {sample.id}: shows {len(sample.classes)} classes; the test needs images of one")
     shown = sorted({sample.classes[0] for sample in dataset})
     names = [dataset.class_names[index - 1] for index in shown]
-    if subject.class_names == tuple(str(output) for output in range(1000)) and not names[0].isdigit():
-        order = {name: output for output, name in enumerate(wordnet_ids(), subject.first_class)}
+    if tested.class_names == tuple(str(output) for output in range(1000)) and not names[0].isdigit():
+        order = {name: output for output, name in enumerate(wordnet_ids(), tested.first_class)}
         strangers = [name for name in names if name not in order]
         if strangers:
             raise InputError(
@@ -32,7 +33,7 @@ def target_outputs(subject: Subject, dataset: Dataset) -> list[int]:
                 "n02123045), the only classes that the model knows; give a --classifier trained on these classes"
             )
     else:
-        order = {name: output for output, name in enumerate(subject.class_names, subject.first_class)}
+        order = {name: output for output, name in enumerate(tested.class_names, tested.first_class)}
         for name in names:
             if name not in order:
                 raise InputError(

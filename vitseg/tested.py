@@ -12,15 +12,15 @@ from vitseg.explain import explain
 from vitseg.methods import METHODS, find_method
 from vitseg.models import Classifier, load_classifier, load_imagenet_vit
 from vitseg.relevance.parts import check_supported
-from vitseg.settings import TrialConfig
+from vitseg.settings import EvaluationConfig
 from wsss.errors import InputError
-from wsss.judging.explainer import Explainer
-from wsss.judging.settings import chosen_names
-from wsss.judging.subject import Subject
+from wsss.explanation_tests.explainer import Explainer
+from wsss.explanation_tests.settings import chosen_names
+from wsss.explanation_tests.tested import ModelUnderTest
 from wsss.store import file_hash
 
 
-def find_subject(classifier: str | None, architecture: str | None, weights: str, runs: Path) -> Subject:
+def find_model(classifier: str | None, architecture: str | None, weights: str, runs: Path) -> ModelUnderTest:
     """The model that the options of the command line mean.
 
     Args:
@@ -34,24 +34,24 @@ def find_subject(classifier: str | None, architecture: str | None, weights: str,
         raise InputError("--classifier or --architecture: give one of the two")
     if classifier is not None:
         path = find_checkpoint(classifier, runs)
-        subject = subject_of(load_classifier(path), checkpoint_name(path), file_hash(path), path)
+        tested = model_under_test(load_classifier(path), checkpoint_name(path), file_hash(path), path)
     else:
         model = load_imagenet_vit(architecture, weights)
         known = f"pretrained {architecture}" if weights == "pretrained" else file_hash(Path(weights))
-        subject = subject_of(model, architecture, known)
-    check_supported(subject.model)
-    return subject
+        tested = model_under_test(model, architecture, known)
+    check_supported(tested.model)
+    return tested
 
 
-def subject_of(classifier: Classifier, name: str, fingerprint: str, path: Path | None = None) -> Subject:
+def model_under_test(classifier: Classifier, name: str, fingerprint: str, path: Path | None = None) -> ModelUnderTest:
     """A classifier under test, at the size it was made for."""
     height, width = classifier.model.patch_embed.img_size
     size = (int(height), int(width))
     known = (classifier.model, classifier.class_names, classifier.mean, classifier.std)
-    return Subject(*known, size, name, fingerprint, path=path)
+    return ModelUnderTest(*known, size, name, fingerprint, path=path)
 
 
-def find_explainers(model: nn.Module, config: TrialConfig) -> list[Explainer]:
+def find_explainers(model: nn.Module, config: EvaluationConfig) -> list[Explainer]:
     """The methods asked for, each with the options that make a difference to it.
 
     Raises:

@@ -64,7 +64,7 @@ class Look:
     """What a model says of a photograph, before any explanation.
 
     ``photograph``: uint8 (H, W, 3). ``shares``: of each class, 0 to 1: of the area, or its probability. ``mask``:
-    class of each pixel, uint8 (H, W), of models that segment. ``inner`` belongs to the subject.
+    class of each pixel, uint8 (H, W), of models that segment. ``inner`` belongs to the explained.
     """
 
     photograph: np.ndarray
@@ -88,7 +88,7 @@ class Answer:
     extent: tuple[float, float] = (1.0, 1.0)
 
 
-class Subject(Protocol):
+class ExplainedModel(Protocol):
     """A model that can be asked. One thread at a time calls `look` and `explain`.
 
     Attributes:

@@ -20,14 +20,14 @@ import wsss
 from wsss.data import Dataset
 from wsss.errors import InputError
 from wsss.explanation import NEGATIVE, Explanation
-from wsss.judging import api, trials
-from wsss.judging.explainer import Explainer
-from wsss.judging.perturbation import removal_places
-from wsss.judging.segmentation import enlarge
-from wsss.judging.settings import TrialConfig
-from wsss.judging.subject import Subject
-from wsss.judging.targets import target_outputs
-from wsss.judging.trials import PROTOCOL, open_trials, write_part
+from wsss.explanation_tests import api, evaluations
+from wsss.explanation_tests.evaluations import PROTOCOL, open_evaluations, write_part
+from wsss.explanation_tests.explainer import Explainer
+from wsss.explanation_tests.perturbation import removal_places
+from wsss.explanation_tests.segmentation import enlarge
+from wsss.explanation_tests.settings import EvaluationConfig
+from wsss.explanation_tests.targets import target_outputs
+from wsss.explanation_tests.tested import ModelUnderTest
 from wsss.store import read_json, write_json
 
 SIDE = 20
@@ -252,7 +252,7 @@ def test_images_follow_the_model() -> None:
 
     wsss.perturbation_test(model, explain, images, [0, 1, 2], mean=(0, 0, 0), std=(1, 1, 1))
     assert set(seen) == {torch.float32}
-    black = Subject(model, (), MEAN, STD, (0, 0), "").black()
+    black = ModelUnderTest(model, (), MEAN, STD, (0, 0), "").black()
     torch.testing.assert_close(black[0, :, 0, 0], -torch.tensor(MEAN) / torch.tensor(STD))
 
 
@@ -390,7 +390,8 @@ def test_examples_of_the_docstrings() -> None:
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
-    code = "import sys, wsss, wsss.judging.settings, wsss.judging.options; assert 'torch' not in sys.modules; "
+    code = "import sys, wsss, wsss.explanation_tests.settings, wsss.explanation_tests.options; "
+    code += "assert 'torch' not in sys.modules; "
     code += "wsss.perturbation_test; assert 'torch' in sys.modules; "
     code += "assert not {name.split('.')[0] for name in sys.modules} & {'vitseg', 'cnnseg', 'affinity'}"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -402,27 +403,33 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
 
 
 def test_the_background_is_neither_target_nor_prediction() -> None:
-    subject = head(("dog", "bird", "cat"), first_class=1)
-    assert target_outputs(subject, wordnet(("cat", "dog", "zebra"), [(1,), (2,)])) == [3, 1]
-    assert subject.predict(torch.tensor([[9.0, 1, 3, 2], [9, 5, 3, 2]])).tolist() == [2, 1]
+    tested = head(("dog", "bird", "cat"), first_class=1)
+    assert target_outputs(tested, wordnet(("cat", "dog", "zebra"), [(1,), (2,)])) == [3, 1]
+    assert tested.predict(torch.tensor([[9.0, 1, 3, 2], [9, 5, 3, 2]])).tolist() == [2, 1]
     with pytest.raises(InputError, match=r"'background' of data set own is not one of the model's"):
-        target_outputs(subject, wordnet(("background",), [(1,)]))
+        target_outputs(tested, wordnet(("background",), [(1,)]))
     binary = head(("dog",), first_class=1)  # the only class that is none of the background
     assert binary.predict(torch.tensor([[9.0, 1], [0, 2]])).tolist() == [1, 1]
 
 
 def test_signed_maps_and_options_of_any_explainer_have_runs(tmp_path: Path) -> None:
-    subject = Subject(net(), ("a", "b"), MEAN, STD, (SIDE, SIDE), "cnn", "xyz")
+    tested = ModelUnderTest(net(), ("a", "b"), MEAN, STD, (SIDE, SIDE), "cnn", "xyz")
     plain = Explainer("lrp", noise, options={"rules": "zero"}, variants=("zero",))
     other = Explainer("lrp", noise, options={"rules": "epsilon_plus", "layer": "l.4"}, variants=("epsilon_plus", "l.4"))
     dataset = wordnet(("a", "b"), [(1,), (2,)])
-    trials = open_trials(
-        subject, dataset, "perturbation", [plain, other], TrialConfig(precision="float64", limit=2), tmp_path
+    evaluations = open_evaluations(
+        tested, dataset, "perturbation", [plain, other], EvaluationConfig(precision="float64", limit=2), tmp_path
     )
-    assert [trial.run.name for trial in trials] == ["cnn.lrp.zero.float64", "cnn.lrp.epsilon_plus.l.4.float64"]
-    assert [trial.settings for trial in trials] == ["rules zero, float64", "rules epsilon_plus, layer l.4, float64"]
+    assert [evaluation.run.name for evaluation in evaluations] == [
+        "cnn.lrp.zero.float64",
+        "cnn.lrp.epsilon_plus.l.4.float64",
+    ]
+    assert [evaluation.settings for evaluation in evaluations] == [
+        "rules zero, float64",
+        "rules epsilon_plus, layer l.4, float64",
+    ]
     with pytest.raises(InputError, match=r"these are 2: lrp\.zero, lrp\.epsilon_plus\.l\.4"):
-        open_trials(subject, dataset, "perturbation", [plain, other], TrialConfig(), tmp_path, "mine")
+        open_evaluations(tested, dataset, "perturbation", [plain, other], EvaluationConfig(), tmp_path, "mine")
 
 
 def old_manifest(dataset: Dataset) -> dict[str, object]:
@@ -447,15 +454,15 @@ def old_manifest(dataset: Dataset) -> dict[str, object]:
 
 
 def test_runs_of_earlier_versions_go_on(tmp_path: Path) -> None:
-    from vitseg.judged import find_explainers, subject_of
-    from vitseg.settings import TrialConfig as VitConfig
+    from vitseg.settings import EvaluationConfig as VitConfig
+    from vitseg.tested import find_explainers, model_under_test
 
     dataset = wordnet(("cat", "dog"), [(1,), (2,)])
     classifier, config = small_classifier(), VitConfig(methods=("transformer_attribution",), rules="exact")
-    subject = subject_of(classifier, "trained", "abc")
+    tested = model_under_test(classifier, "trained", "abc")
     explainers = find_explainers(classifier.model, config)
     folder = tmp_path / "trained.transformer_attribution.exact/perturbation/own_val"
-    (fresh,) = open_trials(subject, dataset, "perturbation", explainers, config, tmp_path / "fresh")
+    (fresh,) = open_evaluations(tested, dataset, "perturbation", explainers, config, tmp_path / "fresh")
     assert fresh.stage.folder.relative_to(tmp_path / "fresh") == folder.relative_to(tmp_path)
     now, then = read_json(fresh.stage.folder / "manifest.json"), old_manifest(dataset)
     same = ("kind", "config", "class_names", "suffix")
@@ -463,8 +470,8 @@ def test_runs_of_earlier_versions_go_on(tmp_path: Path) -> None:
     assert now["inputs"] == {"model": then["inputs"]["model"]}
     folder.mkdir(parents=True)
     write_json(folder / "manifest.json", then)
-    then["inputs"] |= trials._times(folder, dataset, masks=False)  # sizes and times, by which it told images
+    then["inputs"] |= evaluations._times(folder, dataset, masks=False)  # sizes and times, by which it told images
     write_json(folder / "manifest.json", then)
     write_part(folder / "part-00000.npz", dataset.samples, {"predicted": np.zeros(2, int)})
-    (trial,) = open_trials(subject, dataset, "perturbation", explainers, config, tmp_path)
-    assert trial.stage.folder == folder and not trial.stage.pending(["part-00000"])
+    (evaluation,) = open_evaluations(tested, dataset, "perturbation", explainers, config, tmp_path)
+    assert evaluation.stage.folder == folder and not evaluation.stage.pending(["part-00000"])

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from vitseg.settings import TrialConfig
+from vitseg.settings import EvaluationConfig
 from wsss.console import Flat, together
-from wsss.judging.options import Classes, Classifier, Images, MaskData, Masks, MaskSplit, Name, Split, Weights
+from wsss.explanation_tests.options import Classes, Classifier, Images, MaskData, Masks, MaskSplit, Name, Split, Weights
 from wsss.options import Data, Device, ForegroundValue, Root, Runs, Shard
 from wsss.processes import take_shard
 
 if TYPE_CHECKING:
-    from wsss.judging.commands import Order
+    from wsss.explanation_tests.commands import Order
 
 Architecture = Annotated[
     str | None, Parameter(help="timm's name of a ViT with its ImageNet head, instead of --classifier.")
@@ -34,7 +34,7 @@ def perturbation_test(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     shard: Shard = "1/1",
-    cfg: Annotated[TrialConfig, Flat] = TrialConfig(),
+    cfg: Annotated[EvaluationConfig, Flat] = EvaluationConfig(),
 ) -> None:
     """Remove the most or the least relevant pixels and see how fast the model's accuracy falls.
 
@@ -42,10 +42,10 @@ def perturbation_test(
     each method's difference to the first one, image by image; results per image stay in
     RUNS/MODEL.METHOD/perturbation, where a test that was stopped goes on.
     """
-    from wsss.judging.commands import judge_by_perturbation
+    from wsss.explanation_tests.commands import evaluate_by_perturbation
 
     take_shard(shard)
-    judge_by_perturbation(_order(classifier, architecture, weights, name, runs, device, cfg), data, split, root)
+    evaluate_by_perturbation(_order(classifier, architecture, weights, name, runs, device, cfg), data, split, root)
 
 
 @together
@@ -65,7 +65,7 @@ def segmentation_test(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     shard: Shard = "1/1",
-    cfg: Annotated[TrialConfig, Flat] = TrialConfig(),
+    cfg: Annotated[EvaluationConfig, Flat] = EvaluationConfig(),
 ) -> None:
     """Cut maps of the predicted class at their mean and compare them with the masks of the objects.
 
@@ -74,11 +74,11 @@ def segmentation_test(
     and each method's difference to the first one; results per image and a gallery stay in
     RUNS/MODEL.METHOD/segmentation, where a test that was stopped goes on.
     """
-    from wsss.judging.commands import MaskedData, judge_by_segmentation
+    from wsss.explanation_tests.commands import MaskedData, evaluate_by_segmentation
 
     take_shard(shard)
     source = MaskedData(data, split, classes, root, images, masks, foreground_value)
-    judge_by_segmentation(_order(classifier, architecture, weights, name, runs, device, cfg), source)
+    evaluate_by_segmentation(_order(classifier, architecture, weights, name, runs, device, cfg), source)
 
 
 def _order(
@@ -88,13 +88,13 @@ def _order(
     name: str | None,
     runs: Path,
     device: str,
-    cfg: TrialConfig,
+    cfg: EvaluationConfig,
 ) -> Order:
-    from vitseg.judged import find_explainers, find_subject
-    from wsss.judging.commands import Order
+    from vitseg.tested import find_explainers, find_model
+    from wsss.explanation_tests.commands import Order
 
     def find():
-        subject = find_subject(classifier, architecture, weights, runs)
-        return subject, find_explainers(subject.model, cfg)
+        tested = find_model(classifier, architecture, weights, runs)
+        return tested, find_explainers(tested.model, cfg)
 
     return Order("vitseg", find, cfg, runs, name, device)

@@ -12,9 +12,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from wsss.data import IGNORE, Dataset
-from wsss.explanation_tests import Figures, foreground, image_ious
-from wsss.judging.segmentation import enlarge, load_pair
-from wsss.judging.trials import read_map
+from wsss.explanation_tests.evaluations import read_map
+from wsss.explanation_tests.figures import Figures, foreground, image_ious
+from wsss.explanation_tests.segmentation import enlarge, load_pair
 from wsss.overlay import heat_overlay, mask_overlay
 from wsss.statistics import FRACTIONS
 from wsss.store import atomic

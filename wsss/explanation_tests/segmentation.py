@@ -15,10 +15,10 @@ from torch import Tensor
 
 from wsss.data import IGNORE, Dataset, Sample, foreground_truth
 from wsss.errors import InputError
-from wsss.explanation_tests import foreground
-from wsss.judging.explainer import Explainer
-from wsss.judging.maps import upsample
-from wsss.judging.subject import Photographs, Subject, squeeze
+from wsss.explanation_tests.explainer import Explainer
+from wsss.explanation_tests.figures import foreground
+from wsss.explanation_tests.maps import upsample
+from wsss.explanation_tests.tested import ModelUnderTest, Photographs, squeeze
 from wsss.maps import scale_maps
 from wsss.statistics import average_precision
 
@@ -70,7 +70,7 @@ def load_pair(dataset: Dataset, sample: Sample, size: tuple[int, int]) -> tuple[
 
 
 def segment(
-    subject: Subject, photographs: Photographs, truths: np.ndarray, explainer: Explainer, *, batch_size: int = 16
+    tested: ModelUnderTest, photographs: Photographs, truths: np.ndarray, explainer: Explainer, *, batch_size: int = 16
 ) -> Generator[None, None, dict[str, np.ndarray]]:
     """The test of one explainer on a part of the images. Yields once an image, for the progress; returns the results.
 
@@ -88,9 +88,9 @@ def segment(
     grids: list[Tensor] = []
     for start in range(0, len(photographs.pixels), batch_size):
         chunk = slice(start, start + batch_size)
-        inputs = subject.inputs(photographs.pixels[chunk])
+        inputs = tested.inputs(photographs.pixels[chunk])
         predicted = photographs.predicted[chunk, None].to(inputs.device)
-        maps = explainer.maps(subject.model, inputs, predicted, photographs.ids[chunk])[:, 0]
+        maps = explainer.maps(tested.model, inputs, predicted, photographs.ids[chunk])[:, 0]
         grids.append(scale_maps(maps).half().cpu())
         heats = enlarge(maps, tuple(inputs.shape[2:])).cpu().numpy()
         for heat, truth in zip(heats, truths[chunk], strict=True):

@@ -15,14 +15,14 @@ from cnnseg.methods import METHODS, find_method
 from cnnseg.models import Network, find_network, load_network
 from cnnseg.regions.explaining import RegionExplainer
 from cnnseg.regions.layers import list_layers, usual_layer
-from cnnseg.regions.settings import RegionTrialConfig
+from cnnseg.regions.settings import RegionEvaluationConfig
 from cnnseg.segmentation.segmenting import stride_of
 from cnnseg.settings import LAST, STAGE
 from wsss.console import warn
 from wsss.errors import InputError, did_you_mean
 from wsss.explanation import Explanation
-from wsss.judging.explainer import Explainer
-from wsss.judging.subject import Subject
+from wsss.explanation_tests.explainer import Explainer
+from wsss.explanation_tests.tested import ModelUnderTest
 from wsss.store import file_hash
 
 RANDOM = "random"
@@ -32,13 +32,13 @@ USUAL = ("gradcam", "layercam", "input_x_gradient", "integrated_gradients", "lrp
 """What is tested unless methods are named."""
 
 
-def find_subject(name: str, runs: Path, config: RegionTrialConfig, which: str = LAST) -> Subject:
+def find_model(name: str, runs: Path, config: RegionEvaluationConfig, which: str = LAST) -> ModelUnderTest:
     """The network of that name or file, adapted. InputError if there is none, or if it does not segment."""
     path = find_network(name, runs, which)
     network = load_network(path)
     explainer = RegionExplainer(network)
     side = config.size or stride_of(network)  # 0: each image at its own size
-    return Subject(
+    return ModelUnderTest(
         explainer.adapted(config.score),
         network.class_names,
         network.mean,
@@ -56,7 +56,7 @@ def _run_name(path: Path, network: Network) -> str:
     return path.parents[1].name if path.parent.name == STAGE else path.stem
 
 
-def find_explainers(subject: Subject, config: RegionTrialConfig) -> list[Explainer]:
+def find_explainers(tested: ModelUnderTest, config: RegionEvaluationConfig) -> list[Explainer]:
     """The explainers that are named, METHOD[:RULES][@LAYER], each once and tried on one image.
 
     Raises:
@@ -69,8 +69,8 @@ def find_explainers(subject: Subject, config: RegionTrialConfig) -> list[Explain
     found = []
     for name in names:
         try:
-            explainer = explainer_named(name, subject.model, score=config.score)
-            _try(explainer, subject)
+            explainer = explainer_named(name, tested.model, score=config.score)
+            _try(explainer, tested)
         except InputError as error:
             if config.methods is not None:
                 raise InputError(f"--methods {name}: {error}") from None
@@ -143,8 +143,8 @@ def _usual_layer(model: nn.Module) -> str:
     return usual_layer(list_layers(model, like.new_zeros(1, 3, side, side))).name
 
 
-def _try(explainer: Explainer, subject: Subject) -> None:
-    side = 2 * int(getattr(subject.model.network, "multiple", 32))
+def _try(explainer: Explainer, tested: ModelUnderTest) -> None:
+    side = 2 * int(getattr(tested.model.network, "multiple", 32))
     image = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    subject.model.region = None
-    explainer.maps(subject.model, subject.inputs(image), torch.tensor([[subject.first_class]]), ["a random image"])
+    tested.model.region = None
+    explainer.maps(tested.model, tested.inputs(image), torch.tensor([[tested.first_class]]), ["a random image"])

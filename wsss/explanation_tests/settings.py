@@ -11,7 +11,7 @@ from wsss.console import Config, Several
 from wsss.errors import InputError, did_you_mean
 
 
-class TrialConfig(Config):
+class EvaluationConfig(Config):
     """What the perturbation test and the segmentation test share, whatever explains."""
 
     methods: Annotated[tuple[str, ...] | None, Several] = None

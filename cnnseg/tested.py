@@ -12,20 +12,20 @@ from torch import Tensor, nn
 import cnnseg
 from cnnseg.classifiers import input_size, load_imagenet_cnn
 from cnnseg.models import PlainClassifier, find_network, load_network
-from cnnseg.settings import BACKGROUND_CLASS, BEST, STAGE, TrialConfig
+from cnnseg.settings import BACKGROUND_CLASS, BEST, STAGE, EvaluationConfig
 from cnnseg.unroll import UnrolledNetwork
 from wsss.console import warn
 from wsss.errors import InputError
 from wsss.explanation import Explanation
-from wsss.judging.explainer import Explainer
-from wsss.judging.settings import chosen_names
-from wsss.judging.subject import Subject
+from wsss.explanation_tests.explainer import Explainer
+from wsss.explanation_tests.settings import chosen_names
+from wsss.explanation_tests.tested import ModelUnderTest
 from wsss.store import file_hash
 
 
-def find_subject(
+def find_model(
     classifier: str | None, architecture: str | None, weights: str, runs: Path, size: int | None = None
-) -> Subject:
+) -> ModelUnderTest:
     """The model that the options of the command line mean.
 
     Args:
@@ -43,7 +43,7 @@ def find_subject(
         cnn = load_imagenet_cnn(architecture, weights)
         known = f"pretrained {architecture}" if weights == "pretrained" else file_hash(Path(weights))
         where = square or input_size(cnn.model)
-        return Subject(cnn.model, cnn.class_names, cnn.mean, cnn.std, where, architecture, known)
+        return ModelUnderTest(cnn.model, cnn.class_names, cnn.mean, cnn.std, where, architecture, known)
     path = find_network(classifier, runs, option="--classifier")
     network = load_network(path)
     if not isinstance(network.module, PlainClassifier | UnrolledNetwork):
@@ -51,7 +51,7 @@ def find_subject(
             f"--classifier {classifier}: is a {network.kind}; `cnnseg train-classifier` makes a classifier"
         )
     model = network.module.model
-    return Subject(
+    return ModelUnderTest(
         model,
         network.class_names,
         network.mean,
@@ -71,7 +71,7 @@ def _name(path: Path) -> str:
     return path.parents[1].name + "_best" * (path.name == BEST)
 
 
-def find_explainers(subject: Subject, config: TrialConfig) -> list[Explainer]:
+def find_explainers(tested: ModelUnderTest, config: EvaluationConfig) -> list[Explainer]:
     """The methods asked for, those that take rules once for each composite. Each is tried on one image first.
 
     Of all methods (none was named) those that this model does not have are left out with a warning.
@@ -92,7 +92,7 @@ def find_explainers(subject: Subject, config: TrialConfig) -> list[Explainer]:
         layer = {"layer": config.layer} if method.takes_layer and config.layer is not None else {}
         for rules in [{"rules": name} for name in composites] if method.takes_rules else [{}]:
             found.append(explainer_of(method.name, method.class_specific, **rules, **layer))
-    return _tried(found, subject, every=config.methods is None)
+    return _tried(found, tested, every=config.methods is None)
 
 
 def explainer_of(name: str, class_specific: bool, **options: str) -> Explainer:
@@ -112,14 +112,14 @@ def _explained(model: nn.Module, images: Tensor, targets: Tensor, *, method: str
     return cnnseg.explain(model, images, targets, method, **options)
 
 
-def _tried(explainers: Sequence[Explainer], subject: Subject, *, every: bool) -> list[Explainer]:
+def _tried(explainers: Sequence[Explainer], tested: ModelUnderTest, *, every: bool) -> list[Explainer]:
     """Those that explain this model, found out before a run is begun."""
-    image = torch.rand(1, 3, *subject.size, generator=torch.Generator().manual_seed(0))
-    target = torch.tensor([subject.first_class])
+    image = torch.rand(1, 3, *tested.size, generator=torch.Generator().manual_seed(0))
+    target = torch.tensor([tested.first_class])
     found = []
     for explainer in explainers:
         try:
-            explainer.explain(subject.model, subject.inputs(image), target)
+            explainer.explain(tested.model, tested.inputs(image), target)
         except InputError as error:
             if not every or explainer.options.get("layer") is not None:
                 raise
@@ -127,5 +127,5 @@ def _tried(explainers: Sequence[Explainer], subject: Subject, *, every: bool) ->
         else:
             found.append(explainer)
     if not found:
-        raise InputError(f"model {subject.name}: none of the methods explains it")
+        raise InputError(f"model {tested.name}: none of the methods explains it")
     return found

@@ -14,20 +14,20 @@ from wsss.console import track
 from wsss.data import IGNORE
 from wsss.errors import InputError
 from wsss.explanation import NEGATIVE, evaluating
-from wsss.judging.batches import Batches, checked_batches, read_masks, read_targets
-from wsss.judging.explainer import Explain, Explainer
-from wsss.judging.perturbation import perturb
-from wsss.judging.protocols import CUT, REMOVAL
-from wsss.judging.results import TestResult, compare_tests, result_of
-from wsss.judging.segmentation import segment
-from wsss.judging.subject import Photographs, Subject, classify
+from wsss.explanation_tests.batches import Batches, checked_batches, read_masks, read_targets
+from wsss.explanation_tests.explainer import Explain, Explainer
+from wsss.explanation_tests.perturbation import perturb
+from wsss.explanation_tests.protocols import CUT, REMOVAL
+from wsss.explanation_tests.results import TestResult, compare_tests, result_of
+from wsss.explanation_tests.segmentation import segment
+from wsss.explanation_tests.tested import ModelUnderTest, Photographs, classify
 
 __all__ = ["TestResult", "compare_tests", "perturbation_test", "segmentation_test"]
 
 CHUNK = 64
 """Images of one tensor that are looked at together, at least: the same as the parts of the command line."""
 
-Judge = Callable[[Subject, Photographs, np.ndarray], Generator[None, None, dict[str, np.ndarray]]]
+Evaluate = Callable[[ModelUnderTest, Photographs, np.ndarray], Generator[None, None, dict[str, np.ndarray]]]
 
 
 def perturbation_test(
@@ -99,10 +99,10 @@ def perturbation_test(
     if not (_numbers(mean) and _numbers(std) and len(mean) == len(std) and all(value > 0 for value in std)):
         raise InputError(f"mean {mean}, std {std}: expected a number for each channel, std above 0")
     judged = _explainer(explainer, name, class_specific, many)
-    subject = _subject(model, mean, std)
+    tested = _tested(model, mean, std)
 
-    def judge(
-        subject: Subject, photographs: Photographs, due: np.ndarray
+    def evaluate(
+        tested: ModelUnderTest, photographs: Photographs, due: np.ndarray
     ) -> Generator[None, None, dict[str, np.ndarray]]:
         if photographs.pixels.shape[1] != len(mean):
             raise InputError(f"images: {photographs.pixels.shape[1]} channels, mean has {len(mean)}")
@@ -110,10 +110,10 @@ def perturbation_test(
         if due.min() < lowest or due.max() > highest:
             hint = f"; of one output 0 is that output, {NEGATIVE} the other class" if lowest else ""
             raise InputError(f"targets: {due.min()} to {due.max()}; the model has classes {lowest} to {highest}{hint}")
-        return perturb(subject, photographs, torch.from_numpy(due), judged, batch_size=batch_size)
+        return perturb(tested, photographs, torch.from_numpy(due), judged, batch_size=batch_size)
 
-    results = _judged("perturbation", subject, judge, images, targets, batch_size, ids, progress)
-    return result_of("perturbation", judged.name, subject.name, results, f"{len(results['ids'])} images; {REMOVAL}")
+    results = _tested("perturbation", tested, evaluate, images, targets, batch_size, ids, progress)
+    return result_of("perturbation", judged.name, tested.name, results, f"{len(results['ids'])} images; {REMOVAL}")
 
 
 def segmentation_test(
@@ -157,8 +157,8 @@ def segmentation_test(
     judged = _explainer(explainer, name)
     held: set[int] = set()
 
-    def judge(
-        subject: Subject, photographs: Photographs, truths: np.ndarray
+    def evaluate(
+        tested: ModelUnderTest, photographs: Photographs, truths: np.ndarray
     ) -> Generator[None, None, dict[str, np.ndarray]]:
         if truths.shape[1:] != tuple(photographs.pixels.shape[2:]):
             raise InputError(
@@ -166,16 +166,16 @@ def segmentation_test(
                 "(resize masks to the nearest pixel)"
             )
         held.update(np.unique(truths).tolist())
-        results = yield from segment(subject, photographs, truths, judged, batch_size=batch_size)
+        results = yield from segment(tested, photographs, truths, judged, batch_size=batch_size)
         del results["maps"]  # a pixel of the map for each of the image would fill the memory
         return results
 
-    subject = _subject(model, (0.0,) * 3, (1.0,) * 3)
-    results = _judged("segmentation", subject, judge, images, masks, batch_size, ids, progress)
+    tested = _tested(model, (0.0,) * 3, (1.0,) * 3)
+    results = _tested("segmentation", tested, evaluate, images, masks, batch_size, ids, progress)
     if 1 not in held:
         hint = "; the object is 1, 255 is ignored: give masks > 0" if IGNORE in held else ": there is no object in them"
         raise InputError(f"masks: hold {' and '.join(map(str, sorted(held)))} alone{hint}")
-    return result_of("segmentation", judged.name, subject.name, results, f"{len(results['ids'])} images; {CUT}")
+    return result_of("segmentation", judged.name, tested.name, results, f"{len(results['ids'])} images; {CUT}")
 
 
 def _numbers(values: Any) -> bool:
@@ -199,16 +199,16 @@ def _explainer(
     return Explainer(name or ("explainer" if own == "<lambda>" else own), explainer, class_specific, many)
 
 
-def _subject(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> Subject:
+def _tested(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> ModelUnderTest:
     if not isinstance(model, nn.Module):
         raise InputError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
-    return Subject(model, (), tuple(mean), tuple(std), (0, 0), type(model).__name__)
+    return ModelUnderTest(model, (), tuple(mean), tuple(std), (0, 0), type(model).__name__)
 
 
-def _judged(
+def _tested(
     test: str,
-    subject: Subject,
-    judge: Judge,
+    tested: ModelUnderTest,
+    evaluate: Evaluate,
     images: Batches,
     truths: Any,
     batch_size: int,
@@ -236,8 +236,8 @@ def _judged(
             called = [str(place) for place in range(start, end)] if names is None else names[start:end]
             if len(called) != len(batch):
                 raise InputError(f"ids: {len(names or ())}, but there are more images")
-            photographs = classify(subject, batch, called, batch_size=batch_size)
-            results = yield from judge(subject, photographs, mine)
+            photographs = classify(tested, batch, called, batch_size=batch_size)
+            results = yield from evaluate(tested, photographs, mine)
             parts.append({"ids": np.array(called), **results})
             start = end
         if not parts:
@@ -246,7 +246,7 @@ def _judged(
             if given is not None and len(given) != start:
                 raise InputError(f"{name}: {len(given)} for {start} images; expected one an image")
 
-    with evaluating(subject.model):
+    with evaluating(tested.model):
         total = len(images) if isinstance(images, Tensor) else None if due is None else len(due)
         for _ in track(steps(), f"{test} test", total) if progress else steps():
             pass

@@ -13,24 +13,24 @@ from wsss.console import note
 from wsss.data import Dataset, Sample, check_foreground, foreground_set, load_dataset, paired_folders
 from wsss.entries import TestEntry, save_tests
 from wsss.errors import InputError
-from wsss.explanation_tests import (
+from wsss.explanation_tests.evaluations import Done, Evaluate, Evaluation, evenly, open_evaluations, run_evaluations
+from wsss.explanation_tests.explainer import Explainer
+from wsss.explanation_tests.figures import (
     Figures,
     perturbation_figures,
     read_results,
     region_figures,
     segmentation_figures,
 )
-from wsss.judging.explainer import Explainer
-from wsss.judging.perturbation import perturb
-from wsss.judging.plots import draw_curves, draw_region_curves, write_gallery
-from wsss.judging.protocols import PERTURBATION, REGION, SEGMENTATION
-from wsss.judging.regions import find_pair, judge_regions
-from wsss.judging.segmentation import load_pair, segment
-from wsss.judging.settings import TrialConfig
-from wsss.judging.subject import Subject, classify, squeeze, stack
-from wsss.judging.tables import print_section
-from wsss.judging.targets import target_outputs
-from wsss.judging.trials import Done, Judge, Trial, evenly, open_trials, run_trials
+from wsss.explanation_tests.perturbation import perturb
+from wsss.explanation_tests.plots import draw_curves, draw_region_curves, write_gallery
+from wsss.explanation_tests.protocols import PERTURBATION, REGION, SEGMENTATION
+from wsss.explanation_tests.regions import evaluate_regions, find_pair
+from wsss.explanation_tests.segmentation import load_pair, segment
+from wsss.explanation_tests.settings import EvaluationConfig
+from wsss.explanation_tests.tables import print_section
+from wsss.explanation_tests.targets import target_outputs
+from wsss.explanation_tests.tested import ModelUnderTest, classify, squeeze, stack
 from wsss.options import command_line
 from wsss.report.explanation import test_sections
 from wsss.training import choose_device
@@ -44,46 +44,46 @@ class Order:
     """
 
     program: str
-    find: Callable[[], tuple[Subject, Sequence[Explainer]]]
-    config: TrialConfig
+    find: Callable[[], tuple[ModelUnderTest, Sequence[Explainer]]]
+    config: EvaluationConfig
     runs: Path
     name: str | None = None
     device: str = "auto"
 
 
-def judge_by_perturbation(order: Order, data: str, split: str, root: Path | None) -> None:
+def evaluate_by_perturbation(order: Order, data: str, split: str, root: Path | None) -> None:
     """The command ``perturbation-test``: results, figures and curves of every explainer."""
     place = choose_device(order.device, order.config.precision)
     every = _single_class(load_dataset(data, split, root))
     dataset = evenly(every, order.config.limit)
-    subject, explainers = order.find()
-    targets = dict(zip((s.id for s in dataset), target_outputs(subject, dataset), strict=True))
+    tested, explainers = order.find()
+    targets = dict(zip((s.id for s in dataset), target_outputs(tested, dataset), strict=True))
     with ExitStack() as held:
-        trials = open_trials(
-            subject, dataset, "perturbation", explainers, order.config, order.runs, order.name, held=held
+        evaluations = open_evaluations(
+            tested, dataset, "perturbation", explainers, order.config, order.runs, order.name, held=held
         )
-        subject.to(place, order.config.precision)
+        tested.to(place, order.config.precision)
         batch_size = order.config.batch_size
 
-        def prepare(samples: Sequence[Sample]) -> Judge:
-            pixels = stack([squeeze(dataset.load_image(sample), subject.size) for sample in samples])
-            photographs = classify(subject, pixels, [sample.id for sample in samples], batch_size=batch_size)
+        def prepare(samples: Sequence[Sample]) -> Evaluate:
+            pixels = stack([squeeze(dataset.load_image(sample), tested.size) for sample in samples])
+            photographs = classify(tested, pixels, [sample.id for sample in samples], batch_size=batch_size)
             due = photographs.predicted.new_tensor([targets[sample.id] for sample in samples])
-            return lambda trial: perturb(subject, photographs, due, trial.explainer, batch_size=batch_size)
+            return lambda evaluation: perturb(tested, photographs, due, evaluation.explainer, batch_size=batch_size)
 
-        made = run_trials(trials, dataset, prepare, "perturbation test")
+        made = run_evaluations(evaluations, dataset, prepare, "perturbation test")
         if made is None:
             return
-        figures = [perturbation_figures(read_results(trial.stage.folder)) for trial in trials]
-        _finish(order, trials, made, figures, subject, dataset, f"{_counted(dataset, every)}; {PERTURBATION}")
-        title = f"{subject.name}, {dataset.name} / {dataset.split}, {_counted(dataset, every)}"
-        names = [trial.method for trial in trials]
-        names = names if len(set(names)) == len(names) else [trial.explainer.label for trial in trials]
-        for trial, name, found in zip(trials, names, figures, strict=True):
-            draw_curves({name: found}, trial.stage.folder / "curves.png", title)
-        picture = trials[0].stage.folder / "curves.png"
-        if len(trials) > 1:
-            picture = order.runs / f"{subject.name}.perturbation.{dataset.name}_{dataset.split}.png"
+        figures = [perturbation_figures(read_results(evaluation.stage.folder)) for evaluation in evaluations]
+        _finish(order, evaluations, made, figures, tested, dataset, f"{_counted(dataset, every)}; {PERTURBATION}")
+        title = f"{tested.name}, {dataset.name} / {dataset.split}, {_counted(dataset, every)}"
+        names = [evaluation.method for evaluation in evaluations]
+        names = names if len(set(names)) == len(names) else [evaluation.explainer.label for evaluation in evaluations]
+        for evaluation, name, found in zip(evaluations, names, figures, strict=True):
+            draw_curves({name: found}, evaluation.stage.folder / "curves.png", title)
+        picture = evaluations[0].stage.folder / "curves.png"
+        if len(evaluations) > 1:
+            picture = order.runs / f"{tested.name}.perturbation.{dataset.name}_{dataset.split}.png"
             draw_curves(dict(zip(names, figures, strict=True)), picture, title)
         note(f"curves: {picture}")
 
@@ -94,37 +94,37 @@ PAIRS = 8
 
 @dataclass(frozen=True)
 class RegionRule:
-    """Which regions are tested, and what is explained of them; see `cnnseg.regions.settings.RegionTrialConfig`."""
+    """Which regions are tested, and what is explained of them; see `cnnseg.regions.settings.RegionEvaluationConfig`."""
 
     size: int
     least: float
     score: str
 
 
-def judge_by_regions(order: Order, rule: RegionRule, data: str, split: str, root: Path | None) -> None:
+def evaluate_by_regions(order: Order, rule: RegionRule, data: str, split: str, root: Path | None) -> None:
     """The command ``region-test``: results, figures and curves of every explainer of a network that segments."""
     place = choose_device(order.device)
     every = load_dataset(data, split, root)
     images = evenly(every, order.config.limit)
-    subject, explainers = order.find()
+    tested, explainers = order.find()
     pairs = pairs_of(images)
-    targets = dict(zip((pair.id for pair in pairs), target_outputs(subject, pairs), strict=True))
+    targets = dict(zip((pair.id for pair in pairs), target_outputs(tested, pairs), strict=True))
     more = {"least": rule.least, "score": rule.score}
     with ExitStack() as held:
-        trials = open_trials(
-            subject, pairs, "region", explainers, order.config, order.runs, order.name, more=more, held=held
+        evaluations = open_evaluations(
+            tested, pairs, "region", explainers, order.config, order.runs, order.name, more=more, held=held
         )
-        subject.to(place, order.config.precision)
+        tested.to(place, order.config.precision)
 
-        def prepare(samples: Sequence[Sample]) -> Judge:
-            found = [find_pair(subject, pairs.load_image(s), rule.size, targets[s.id], s.id) for s in samples]
+        def prepare(samples: Sequence[Sample]) -> Evaluate:
+            found = [find_pair(tested, pairs.load_image(s), rule.size, targets[s.id], s.id) for s in samples]
             how = {"least": rule.least, "batch_size": order.config.batch_size}
-            return lambda trial: judge_regions(subject, found, trial.explainer, **how)
+            return lambda evaluation: evaluate_regions(tested, found, evaluation.explainer, **how)
 
-        made = run_trials(trials, pairs, prepare, "region test", PAIRS)
+        made = run_evaluations(evaluations, pairs, prepare, "region test", PAIRS)
         if made is None:
             return
-        results = [read_results(trial.stage.folder, ["probability", "logit"]) for trial in trials]
+        results = [read_results(evaluation.stage.folder, ["probability", "logit"]) for evaluation in evaluations]
         tested = int(np.isfinite(results[0]["probability"]).all(3).any((1, 2)).sum())
         note(f"{tested} of {len(pairs)} pairs of image and class have a region")
         if not tested:
@@ -136,12 +136,12 @@ def judge_by_regions(order: Order, rule: RegionRule, data: str, split: str, root
         least = f"{100 * rule.least:g} %"
         text = f"{tested} of {len(pairs)} pairs, {_counted(images, every)}; {REGION}"
         protocol = text.format(size=size, least=least, score=rule.score)
-        _finish(order, trials, made, figures, subject, pairs, protocol)
-        title = f"{subject.name}, {pairs.name} / {pairs.split}, {tested} regions"
-        named = {trial.explainer.label: found for trial, found in zip(trials, figures, strict=True)}
-        for trial, found in zip(trials, figures, strict=True):
-            draw_region_curves({trial.explainer.label: found}, trial.stage.folder / "curves.png", title)
-        picture = order.runs / f"{subject.name}.region.{pairs.name}_{pairs.split}.png"
+        _finish(order, evaluations, made, figures, tested, pairs, protocol)
+        title = f"{tested.name}, {pairs.name} / {pairs.split}, {tested} regions"
+        named = {evaluation.explainer.label: found for evaluation, found in zip(evaluations, figures, strict=True)}
+        for evaluation, found in zip(evaluations, figures, strict=True):
+            draw_region_curves({evaluation.explainer.label: found}, evaluation.stage.folder / "curves.png", title)
+        picture = order.runs / f"{tested.name}.region.{pairs.name}_{pairs.split}.png"
         draw_region_curves(named, picture, title)
         note(f"curves: {picture}")
 
@@ -189,35 +189,35 @@ class MaskedData:
         return foreground_set(dataset, self.classes)
 
 
-def judge_by_segmentation(order: Order, source: MaskedData) -> None:
+def evaluate_by_segmentation(order: Order, source: MaskedData) -> None:
     """The command ``segmentation-test``: results, figures and gallery of every explainer."""
     place = choose_device(order.device, order.config.precision)
     every = source.load()
     dataset = evenly(every, order.config.limit)
     check_foreground(dataset)
-    subject, explainers = order.find()
+    tested, explainers = order.find()
     with ExitStack() as held:
         where = (order.config, order.runs, order.name)
-        trials = open_trials(subject, dataset, "segmentation", explainers, *where, source.classes, held=held)
-        subject.to(place, order.config.precision)
+        evaluations = open_evaluations(tested, dataset, "segmentation", explainers, *where, source.classes, held=held)
+        tested.to(place, order.config.precision)
         batch_size = order.config.batch_size
 
-        def prepare(samples: Sequence[Sample]) -> Judge:
-            pairs = [load_pair(dataset, sample, subject.size) for sample in samples]
+        def prepare(samples: Sequence[Sample]) -> Evaluate:
+            pairs = [load_pair(dataset, sample, tested.size) for sample in samples]
             pixels, truths = stack([image for image, _ in pairs]), np.stack([truth for _, truth in pairs])
-            photographs = classify(subject, pixels, [sample.id for sample in samples], batch_size=batch_size)
-            return lambda trial: segment(subject, photographs, truths, trial.explainer, batch_size=batch_size)
+            photographs = classify(tested, pixels, [sample.id for sample in samples], batch_size=batch_size)
+            return lambda evaluation: segment(tested, photographs, truths, evaluation.explainer, batch_size=batch_size)
 
-        made = run_trials(trials, dataset, prepare, "segmentation test")
+        made = run_evaluations(evaluations, dataset, prepare, "segmentation test")
         if made is None:
             return
-        results = [read_results(trial.stage.folder, ["confusion", "ap", "f1"]) for trial in trials]
+        results = [read_results(evaluation.stage.folder, ["confusion", "ap", "f1"]) for evaluation in evaluations]
         figures = [segmentation_figures(arrays) for arrays in results]
-        _finish(order, trials, made, figures, subject, dataset, f"{_counted(dataset, every)}; {SEGMENTATION}")
+        _finish(order, evaluations, made, figures, tested, dataset, f"{_counted(dataset, every)}; {SEGMENTATION}")
         of = f"{dataset.name} / {dataset.split}, {_counted(dataset, every)}"
-        for trial, arrays in zip(trials, results, strict=True):
-            title = f"{subject.name}, {trial.method} ({trial.settings}), {of}"
-            note(f"gallery: {write_gallery(arrays, dataset, trial.stage.folder, subject.size, title)}")
+        for evaluation, arrays in zip(evaluations, results, strict=True):
+            title = f"{tested.name}, {evaluation.method} ({evaluation.settings}), {of}"
+            note(f"gallery: {write_gallery(arrays, dataset, evaluation.stage.folder, tested.size, title)}")
 
 
 def _single_class(dataset: Dataset) -> Dataset:
@@ -240,40 +240,42 @@ def _counted(dataset: Dataset, every: Dataset) -> str:
 
 def _finish(
     order: Order,
-    trials: Sequence[Trial],
+    evaluations: Sequence[Evaluation],
     made: Mapping[str, Done],
     figures: Sequence[Figures],
-    subject: Subject,
+    tested: ModelUnderTest,
     dataset: Dataset,
     protocol: str,
 ) -> None:
     """Print the figures, and write them into the manifest and metrics.json of each run."""
-    height, width = subject.size
+    height, width = tested.size
     text, command = protocol.format(size=f"{width} x {height}"), command_line(order.program)
-    test = trials[0].stage.folder.parent.name
-    for trial, found in zip(trials, figures, strict=True):
-        done = made[trial.explainer.label]
-        if done.images or dataset.split not in trial.stage.splits:  # killed between the last part and this line
+    test = evaluations[0].stage.folder.parent.name
+    for evaluation, found in zip(evaluations, figures, strict=True):
+        done = made[evaluation.explainer.label]
+        if done.images or dataset.split not in evaluation.stage.splits:  # killed between the last part and this line
             counts = {"images": done.images}
-            trial.stage.done(command=command, split=dataset.split, counts=counts, seconds=done.seconds)
+            evaluation.stage.done(command=command, split=dataset.split, counts=counts, seconds=done.seconds)
         entry = TestEntry(
             test=test,
             data=dataset.name,
             split=dataset.split,
             images=len(dataset),
-            model=subject.name,
-            method=trial.method,
+            model=tested.name,
+            method=evaluation.method,
             figures=found.values,
             intervals=found.intervals,
             curves=found.curves,
-            settings=trial.settings,
-            folder=trial.stage.folder.relative_to(trial.run).as_posix(),
+            settings=evaluation.settings,
+            folder=evaluation.stage.folder.relative_to(evaluation.run).as_posix(),
             command=command,
             protocol=text,
-            source=trial.stage.fingerprint,
+            source=evaluation.stage.fingerprint,
         )
-        save_tests(trial.run, [entry])
-    for section in test_sections({trial.run.name: trial.run for trial in trials}, (dataset.name, dataset.split), test):
+        save_tests(evaluation.run, [entry])
+    for section in test_sections(
+        {evaluation.run.name: evaluation.run for evaluation in evaluations}, (dataset.name, dataset.split), test
+    ):
         print_section(section)
     note(f"protocol: {text}")
-    note(f"wrote {', '.join(str(trial.run / 'metrics.json') for trial in trials)}")
+    note(f"wrote {', '.join(str(evaluation.run / 'metrics.json') for evaluation in evaluations)}")

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wsss.judging.explainer import Explainer
-from wsss.judging.maps import upsample
-from wsss.judging.subject import Photographs, Subject
+from wsss.explanation_tests.explainer import Explainer
+from wsss.explanation_tests.maps import upsample
+from wsss.explanation_tests.tested import ModelUnderTest, Photographs
 from wsss.statistics import FRACTIONS
 
 STEPS = len(FRACTIONS)  # tenths of the pixels, 0 to 9
@@ -38,11 +38,13 @@ def removal_places(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @torch.inference_mode()
-def correct_after_removal(subject: Subject, inputs: Tensor, places: Tensor, targets: Tensor, clean: Tensor) -> Tensor:
+def correct_after_removal(
+    tested: ModelUnderTest, inputs: Tensor, places: Tensor, targets: Tensor, clean: Tensor
+) -> Tensor:
     """Whether the model still names the target when a share of the pixels is black.
 
     Args:
-        subject: its model in evaluation mode.
+        tested: its model in evaluation mode.
         inputs: (P, 3, H, W), normalised.
         places: (P, H, W), of `removal_places`.
         targets: (P,) outputs that are right.
@@ -52,19 +54,19 @@ def correct_after_removal(subject: Subject, inputs: Tensor, places: Tensor, targ
         bool (P, 2, 10): [negative, positive][tenth of the pixels removed], on the CPU. At tenth t the t H W / 10
         (rounded down) least (negative) or most (positive) relevant pixels are black.
     """
-    pixels, black = places[0].numel(), subject.black()
+    pixels, black = places[0].numel(), tested.black()
     correct = torch.empty(len(inputs), len(DIRECTIONS), STEPS, dtype=torch.bool)
     correct[:, :, 0] = clean.cpu()[:, None]
     for tenth in range(1, STEPS):
         count = tenth * pixels // 10
         for direction, gone in enumerate((places >= pixels - count, places < count)):
-            found = subject.predict(torch.where(gone[:, None], black, inputs))
+            found = tested.predict(torch.where(gone[:, None], black, inputs))
             correct[:, direction, tenth] = (found == targets).cpu()
     return correct
 
 
 def perturb(
-    subject: Subject, photographs: Photographs, targets: Tensor, explainer: Explainer, *, batch_size: int = 16
+    tested: ModelUnderTest, photographs: Photographs, targets: Tensor, explainer: Explainer, *, batch_size: int = 16
 ) -> Generator[None, None, dict[str, np.ndarray]]:
     """The test of one explainer on a part of the images. Yields once an image, for the progress; returns the results.
 
@@ -92,11 +94,11 @@ def perturb(
     for part, maps_each in groups:
         if len(part) == 0:
             continue
-        inputs = subject.inputs(photographs.pixels[part])
+        inputs = tested.inputs(photographs.pixels[part])
         wanted = classes[part, :maps_each].to(inputs.device)
-        maps = explainer.maps(subject.model, inputs, wanted, [photographs.ids[place] for place in part])
+        maps = explainer.maps(tested.model, inputs, wanted, [photographs.ids[place] for place in part])
         found = correct_after_removal(
-            subject,
+            tested,
             inputs.repeat_interleave(maps_each, 0) if maps_each > 1 else inputs,
             removal_places(maps.flatten(0, 1), inputs.shape[2:]),
             targets[part].to(inputs.device).repeat_interleave(maps_each, 0),

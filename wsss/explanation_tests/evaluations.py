@@ -19,9 +19,9 @@ import numpy as np
 from wsss.console import note, track
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
-from wsss.judging.explainer import Explainer
-from wsss.judging.settings import TrialConfig
-from wsss.judging.subject import Subject
+from wsss.explanation_tests.explainer import Explainer
+from wsss.explanation_tests.settings import EvaluationConfig
+from wsss.explanation_tests.tested import ModelUnderTest
 from wsss.processes import from_first, gathered, portion
 from wsss.store import DATA, Stage, inputs_of, read_json
 from wsss.store.atomic import write_bytes
@@ -36,13 +36,13 @@ PART = 64
 PROTOCOL = 1
 """Number of the way results are scored, to be raised whenever it changes: no run goes on with those of another."""
 
-Judge = Callable[["Trial"], Generator[None, None, dict[str, np.ndarray]]]
+Evaluate = Callable[["Evaluation"], Generator[None, None, dict[str, np.ndarray]]]
 """Tests one explainer on a part: yields once an image, returns arrays with one row an image."""
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One explainer on trial, and where its results go."""
+class Evaluation:
+    """One explainer on evaluation, and where its results go."""
 
     explainer: Explainer
     run: Path
@@ -63,7 +63,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Done:
-    """What a call added to a trial: images tested, and the seconds that this method alone takes for them."""
+    """What a call added to a evaluation: images tested, and the seconds that this method alone takes for them."""
 
     images: int
     seconds: float
@@ -80,19 +80,19 @@ def evenly(dataset: Dataset, limit: int | None) -> Dataset:
     return replace(dataset, samples=tuple(dataset.samples[place * count // limit] for place in range(limit)))
 
 
-def open_trials(
-    subject: Subject,
+def open_evaluations(
+    tested: ModelUnderTest,
     dataset: Dataset,
     test: str,
     explainers: Sequence[Explainer],
-    config: TrialConfig,
+    config: EvaluationConfig,
     runs: Path,
     name: str | None = None,
     classes: Sequence[str] | None = None,
     *,
     more: Mapping[str, Any] | None = None,
     held: ExitStack | None = None,
-) -> list[Trial]:
+) -> list[Evaluation]:
     """Open the stage of every explainer: ``<runs>/<model>.<method>/<test>/<data>_<split>``, to begin or to go on.
 
     Variants of a method have runs of their own, ``<model>.<method>.<variant>``, in float64 ``....float64``, so that
@@ -114,18 +114,18 @@ def open_trials(
         _check_name(name, explainers)
     chosen = {"limit": config.limit} | ({"classes": list(classes)} if classes else {}) | dict(more or {})
     precise = {"precision": config.precision} if config.precision != "float32" else {}
-    trials = []
+    evaluations = []
     for explainer in explainers:
-        run = name or ".".join([subject.name, explainer.label, *precise.values()])
-        identity = {"method": explainer.name, **explainer.options, **precise, "size": subject.size, **chosen}
+        run = name or ".".join([tested.name, explainer.label, *precise.values()])
+        identity = {"method": explainer.name, **explainer.options, **precise, "size": tested.size, **chosen}
         folder = runs / run / test / f"{dataset.name}_{dataset.split}"
         how = {
             "kind": f"{test}_test",
             "config": {"protocol": PROTOCOL, **identity},
             "class_names": dataset.class_names,
             "suffix": ".npz",
-            "inputs": {"model": subject.fingerprint, **_times(folder, dataset, masks=test == "segmentation")},
-            "sources": {DATA: dataset.root} | ({} if subject.path is None else {"model": subject.path}),
+            "inputs": {"model": tested.fingerprint, **_times(folder, dataset, masks=test == "segmentation")},
+            "sources": {DATA: dataset.root} | ({} if tested.path is None else {"model": tested.path}),
         }
         try:
             stage = Stage.open(folder, **how) if held is None else held.enter_context(Stage.writing(folder, **how))
@@ -135,8 +135,8 @@ def open_trials(
             if "inputs.images" in str(error):
                 elsewhere += "; inputs.images: ids, classes, sizes and times of the files"
             raise InputError(f"{error} (into another run: {elsewhere})") from None
-        trials.append(Trial(explainer, stage.folder.parents[1], stage, config.precision))
-    return trials
+        evaluations.append(Evaluation(explainer, stage.folder.parents[1], stage, config.precision))
+    return evaluations
 
 
 def _check_name(name: str, explainers: Sequence[Explainer]) -> None:
@@ -168,10 +168,10 @@ def _times(folder: Path, dataset: Dataset, masks: bool) -> dict[str, str]:
     return {"images": hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]}
 
 
-def run_trials(
-    trials: Sequence[Trial],
+def run_evaluations(
+    evaluations: Sequence[Evaluation],
     dataset: Dataset,
-    prepare: Callable[[Sequence[Sample]], Judge],
+    prepare: Callable[[Sequence[Sample]], Evaluate],
     description: str,
     part: int | None = None,
 ) -> dict[str, Done] | None:
@@ -190,22 +190,22 @@ def run_trials(
     size = part or PART
     starts = range(0, len(dataset), size)
     parts = {f"part-{place:05d}": dataset.samples[start : start + size] for place, start in enumerate(starts)}
-    masks = dataset.mask_values if trials[0].stage.manifest["kind"].startswith("segmentation") else None
+    masks = dataset.mask_values if evaluations[0].stage.manifest["kind"].startswith("segmentation") else None
     inputs = from_first(lambda: inputs_of(dataset.samples, mask=masks))
     records = {name: inputs.part(slice(start, start + size)).digests for name, start in zip(parts, starts, strict=True)}
 
     def missing(names: Sequence[str]) -> list[tuple[str, list[str]]]:
         """Parts with the methods that they lack."""
-        left = {trial.explainer.label: _pending(trial.stage, records, names) for trial in trials}
+        left = {evaluation.explainer.label: _pending(evaluation.stage, records, names) for evaluation in evaluations}
         there = sum(len(parts[name]) for found in left.values() for name in names if name not in found)
         if there:
-            count = len(trials) * sum(len(parts[name]) for name in names)
-            note(f"{there} of {count} results ({len(trials)} methods) are there already")
+            count = len(evaluations) * sum(len(parts[name]) for name in names)
+            note(f"{there} of {count} results ({len(evaluations)} methods) are there already")
         lacking = [(name, [label for label, found in left.items() if name in found]) for name in names]
         return [(name, labels) for name, labels in lacking if labels]
 
     mine = portion(list(parts), missing)
-    images = {trial.explainer.label: 0 for trial in trials}
+    images = {evaluation.explainer.label: 0 for evaluation in evaluations}
     for name, labels in mine:
         for label in labels:
             images[label] += len(parts[name])
@@ -215,14 +215,14 @@ def run_trials(
         for name, labels in mine:
             samples = parts[name]
             begin = time.monotonic()
-            judge = prepare(samples)
+            evaluate = prepare(samples)
             shared = time.monotonic() - begin  # a method on its own would have spent it too
-            for trial in (trial for trial in trials if trial.explainer.label in labels):
+            for evaluation in (evaluation for evaluation in evaluations if evaluation.explainer.label in labels):
                 begin = time.monotonic()
-                results = yield from judge(trial)
-                write_part(trial.stage.folder / f"{name}.npz", samples, results, pack(records[name]))
-                seconds[trial.explainer.label] += shared + time.monotonic() - begin
-            del judge, results  # before the next part's images are read
+                results = yield from evaluate(evaluation)
+                write_part(evaluation.stage.folder / f"{name}.npz", samples, results, pack(records[name]))
+                seconds[evaluation.explainer.label] += shared + time.monotonic() - begin
+            del evaluate, results  # before the next part's images are read
 
     for _ in track(work(), description, total=sum(images.values())):
         pass

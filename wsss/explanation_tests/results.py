@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from wsss.errors import InputError
-from wsss.explanation_tests import paired_difference, perturbation_figures, segmentation_figures
+from wsss.explanation_tests.figures import paired_difference, perturbation_figures, segmentation_figures
 
 _FIGURES = {"perturbation": perturbation_figures, "segmentation": segmentation_figures}
 
@@ -25,8 +25,8 @@ class TestResult:
             pixel_accuracy, map, miou, mf1.
         intervals: the 95 % bootstrap interval (low, high) of each, None where undefined.
         curves: of the perturbation test, the accuracy in per cent at 0, 10, ... 90 % of the pixels removed.
-        results: arrays with a row an image (`wsss.explanation_tests`): ids, predicted; of the perturbation test target
-            and correct (n, 2, 2, 10), of the segmentation test confusion (n, 2, 2), ap and f1.
+        results: arrays with a row an image (`wsss.explanation_tests.figures`): ids, predicted; of the perturbation
+            test target and correct (n, 2, 2, 10), of the segmentation test confusion (n, 2, 2), ap and f1.
         protocol: how the figures came about, to be said beside them.
     """
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from cnnseg.settings import TrialConfig
+from cnnseg.settings import EvaluationConfig
 from wsss.console import Flat, together
-from wsss.judging.options import Classes, Classifier, Images, MaskData, Masks, MaskSplit, Split, Weights
+from wsss.explanation_tests.options import Classes, Classifier, Images, MaskData, Masks, MaskSplit, Split, Weights
 from wsss.options import Data, Device, ForegroundValue, Root, Runs, Shard
 from wsss.processes import take_shard
 
 if TYPE_CHECKING:
-    from wsss.judging.commands import Order
+    from wsss.explanation_tests.commands import Order
 
 Architecture = Annotated[
     str | None,
@@ -42,7 +42,7 @@ def perturbation_test(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     shard: Shard = "1/1",
-    cfg: Annotated[TrialConfig, Flat] = TrialConfig(),
+    cfg: Annotated[EvaluationConfig, Flat] = EvaluationConfig(),
 ) -> None:
     """Remove the most or the least relevant pixels and see how fast the CNN's accuracy falls.
 
@@ -51,10 +51,10 @@ def perturbation_test(
     RUNS/MODEL.METHOD/perturbation, where a test that was stopped goes on. Runs of vitseg compare with these: wsss
     compare.
     """
-    from wsss.judging.commands import judge_by_perturbation
+    from wsss.explanation_tests.commands import evaluate_by_perturbation
 
     take_shard(shard)
-    judge_by_perturbation(_order(classifier, architecture, weights, name, runs, device, cfg), data, split, root)
+    evaluate_by_perturbation(_order(classifier, architecture, weights, name, runs, device, cfg), data, split, root)
 
 
 @together
@@ -74,7 +74,7 @@ def segmentation_test(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     shard: Shard = "1/1",
-    cfg: Annotated[TrialConfig, Flat] = TrialConfig(),
+    cfg: Annotated[EvaluationConfig, Flat] = EvaluationConfig(),
 ) -> None:
     """Cut maps of the class that the CNN predicts at their mean and compare them with the masks of the objects.
 
@@ -84,11 +84,11 @@ def segmentation_test(
     RUNS/MODEL.METHOD/segmentation, where a test that was stopped goes on. Runs of vitseg compare with these: wsss
     compare.
     """
-    from wsss.judging.commands import MaskedData, judge_by_segmentation
+    from wsss.explanation_tests.commands import MaskedData, evaluate_by_segmentation
 
     take_shard(shard)
     source = MaskedData(data, split, classes, root, images, masks, foreground_value)
-    judge_by_segmentation(_order(classifier, architecture, weights, name, runs, device, cfg), source)
+    evaluate_by_segmentation(_order(classifier, architecture, weights, name, runs, device, cfg), source)
 
 
 def _order(
@@ -98,13 +98,13 @@ def _order(
     name: str | None,
     runs: Path,
     device: str,
-    cfg: TrialConfig,
+    cfg: EvaluationConfig,
 ) -> Order:
-    from cnnseg.judged import find_explainers, find_subject
-    from wsss.judging.commands import Order
+    from cnnseg.tested import find_explainers, find_model
+    from wsss.explanation_tests.commands import Order
 
     def find():
-        subject = find_subject(classifier, architecture, weights, runs, cfg.size)
-        return subject, find_explainers(subject, cfg)
+        tested = find_model(classifier, architecture, weights, runs, cfg.size)
+        return tested, find_explainers(tested, cfg)
 
     return Order("cnnseg", find, cfg, runs, name, device)

@@ -16,7 +16,7 @@ from wsss.explanation import predictions
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelUnderTest:
     """The model under test: any module that gives logits (B, C) of normalised images (B, 3, H, W).
 
     Attributes:
@@ -98,11 +98,11 @@ class Photographs:
     outputs: int
 
 
-def classify(subject: Subject, pixels: Tensor, ids: Sequence[str], *, batch_size: int = 16) -> Photographs:
+def classify(tested: ModelUnderTest, pixels: Tensor, ids: Sequence[str], *, batch_size: int = 16) -> Photographs:
     """Classify images (n, 3, H, W) untouched, once for all methods; see `Photographs`."""
     with torch.inference_mode():
-        logits = torch.cat([subject.logits(subject.inputs(chunk)).cpu() for chunk in pixels.split(batch_size)])
-        predicted = subject.named(logits)
+        logits = torch.cat([tested.logits(tested.inputs(chunk)).cpu() for chunk in pixels.split(batch_size)])
+        predicted = tested.named(logits)
     return Photographs(tuple(ids), pixels, predicted.clone(), logits.shape[1])
 
 

@@ -20,9 +20,9 @@ import cnnseg
 import wsss
 from cnnseg.classifiers import create_classifier, load_imagenet_cnn
 from cnnseg.cli import app
-from cnnseg.judged import find_explainers, find_subject
 from cnnseg.models import create_network, save_network
-from cnnseg.settings import NetworkConfig, TrialConfig
+from cnnseg.settings import EvaluationConfig, NetworkConfig
+from cnnseg.tested import find_explainers, find_model
 from vitseg.cli import app as vitseg
 from vitseg.models import save_classifier
 from wsss.console import run
@@ -30,9 +30,9 @@ from wsss.data import load_dataset
 from wsss.entries import read_tests
 from wsss.errors import InputError
 from wsss.explanation import Explanation
-from wsss.explanation_tests import paired_difference, read_results
-from wsss.judging.perturbation import perturb
-from wsss.judging.subject import classify, squeeze, stack
+from wsss.explanation_tests.figures import paired_difference, read_results
+from wsss.explanation_tests.perturbation import perturb
+from wsss.explanation_tests.tested import classify, squeeze, stack
 from wsss.report import write_report
 from wsss.report.explanation import test_sections
 from wsss.store import read_json
@@ -195,11 +195,11 @@ def test_names_and_sizes_of_models(place: Path) -> None:
         (str(runs / "mine/network/best.safetensors"), "mine_best"),
         (str(place / "other.safetensors"), "other"),
     ):
-        subject = find_subject(given, None, "pretrained", runs)
-        assert (subject.name, subject.class_names, subject.first_class) == (name, CLASSES, 1)
-        assert subject.size == (160, 160)  # what timm says of test_resnet
-        assert subject.logits(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
-    assert find_subject("mine", None, "", runs, 96).size == (96, 96)
+        tested = find_model(given, None, "pretrained", runs)
+        assert (tested.name, tested.class_names, tested.first_class) == (name, CLASSES, 1)
+        assert tested.size == (160, 160)  # what timm says of test_resnet
+        assert tested.logits(torch.zeros(2, 3, 64, 64)).shape == (2, 3)
+    assert find_model("mine", None, "", runs, 96).size == (96, 96)
 
 
 @pytest.mark.parametrize("architecture", ["test_resnet", "resnet26_v1", "torchvision.squeezenet1_1"])
@@ -267,16 +267,16 @@ def test_runs_of_both_families_stand_in_one_table(place: Path, command: Callable
 
 def test_the_explainers_are_those_of_the_engine(place: Path) -> None:
     """Both classes of an image at once give what they give one after the other."""
-    subject = find_subject("mine", None, "", place / "runs", 64)
-    explainers = find_explainers(subject, TrialConfig(methods=("lrp", "cam"), rules=("zero",), layer="layer2"))
+    tested = find_model("mine", None, "", place / "runs", 64)
+    explainers = find_explainers(tested, EvaluationConfig(methods=("lrp", "cam"), rules=("zero",), layer="layer2"))
     assert [explainer.label for explainer in explainers] == ["lrp.zero", "cam.layer2"]
-    photographs = classify(subject, stack([squeeze(image, (64, 64)) for image in blobs(5)]), list("abcde"))
+    photographs = classify(tested, stack([squeeze(image, (64, 64)) for image in blobs(5)]), list("abcde"))
     wrong = 3 - photographs.predicted
     for explainer in explainers:
-        _, found = finish(perturb(subject, photographs, wrong, explainer))
+        _, found = finish(perturb(tested, photographs, wrong, explainer))
         for place_, target in enumerate(wrong.tolist()):
-            alone = classify(subject, photographs.pixels[place_ : place_ + 1], ["x"])
-            _, one = finish(perturb(subject, alone, torch.tensor([target]), explainer))
+            alone = classify(tested, photographs.pixels[place_ : place_ + 1], ["x"])
+            _, one = finish(perturb(tested, alone, torch.tensor([target]), explainer))
             np.testing.assert_array_equal(one["correct"][0], found["correct"][place_])
 
 
@@ -296,17 +296,17 @@ def test_real_methods_by_command(command: Callable[..., int], place: Path, capsy
     assert made == labels - left_out and {"lrp.zero", "lrp.epsilon_plus_flat", "gradcam"} <= made
     assert command("segmentation-test", "--methods", "lrp", "gradcam", "--layer", "layer2") == 0
     assert {"mine.lrp.epsilon_plus.layer2", "mine.gradcam.layer2"} <= {path.name for path in (place / "runs").iterdir()}
-    subject = find_subject("mine", None, "", place / "runs", 64)
+    tested = find_model("mine", None, "", place / "runs", 64)
     dataset = load_dataset(place / "data/data.yaml", "val")
     shown = [sample for sample in dataset if len(sample.classes) == 1]
-    images = subject.inputs(stack([squeeze(dataset.load_image(sample), subject.size) for sample in shown]))
+    images = tested.inputs(stack([squeeze(dataset.load_image(sample), tested.size) for sample in shown]))
     kept = read_results(place / "runs/mine.lrp.zero/perturbation/tiny_val")
-    of_classes = Classes(subject.model)
+    of_classes = Classes(tested.model)
 
     def lrp(model: Classes, images: Tensor, targets: Tensor) -> Explanation:
         return cnnseg.explain(model.model, images, targets + 1, "lrp", rules="zero")
 
-    normal = {"mean": subject.mean, "std": subject.std, "ids": [sample.id for sample in shown]}
+    normal = {"mean": tested.mean, "std": tested.std, "ids": [sample.id for sample in shown]}
     result = wsss.perturbation_test(of_classes, lrp, images, kept["target"] - 1, **normal)
     np.testing.assert_array_equal(result.results["correct"], kept["correct"])
 

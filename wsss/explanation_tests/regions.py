@@ -1,8 +1,8 @@
 """The region test: how the score of a region falls when the pixels that a map calls (un)important are removed.
 
-The perturbation test of Samek et al. (IEEE TNNLS 2017, in the form of `wsss.judging.perturbation`) for networks that
-segment: the region's own score takes the place of the accuracy, and pixels are removed outside of the region alone, so
-that the network is asked whether context matters, or inside of it alone.
+The perturbation test of Samek et al. (IEEE TNNLS 2017, in the form of `wsss.explanation_tests.perturbation`) for
+networks that segment: the region's own score takes the place of the accuracy, and pixels are removed outside of the
+region alone, so that the network is asked whether context matters, or inside of it alone.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from wsss.errors import InputError
-from wsss.judging.explainer import Explainer
-from wsss.judging.perturbation import DIRECTIONS, STEPS, removal_places
-from wsss.judging.subject import Subject, stack
+from wsss.explanation_tests.explainer import Explainer
+from wsss.explanation_tests.perturbation import DIRECTIONS, STEPS, removal_places
+from wsss.explanation_tests.tested import ModelUnderTest, stack
 
 WHERE = ("outside", "inside")
 """Where pixels are removed; of the region, which is what the network predicts as the class in the untouched image."""
 
 
 class OfRegion(Protocol):
-    """A network that segments as a classifier of a region, such as `cnnseg.adapt` makes: a subject's ``model``."""
+    """A network that segments as a classifier of a region, such as `cnnseg.adapt` makes: a tested's ``model``."""
 
     region: Tensor | None
 
@@ -56,7 +56,7 @@ class Pair:
 
 
 @torch.inference_mode()
-def find_pair(subject: Subject, image: Image.Image, size: int, target: int, name: str) -> Pair:
+def find_pair(tested: ModelUnderTest, image: Image.Image, size: int, target: int, name: str) -> Pair:
     """The image at an area of `size` x `size` pixels at most, in its own proportions, with the region of a class.
 
     Args:
@@ -70,8 +70,8 @@ def find_pair(subject: Subject, image: Image.Image, size: int, target: int, name
     if 0 < factor < 1:
         shape = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
         image = image.resize(shape, Image.Resampling.BICUBIC)
-    inputs = subject.inputs(stack([np.array(image)]))
-    maps = subject.model.maps(inputs)
+    inputs = tested.inputs(stack([np.array(image)]))
+    maps = tested.model.maps(inputs)
     if not maps.isfinite().all():
         raise InputError(f"image {name}: the network gives values that are not finite")
     return Pair(name, inputs.clone(), target, maps[0].argmax(0) == target)
@@ -94,7 +94,7 @@ def places_among(places: Tensor, chosen: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def scores_after_removal(
-    subject: Subject, pair: Pair, places: Tensor, where: Tensor, clean: Tensor, batch_size: int
+    tested: ModelUnderTest, pair: Pair, places: Tensor, where: Tensor, clean: Tensor, batch_size: int
 ) -> Tensor:
     """The region's scores while more and more pixels of a part of the image are black.
 
@@ -113,9 +113,9 @@ def scores_after_removal(
     among = places_among(places[None], where[None])[0]
     gone = [(among >= 0) & (among >= count - tenth * count // 10) for tenth in range(1, STEPS)]
     gone += [(among >= 0) & (among < tenth * count // 10) for tenth in range(1, STEPS)]
-    black = subject.black()
+    black = tested.black()
     found = [
-        region_scores(subject.model, torch.where(torch.stack(part)[:, None], black, pair.inputs), pair)
+        region_scores(tested.model, torch.where(torch.stack(part)[:, None], black, pair.inputs), pair)
         for part in (gone[start : start + batch_size] for start in range(0, len(gone), batch_size))
     ]
     curves = torch.cat(found, dim=1).unflatten(1, (len(DIRECTIONS), STEPS - 1))
@@ -129,13 +129,13 @@ def region_scores(model: OfRegion, inputs: Tensor, pair: Pair) -> Tensor:
     return torch.stack([score.mean(1) for score in scores]).cpu()
 
 
-def judge_regions(
-    subject: Subject, pairs: Sequence[Pair], explainer: Explainer, *, least: float = 0.0, batch_size: int = 16
+def evaluate_regions(
+    tested: ModelUnderTest, pairs: Sequence[Pair], explainer: Explainer, *, least: float = 0.0, batch_size: int = 16
 ) -> Generator[None, None, dict[str, np.ndarray]]:
     """The test of one explainer on some pairs. Yields once a pair, for the progress; returns the results.
 
     Args:
-        subject: its model is an `OfRegion`, in evaluation mode.
+        tested: its model is an `OfRegion`, in evaluation mode.
         least: share of an image's pixels that a region has to have to be tested.
         batch_size: images that go through the network at once.
 
@@ -154,14 +154,14 @@ def judge_regions(
         inside = pair.pixels
         pixels[row] = int((~inside).sum()), int(inside.sum())
         if bool(pair.region.any()) and pixels[row, 1] >= least * inside.numel():
-            subject.model.region = pair.region[None, None]
+            tested.model.region = pair.region[None, None]
             target = torch.tensor([[pair.target]], device=pair.inputs.device)
-            relevance = explainer.maps(subject.model, pair.inputs, target, [pair.id])[0]
+            relevance = explainer.maps(tested.model, pair.inputs, target, [pair.id])[0]
             places = removal_places(relevance, tuple(pair.inputs.shape[2:]))[0]
             with torch.inference_mode():
-                clean = region_scores(subject.model, pair.inputs, pair)[:, 0]
+                clean = region_scores(tested.model, pair.inputs, pair)[:, 0]
             for place, where in enumerate((~inside, inside)):
-                found = scores_after_removal(subject, pair, places, where, clean, batch_size)
+                found = scores_after_removal(tested, pair, places, where, clean, batch_size)
                 probability[row, place], logit[row, place] = found.numpy()
         yield
     return {"probability": probability.clip(0, 1), "logit": logit, "pixels": pixels}

@@ -1,4 +1,4 @@
-"""The walk backwards through a captured ViT: from class scores to the relevance of every attention matrix."""
+"""Propagation backwards through a captured ViT: from class scores to the relevance of every attention matrix."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ def input_relevance(trace: Trace, targets: Tensor, rules: Exact) -> Tensor:
 
 
 class _Pairs:
-    """Repeats what was recorded for each image for each of its explained classes, in the dtype of the walk."""
+    """Repeats what was recorded for each image for each of its explained classes, in the dtype of the propagation."""
 
     def __init__(self, trace: Trace, targets: Tensor, rules: Exact) -> None:
         self.trace = trace
         self.targets = targets
         self.rules = rules
-        # half precision has too few bits for the divisions of the rules; the walk then runs in single precision
+        # half precision has too few bits for the divisions of the rules; the propagation then runs in single precision
         self.dtype = torch.promote_types(trace.logits.dtype, torch.float32)
 
     def __call__(self, tensor: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class _Pairs:
 def _through_block(
     pairs: _Pairs, record: BlockRecord, relevance: Tensor, rows: slice, go_on: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """One block: relevance of its attention, and of its input unless this is where the walk ends.
+    """One block: relevance of its attention, and of its input unless this is where the propagation ends.
 
     `relevance` (P, n, D) belongs to the token `rows` of the block's output; LayerNorm, GELU, softmax, layer scale and
     drop-out pass it on unchanged.
