@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx, nn
 
-from cnnseg.unroll import spellings
+from cnnseg.unroll.kinds import kind_of
 from cnnseg.unroll.reading import Reading
 from cnnseg.unroll.steps import Step, Trace, Untraceable
 from cnnseg.unroll.tracer import Tracer
@@ -95,7 +95,7 @@ def _refuse_own(name: str, module: nn.Module, tracer: Tracer) -> None:
             f"model: {name or 'the model'} is a {kind.__name__} with a {method} of its own, which no rule knows of; "
             "write what it does into its forward"
         )
-    if tracer.is_leaf_module(module, name) and (replaced := replaced_method(spellings.kind_of(module))) is not None:
+    if tracer.is_leaf_module(module, name) and (replaced := replaced_method(kind_of(module))) is not None:
         raise InputError(
             f"model: {replaced}, which {name} computes by, is not that of its library but another function, so the "
             "rules may not fit what it computes; put the library's back"
