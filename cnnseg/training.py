@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader
 
 from cnnseg.averaging import MovingAverage
 from cnnseg.evaluation import check_classes, evaluate_network, evenly_spread
@@ -23,10 +21,10 @@ from cnnseg.settings import BEST, LAST, STATE, TrainConfig
 from cnnseg.snapshots import SNAPSHOTS, pictured_samples, write_snapshot
 from wsss.console import note, track
 from wsss.data import Dataset, Sample, check_foreground
-from wsss.distributed import OwnBatches, all_sum, part_of, same_start, sum_gradients, whole_batch
+from wsss.distributed import part_of, same_start, whole_batch
 from wsss.errors import InputError
 from wsss.processes import is_first, size
-from wsss.training import loader_errors, read_state, save_state, stable_seed
+from wsss.training import autocast, descend, loader_errors, read_batches, read_state, save_state, stable_seed
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,6 @@ def train_network(
             files of the last evaluation stay).
     """
     module = network.module
-    if workers < 0:
-        raise InputError(f"--workers {workers}: 0 or more")
     datasets = (train, *((val,) if val is not None else ()))
     for dataset in datasets:
         check_classes(network, dataset)
@@ -122,14 +118,7 @@ def train_network(
         note(f"going on after step {done.step} of {config.steps}")
     start = done.step
     batches = StepBatches(train, masked, config, places, start)
-    loader = DataLoader(
-        examples(train, masked, config),
-        batch_sampler=OwnBatches(batches, places),
-        num_workers=workers,
-        pin_memory=device.startswith("cuda"),
-        multiprocessing_context="forkserver" if workers else None,
-    )
-
+    loader = read_batches(examples(train, masked, config), batches, workers=workers, device=device, first=places)
     own_places = len(part_of(range(places)))
 
     def save() -> None:
@@ -156,10 +145,10 @@ def train_network(
         write_history(folder, done.history)
         note(f"{network.kind}, step {done.step}/{config.steps}: {row_line(row)}")
 
-    def training() -> Iterator[None]:
+    with loader_errors():
         if is_first() and start == 0 and not done.history:
             evaluate()
-        for images, masks, labels in loader:
+        for images, masks, labels in track(loader, f"train {network.kind}"):
             _mode(module, config)
             torch.manual_seed(stable_seed(config.seed, done.step))  # for layers that draw, such as dropout
             set_lr(optimizer, config, done.step)
@@ -173,11 +162,6 @@ def train_network(
                 evaluate()
             elif is_first() and done.step % config.save_every == 0:
                 save()
-            yield
-
-    with loader_errors():
-        for _ in track(training(), f"train {network.kind}", total=config.steps - start):
-            pass
     module.eval()
     path, best_path = folder / LAST, folder / BEST
     trained = Trained(path, tuple(done.history), best_path if done.best else None, done.best)
@@ -206,7 +190,7 @@ def _step(
 ) -> tuple[float, float]:
     """One step of optimisation; classification and segmentation loss, 0 for one that plays no part."""
     module = network.module
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+    with autocast(images.device, config.precision):
         logits, maps = module(network.normalise(images), decode=places)
     parts = [images.new_zeros(()), images.new_zeros(())]
     if logits is not None and module.classifies:
@@ -214,18 +198,8 @@ def _step(
     if places and maps is not None:
         parts[1] = segmentation_loss(maps.float(), masks)
     loss = config.classification_weight * parts[0] + config.segmentation_weight * parts[1]
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    sum_gradients(module.parameters())
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    if config.clip is not None:
-        nn.utils.clip_grads_with_norm_(module.parameters(), config.clip, norm)
-    values = [*all_sum(torch.stack([*parts, loss])).tolist(), norm.item()]
-    if not all(map(math.isfinite, values)):  # before the weights take it in
-        what = f"loss {values[2]:g}, norm of its gradient {values[3]:g}"
-        raise InputError(f"step {step}: {what}: not finite; lower --lr (now {config.lr:g}) or give --clip")
-    optimizer.step()
+    remedy = f"lower --lr (now {config.lr:g})" + (" or give --clip" if config.clip is None else "")
+    _, *values = descend(module, optimizer, [loss, *parts], step=step, clip=config.clip, remedy=remedy)
     return values[0], values[1]
 
 

@@ -13,6 +13,7 @@ from cnnseg.models import Network
 from cnnseg.segmentation.settings import ViewsConfig
 from wsss.data import BACKGROUND
 from wsss.errors import InputError
+from wsss.training import autocast
 
 
 def look(
@@ -41,7 +42,7 @@ def look(
     for scale, mirrored in passes:
         seen = tuple(max(1, round(scale * side)) for side in size)
         images = torch.stack([network.prepare(picture, seen) for picture in pictures]).to(device)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(device, precision):
             logits, maps = network.module(images.flip(-1) if mirrored else images, decode=None if masks else 0)
         if logits is not None:
             scores.append(logits)
