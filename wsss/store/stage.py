@@ -214,6 +214,14 @@ class Stage:
             write_json(path, manifest)
         self.manifest.update(json.loads(json.dumps(manifest, default=str)))
 
+    def done_if(self, made: object, *, split: str, **entry: Any) -> None:
+        """As `done`, but one that finds nothing to make leaves that to the one who made it.
+
+        Unless that one was killed between its last file and its account.
+        """
+        if made or split not in self.splits:
+            self.done(split=split, **entry)
+
     def note(self, **changes: Any) -> None:
         """Change what the manifest says beside the identity of the results."""
         with locked(self.folder / f".{MANIFEST}.lock"):
