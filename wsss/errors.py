@@ -31,3 +31,9 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}known: {', '.join(names)}"
+
+
+def check_one_of(**given: object) -> None:
+    """InputError unless exactly one of two options of the command line, named without their dashes, is not None."""
+    if sum(value is not None for value in given.values()) != 1:
+        raise InputError(f"{' or '.join(f'--{name}' for name in given)}: give one of the two")
