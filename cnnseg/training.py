@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from cnnseg.averaging import MovingAverage
-from cnnseg.evaluation import check_classes, evaluate_network, evenly_spread
+from cnnseg.evaluation import check_classes, evaluate_network
 from cnnseg.examples import Examples, StepBatches, masked_places
 from cnnseg.history import Progress, Row, is_better, row_line, write_history
 from cnnseg.losses import classification_loss, segmentation_loss
@@ -20,7 +20,7 @@ from cnnseg.optimiser import ENCODERS, make_optimizer, set_lr
 from cnnseg.settings import BEST, LAST, STATE, TrainConfig
 from cnnseg.snapshots import SNAPSHOTS, pictured_samples, write_snapshot
 from wsss.console import note, track
-from wsss.data import Dataset, Sample, check_foreground
+from wsss.data import Dataset, Sample, check_foreground, evenly_spread
 from wsss.distributed import part_of, same_start, whole_batch
 from wsss.errors import InputError
 from wsss.processes import is_first, size

@@ -16,13 +16,12 @@ from cnnseg.evaluation import (
     Prediction,
     check_classes,
     evaluate_network,
-    evenly_spread,
     predict,
     predict_masks,
 )
 from cnnseg.models import Network
 from cnnseg.scores import read_scores, save_scores
-from wsss.data import Dataset, Sample, load_dataset
+from wsss.data import Dataset, Sample, evenly_spread, load_dataset
 from wsss.errors import InputError
 from wsss.metrics import classification_scores
 from wsss.store import read_mask
