@@ -214,7 +214,9 @@ def test_history_holds_means_between_evaluations(data: dict[str, Dataset], tmp_p
         read_history(tmp_path / "4")
 
 
-@pytest.mark.parametrize(("kind", "precision"), [("unrolled", "fp32"), ("unrolled", "bf16"), ("unet", "fp32")])
+@pytest.mark.parametrize(
+    ("kind", "precision"), [("unrolled", "float32"), ("unrolled", "bfloat16"), ("unet", "float32")]
+)
 def test_it_learns(data: dict[str, Dataset], tmp_path: Path, kind: str, precision: str) -> None:
     update = {"steps": 70, "lr": 3e-2, "precision": precision, "evaluate_every": 35, "colour_jitter": 0}
     config = CONFIG.model_copy(update=update)

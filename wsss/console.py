@@ -20,7 +20,7 @@ from wsss.configs import find_config
 from wsss.errors import InputError
 from wsss.processes import lost, processes, size, tells
 from wsss.progress import printable
-from wsss.settings import validation_line
+from wsss.settings import renamed, validation_line
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -121,7 +121,8 @@ def _cyclopts_line(error: cyclopts.CycloptsError) -> str:
     if isinstance(cause, ValidationError):
         option = validation_line(cause)
         return f"--{option.replace('_', '-', option.split(':')[0].count('_'))}"
-    return " ".join(str(error).split())
+    token = error.token.value if isinstance(error, cyclopts.CoercionError) and error.token else None
+    return " ".join(str(error).split()) + renamed(token)
 
 
 def _fail(line: str) -> int:
