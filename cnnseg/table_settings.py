@@ -38,6 +38,13 @@ class RowConfig(Config):
     published_f1: dict[int, float] = Field(default_factory=dict)
     """budget -> F1; 0: after the classifier's training"""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _former(cls, row: Any) -> Any:
+        if isinstance(row, dict) and "network" in row:
+            raise ValueError(f"network is called kind; expected kind: {row['network']}")
+        return row
+
     @field_validator("kind")
     @classmethod
     def _segments(cls, kind: Kind) -> Kind:

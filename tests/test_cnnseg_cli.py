@@ -238,8 +238,8 @@ def test_mistakes(trained: Path, place: Path, refused: Callable[..., str]) -> No
     assert "made with other settings: config.lr was 0.001, is 0.01 now" in refused(
         "train-classifier", "--name", "start", "--lr", 0.01
     )
-    assert refused("train-classifier", "--network", "unet").startswith("--network unet: `cnnseg train-unrolled`")
-    assert refused("train-unrolled", "--network", "classifier").startswith("--network classifier: `cnnseg train-cl")
+    assert refused("train-classifier", "--kind", "unet").startswith("--kind unet: expected classifier; `cnnseg train-")
+    assert refused("train-unrolled", "--kind", "classifier").startswith("--kind classifier: expected another kind; `cnn")
     assert refused("train-classifier", "--budget", 5).startswith("--budget 5: a classifier learns from image-level")
     assert "has 4 images with masks" in refused("train-unrolled", "--budget", 5)
     assert "no such file, and no" in refused("train-unrolled", "--classifier", "nowhere")
@@ -379,6 +379,7 @@ def test_what_a_table_shows() -> None:
         ({"training": {"seed": 1}}, "training: seed is the table's; give it under seeds"),
         ({"rows": [TABLE["rows"][0]] * 2}, "each may stand there once"),
         ({"rows": [{"label": "x", "kind": "classifier"}]}, "rows.0.kind: a classifier gives no masks"),
+        ({"rows": [{"label": "x", "network": "unet"}]}, "network is called kind; expected kind: unet"),
         ({"rows": [{"label": "x", "kind": "unets"}]}, "rows.0.kind: Input should be 'unrolled', "),
         ({"colour": 3}, "colour: Extra inputs are not permitted"),
     ],

@@ -35,7 +35,7 @@ def renamed(value: object) -> str:
     """A closing clause for a value that older versions had another name for; empty for all others.
 
     >>> renamed("bf16")
-    '; bf16 is called bfloat16'
+    ' (bf16 is called bfloat16)'
     """
     today = FORMER_PRECISIONS.get(value) if isinstance(value, str) else None
-    return "" if today is None else f"; {value} is called {today}"
+    return "" if today is None else f" ({value} is called {today})"
