@@ -25,7 +25,7 @@ def open_data(data: str, split: str, root: Path | None, *, masks: bool = True) -
 
     dataset = load_dataset(data, split, root)
     if not len(dataset):
-        raise InputError(f"--split {split}: data set {dataset.name} has no images in it")
+        raise InputError(f"`split` {split}: data set {dataset.name} has no images in it")
     if masks:
         dataset.check_maskable()
     return dataset
@@ -68,7 +68,7 @@ def join_seeds(
     begin = time.monotonic()
     folders = {folder.name: folder for folder in (resolve_run(run, runs) for run in seeds)}
     if len(folders) < 2 or len(folders) < len(seeds):
-        raise InputError(f"--seeds {' '.join(seeds)}: expected two or more runs of different names")
+        raise InputError(f"`seeds` {' '.join(seeds)}: expected two or more runs of different names")
     config.check(len(seeds))
     sources = {
         run: Stage.read(folder / "seeds", kind="seeds", class_names=dataset.class_names)

@@ -129,7 +129,7 @@ def maps_of(output: Any, *, second: bool = False) -> Tensor:
     """
     if isinstance(output, Mapping):
         if "out" not in output:
-            raise InputError(f"network: gives {', '.join(map(str, output))}; expected class maps by the name 'out'")
+            raise InputError(f"network: expected class maps by the name 'out', got {', '.join(map(str, output))}")
         return output["out"]
     if isinstance(output, list | tuple):
         return output[1 if second else 0]
@@ -148,7 +148,7 @@ def predicted_region(maps: Tensor, class_index: int) -> Tensor:
         raise InputError(f"maps: shape {tuple(maps.shape)}; expected (B, C, H, W)")
     classes = maps.shape[1]
     if not 0 <= class_index < classes:
-        raise InputError(f"class {class_index}: the maps have classes 0 to {classes - 1}")
+        raise InputError(f"class {class_index}: expected 0 to {classes - 1}, the classes of the maps")
     found = maps > 0 if classes == 1 else maps.argmax(1, keepdim=True) == class_index
     return found.to(maps.dtype)
 

@@ -153,5 +153,5 @@ def _encoder_name(architecture: str) -> tuple[str, bool]:
     """segmentation-models-pytorch's name, and whether the strides are to be moved."""
     name = architecture.split(".")[0]
     if name not in ENCODERS:
-        raise InputError(f"--architecture {architecture}: no U-Net on it; {did_you_mean(name, ENCODERS)}")
+        raise InputError(f"`architecture` {architecture}: no U-Net on it; {did_you_mean(name, ENCODERS)}")
     return name.removesuffix(VERSION_1), name.endswith(VERSION_1)

@@ -242,9 +242,9 @@ CASES = [
                 r"runs/one/metrics\.json: not valid JSON|not written by wsss evaluate",
                 content("runs/one/metrics.json", "{"),
             ),
-            ("--alpha nan", r"--alpha nan: must be greater than 0", None),
+            ("--alpha nan", r"--alpha nan: expected more than 0", None),
             ("--stage maps", r"--stage maps: no such stage", None),
-            ("--runs affinity.safetensors", r"--runs affinity\.safetensors: is a file; expected a folder", None),
+            ("--runs affinity.safetensors", r"--runs affinity\.safetensors: expected a folder, .*got a file", None),
             ("--root nowhere", r"--root nowhere: no such folder", None),
         )
     ),
@@ -264,7 +264,7 @@ CASES = [
     ),
     Case(
         f"wsss evaluate one {ON}",
-        r"labels\.csv: its columns are a, b; due are",
+        r"labels\.csv: expected the columns image, classes.*, got a, b",
         content("data/labels.csv", "a,b\n1,2\n"),
     ),
     Case(f"wsss evaluate nothing {ON}", r"nothing: no such run in runs", None),
@@ -288,18 +288,18 @@ CASES = [
             ),
             (
                 f"{A} --out affinity.safetensors",
-                r"--out affinity\.safetensors: is a file; expected a folder",
+                r"--out affinity\.safetensors: expected a folder, .*got a file",
                 None,
                 None,
             ),
             (f"{A} --out affinity.safetensors/sub", r"affinity\.safetensors", None, None),
             (
                 f"{A} --runs affinity.safetensors",
-                r"--runs affinity\.safetensors: is a file; expected a folder",
+                r"--runs affinity\.safetensors: expected a folder, .*got a file",
                 None,
                 None,
             ),
-            (f"{A} --top 0", r"--top 0: the classifier has 1 to 2 classes", None, None),
+            (f"{A} --top 0", r"--top 0: expected 1 to 2", None, None),
             (f"{A} --classes cart", r"class 'cart' is unknown to the classifier: did you mean 'cat'", None, None),
             (f"{A} --method lrpp", r"method 'lrpp' is unknown: did you mean 'lrp'", None, None),
             (f"{A} data/a.png", r"two files are named a", None, None),
@@ -335,12 +335,12 @@ CASES = [
     ),
     Case(
         f"vitseg explain {A} --architecture test_vit --weights code.pth",
-        r"--weights code\.pth: holds more than weights, and reading that could run code",
+        r"--weights code\.pth: expected weights alone, got more, and to read that could run code",
         pickled,
     ),
     Case(
         f"cnnseg explain {A} --architecture test_resnet --weights code.pth",
-        r"--weights code\.pth: holds more than weights",
+        r"--weights code\.pth: expected weights alone",
         pickled,
     ),
     Case(
@@ -358,7 +358,7 @@ CASES = [
         Case(f"vitseg seeds {ON} {BY_VIT} {more}", told, spoil, made)
         for more, told, spoil, made in (
             ("--shard 5/4", r"--shard 5/4: expected i/n", None, None),
-            ("--batch-size 0", r"--batch-size 0: at least 1", None, None),
+            ("--batch-size 0", r"--batch-size 0: expected at least 1", None, None),
             ("--name one", r"runs/one/seeds: made with other settings", None, None),
             (
                 "--name new",
@@ -389,12 +389,12 @@ CASES = [
         Case(f"{family} segmentation-test {by} --device cpu {more}", told, spoil)
         for family, by in (("vitseg", "--classifier vit"), ("cnnseg", "--classifier cnn"))
         for more, told, spoil in (
-            ("", r"--data or --images: give", None),
+            ("", r"--data or --images: expected", None),
             ("--images data/images", r"--images data/images: needs --masks", None),
             ("--images data/images --masks data/masks", r"image data/images/x\.png: no mask", None),
             (ON, r"no mask shows a class.*--foreground-value 255", BINARY),
             (f"{ON} --foreground-value 999", r"--foreground-value 999: expected a pixel value", None),
-            (f"{ON} --name a/b", r"--name a/b: is no name of a folder", None),
+            (f"{ON} --name a/b", r"--name a/b: expected the name of a folder", None),
         )
     ),
     # the other commands of cnnseg
@@ -443,7 +443,7 @@ CASES = [
     ),
     Case(
         f"cnnseg segment {A} --network seg --out affinity.safetensors",
-        r"--out affinity\.safetensors: is a file; expected a folder",
+        r"--out affinity\.safetensors: expected a folder, .*got a file",
         None,
     ),
     Case(
@@ -458,9 +458,9 @@ CASES = [
     ),
     Case(
         f"cnnseg explain-segmentation {A} --network seg --out affinity.safetensors",
-        r"--out affinity\.safetensors: is a file; expected a folder",
+        r"--out affinity\.safetensors: expected a folder, .*got a file",
     ),
-    Case("cnnseg export --network seg --out net.pt", r"--out net\.pt: a name that ends in \.onnx is due", None),
+    Case("cnnseg export --network seg --out net.pt", r"--out net\.pt: expected a name that ends in \.onnx", None),
     Case(f"cnnseg evolution {ON} --network cnn --out page.txt", r"page\.txt|cnn", None),
     Case("cnnseg run-table nowhere", r"nowhere: no such file", None),
     # affinity
@@ -494,7 +494,7 @@ CASES = [
             spoil,
         )
         for more, told, spoil in (
-            ("--batch-size 0", r"--batch-size 0: at least 1", None),
+            ("--batch-size 0", r"--batch-size 0: expected at least 1", None),
             ("", r"affinity network affinity\.safetensors: .*not finite", weights("affinity.safetensors", np.nan)),
             (
                 "",

@@ -129,7 +129,7 @@ def test_the_model_is_untouched(used_model: VisionTransformer, method: str) -> N
 def test_the_model_is_untouched_by_a_failure(used_model: VisionTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
     with untouched(used_model), pytest.raises(InputError, match=r"images of \(24, 32\).*dynamic_img_size=True"):
         explain(used_model, noise(1, 3, 24, 32))
-    with untouched(used_model), pytest.raises(InputError, match="targets: 0 to 5; the model has classes 0 to 4"):
+    with untouched(used_model), pytest.raises(InputError, match="targets: expected classes 0 to 4, got 0 to 5"):
         explain(used_model, noise(2, 3, 24, 24), [0, 5])
 
     def broken(*_: object, **__: object) -> Tensor:
@@ -204,7 +204,7 @@ def test_unsupported_parts_are_named() -> None:
     ("arguments", "line"),
     [
         ({"method": "rolout"}, "method 'rolout' is unknown: did you mean 'rollout'"),
-        ({"first_block": 3}, "first_block 3: the model has blocks 0 to 2"),
+        ({"first_block": 3}, "`first_block` 3: expected a block of the model, 0 to 2"),
         ({"targets": -1}, "targets: -1 to -1; the model has classes 0 to 4"),
         ({"targets": [1, 2, 3]}, r"targets: shape \(3,\) for 2 images"),
         ({"targets": [[], []]}, r"targets: shape \(2, 0\) for 2 images|targets: dtype"),

@@ -358,7 +358,7 @@ def test_reading_a_stage(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no seeds there .*`vitseg seeds .or cnnseg seeds.` makes it"):
         Stage.read(tmp_path, kind="seeds")
     opened(tmp_path)
-    with pytest.raises(InputError, match="holds seeds, masks are due"):
+    with pytest.raises(InputError, match="expected masks, got seeds"):
         Stage.read(tmp_path, kind="masks")
     with pytest.raises(InputError, match="seeds made for other classes: cat, dog; this data set has: dog, cat"):
         Stage.read(tmp_path, kind="seeds", class_names=("dog", "cat"))

@@ -196,7 +196,7 @@ def seeds(
 
     find_method(cfg.method)
     take_shard(shard)
-    check_positive("--batch-size", batch_size)
+    check_positive(batch_size=batch_size)
     dataset = load_dataset(data, split, root)
     path = find_checkpoint(classifier, runs)
     model = load_classifier(path)
@@ -265,7 +265,7 @@ def explain(
 
     take_shard(shard)
     if (classifier is None) == (architecture is None):
-        raise InputError("--classifier or --architecture: give one of the two")
+        raise InputError("--classifier or --architecture: expected one of the two")
     if classifier is not None:
         model = load_classifier(find_checkpoint(classifier, runs))
     else:
@@ -305,7 +305,7 @@ def explore(
     from wsss.training import choose_device
 
     if (classifier is None) == (architecture is None):
-        raise InputError("--classifier or --architecture: give one of the two")
+        raise InputError("--classifier or --architecture: expected one of the two")
     if classifier is not None:
         path = find_checkpoint(classifier, runs)
         model, title = load_classifier(path), f"{checkpoint_name(path)}: ViT classifier"

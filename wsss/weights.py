@@ -19,26 +19,26 @@ from wsss.store import atomic
 _ENTRY = "relseg"
 
 
-def read_weights(path: Path, option: str) -> dict[str, Tensor]:
+def read_weights(path: Path, argument: str) -> dict[str, Tensor]:
     """The state dict of a file (.safetensors, .pth), on the CPU.
 
     No code of the file is run: a pickle that holds more than tensors is refused.
 
     Raises:
-        InputError: naming `option`, if it cannot be read, or has values that are not finite.
+        InputError: naming `argument`, if it cannot be read, or has values that are not finite.
     """
     if not path.is_file():
-        raise InputError(f"{option} {path}: no such file (or the word 'pretrained')")
+        raise InputError(f"`{argument}` {path}: no such file (or the word 'pretrained')")
     try:
         state = load_state_dict(str(path), use_ema=False, weights_only=True)
     except Exception as error:  # torch, pickle and safetensors each raise their own
         if "Unsupported global: GLOBAL" in f"{error} {error.__cause__}":  # a class, or a function to be called
             raise InputError(
-                f"{option} {path}: holds more than weights, and reading that could run code of whoever made it; save "
-                "the weights alone: torch.save(model.state_dict(), FILE), or safetensors"
+                f"`{argument}` {path}: expected weights alone, got more, and to read that could run code of whoever "
+                "made it; save them alone: torch.save(model.state_dict(), FILE), or safetensors"
             ) from None
-        raise InputError(f"{option} {path}: not a readable file of weights ({type(error).__name__})") from None
-    check_finite(state, f"{option} {path}")
+        raise InputError(f"`{argument}` {path}: not a readable file of weights ({type(error).__name__})") from None
+    check_finite(state, f"`{argument}` {path}")
     return state
 
 
@@ -50,7 +50,7 @@ def fitting(
     Counters of batch norm may be missing, as in files of old versions of PyTorch.
 
     Args:
-        source: option and file, for the message.
+        source: argument and file, for the message.
         of: the model that the weights should be of.
 
     Raises:
@@ -119,7 +119,7 @@ def check_finite(state: Mapping[str, Tensor], source: str) -> None:
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
             raise InputError(
                 f"{source}: {name} has values that are not finite, as a training leaves that went astray; train again "
-                "with a lower --lr, or take another file"
+                "with a lower `lr`, or take another file"
             )
 
 

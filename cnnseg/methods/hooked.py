@@ -183,7 +183,7 @@ def _forward(model: nn.Module, images: Tensor) -> Tensor:
     """Class scores (B, C). InputError in one line for images that the model does not take."""
     try:
         logits = model(images)
-    except torch.OutOfMemoryError:
+    except (InputError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError, AssertionError) as error:
         height, width = images.shape[2:]

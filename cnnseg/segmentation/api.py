@@ -105,7 +105,7 @@ def segment(
 def check_segments(network: Network) -> None:
     """InputError if a network makes no masks."""
     if not network.module.segments or network.masks == 0:
-        raise InputError(f"--network: a {network.kind} that was trained without masks does not segment")
+        raise InputError(f"`network`: a {network.kind} that was trained without masks does not segment")
 
 
 def read_photograph(image: Photograph) -> Image.Image:

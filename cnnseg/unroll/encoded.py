@@ -99,7 +99,7 @@ def check_scores(logits: Any, name: str) -> Tensor:
     """Class scores (B, C), single precision or wider. InputError if a classifier gives anything else."""
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"class scores are due, (B, C); {name} gives {found}")
+        raise InputError(f"expected class scores (B, C), {name} gives {found}")
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 

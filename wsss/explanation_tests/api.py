@@ -105,11 +105,11 @@ def perturbation_test(
         tested: ModelUnderTest, photographs: Photographs, due: np.ndarray
     ) -> Generator[None, None, dict[str, np.ndarray]]:
         if photographs.pixels.shape[1] != len(mean):
-            raise InputError(f"images: {photographs.pixels.shape[1]} channels, mean has {len(mean)}")
+            raise InputError(f"images: expected {len(mean)} channels, as mean has, got {photographs.pixels.shape[1]}")
         lowest, highest = (NEGATIVE, 0) if photographs.outputs == 1 else (0, photographs.outputs - 1)
         if due.min() < lowest or due.max() > highest:
             hint = f"; of one output 0 is that output, {NEGATIVE} the other class" if lowest else ""
-            raise InputError(f"targets: {due.min()} to {due.max()}; the model has classes {lowest} to {highest}{hint}")
+            raise InputError(f"targets: expected classes {lowest} to {highest}, got {due.min()} to {due.max()}{hint}")
         return perturb(tested, photographs, torch.from_numpy(due), judged, batch_size=batch_size)
 
     results = _tested("perturbation", tested, evaluate, images, targets, batch_size, ids, progress)
@@ -162,7 +162,7 @@ def segmentation_test(
     ) -> Generator[None, None, dict[str, np.ndarray]]:
         if truths.shape[1:] != tuple(photographs.pixels.shape[2:]):
             raise InputError(
-                f"masks: {truths.shape[1:]} of images {tuple(photographs.pixels.shape[2:])}; they must be of one size "
+                f"masks: expected {tuple(photographs.pixels.shape[2:])}, as the images, got {truths.shape[1:]} "
                 "(resize masks to the nearest pixel)"
             )
         held.update(np.unique(truths).tolist())
@@ -218,11 +218,11 @@ def _tested(
     """Run a test over all batches; results per image of all of them."""
     what, read = {"perturbation": ("targets", read_targets), "segmentation": ("masks", read_masks)}[test]
     if batch_size < 1:
-        raise InputError(f"batch_size {batch_size}: at least 1")
+        raise InputError(f"batch_size {batch_size}: expected at least 1")
     due = None if truths is None else read(truths)
     names = None if ids is None else [str(name) for name in ids]
     if names is not None and len(set(names)) < len(names):
-        raise InputError(f"ids: a name stands there twice among {len(names)}")
+        raise InputError(f"ids: expected each once, got one twice among {len(names)}")
     parts: list[dict[str, np.ndarray]] = []
 
     def steps() -> Iterator[None]:

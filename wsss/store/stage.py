@@ -104,7 +104,7 @@ class Stage:
         new = json.loads(json.dumps(new, default=str))  # as it will be read back: tuples are lists, paths text
         path = folder / MANIFEST
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder}: is a file; write into another run")
+            raise InputError(f"{folder}: expected a folder, or a name that is free, got a file; write into another run")
         with locked(folder / f".{MANIFEST}.lock"):
             others = [entry.name for entry in os.scandir(folder) if entry.name[0] != "." and entry.name != MANIFEST]
             if path.exists() and (others or _read_manifest(folder)["history"]):
@@ -142,7 +142,7 @@ class Stage:
             raise InputError(f"{folder}: no {what} there (no {MANIFEST}){maker}")
         manifest = _read_manifest(folder)
         if kind not in (None, manifest["kind"]):
-            raise InputError(f"{folder}: holds {manifest['kind']}, {kind} are due")
+            raise InputError(f"{folder}: expected {kind}, got {manifest['kind']}")
         if class_names is not None and tuple(manifest["class_names"]) != tuple(class_names):
             theirs, ours = ", ".join(manifest["class_names"]), ", ".join(class_names)
             raise InputError(f"{folder}: {kind} made for other classes: {theirs}; this data set has: {ours}")
