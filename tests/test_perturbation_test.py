@@ -527,7 +527,8 @@ def test_mistakes_take_one_line(place: Path, command: Callable[..., int], capsys
     assert "--name a/b: expected the name" in refused("--methods", "rollout", "--name", "a/b")
     assert "--name ..: expected the name" in refused("--methods", "rollout", "--name", "..")
     assert "--methods: names none" in refused("--methods")
-    assert "--methods rollout,gradcam: expected names separated by spaces, got commas: rollout gradcam" in refused(
+    line = refused("--methods", "rollout,gradcam")
+    assert "--methods rollout,gradcam: expected names separated by spaces, got commas: rollout gradcam" in line
         "--methods", "rollout,gradcam"
     )
     assert "--first-block 99: expected a block of the model" in refused("--methods", "rollout", "--first-block", 99)
