@@ -14,7 +14,7 @@ from affinity.labels import LabelsConfig
 from affinity.refine import RefineConfig
 from affinity.runs import files_of, join_seeds, joint_name, older_than, open_data, open_run
 from affinity.settings import CHECKPOINT, STATE, TrainConfig
-from wsss.console import Flat, existing_file, note, run, together, versions, warn
+from wsss.console import LISTS, Flat, existing_file, run, together, versions
 from wsss.errors import InputError
 from wsss.options import (
     Data,
@@ -26,16 +26,17 @@ from wsss.options import (
     Shard,
     Workers,
     check_positive,
-    command_line,
     worker_count,
 )
 from wsss.processes import from_first, gathered, is_first, take_shard
+from wsss.progress import note, warn
+from wsss.provenance import command_line
 
 app = App(
     name="affinity",
     version=versions,
     help="Seeds of any method to pseudo-masks: dense CRF, affinity network, random walk.",
-    default_parameter=Parameter(negative_iterable=""),
+    default_parameter=LISTS,
 )
 
 FEW_FOREGROUND = 0.02

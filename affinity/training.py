@@ -16,11 +16,11 @@ from affinity.checkpoint import save_affinity_network
 from affinity.loss import affinity_loss, stride_labels
 from affinity.network import AffinityNetwork
 from affinity.settings import CHECKPOINT, STATE, STRIDE, TrainConfig
-from wsss.console import note, track
 from wsss.data import IGNORE
 from wsss.distributed import OwnBatches, all_sum, same_start, sum_gradients, whole_batch
 from wsss.errors import InputError
 from wsss.processes import is_first, rank
+from wsss.progress import note, track
 from wsss.training import EpochBatches, loader_errors, read_state, save_state, stable_seed
 
 

@@ -16,7 +16,7 @@ from cnnseg.seed_commands import evolution, seeds
 from cnnseg.segmentation.commands import export, list_decoders, pseudo_masks, segment, train_segmentation
 from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.settings import NETWORKS, NetworkConfig, TrainConfig
-from wsss.console import Flat, Several, note, run, together, versions
+from wsss.console import LISTS, Flat, run, together, versions
 from wsss.errors import InputError
 from wsss.options import (
     Data,
@@ -30,6 +30,7 @@ from wsss.options import (
     check_positive,
     worker_count,
 )
+from wsss.progress import note
 
 if TYPE_CHECKING:
     from wsss.data import Dataset
@@ -38,7 +39,7 @@ app = App(
     name="cnnseg",
     version=versions,
     help="Explanations of CNNs and the tests that evaluate them; unrolled LRP as a segmentation network; seeds.",
-    default_parameter=Parameter(negative_iterable=""),
+    default_parameter=LISTS,
 )
 app.command(explain)
 app.command(list_methods)
@@ -222,7 +223,7 @@ def run_table(
     /,
     *,
     out: Path | None = None,
-    only: Annotated[list[str] | None, Several] = None,
+    only: list[str] | None = None,
     weights: str | None = None,
     root: Root = None,
     runs: Runs = Path("runs"),

@@ -17,10 +17,10 @@ from torch import Tensor
 from cnnseg.models import Network
 from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.views import likely_outputs, look, resized
-from wsss.console import track
 from wsss.data import BACKGROUND, IGNORE, Dataset, Sample, check_foreground
 from wsss.errors import InputError
 from wsss.metrics import ClassificationScores, ConfusionMatrix, classification_scores
+from wsss.progress import track
 from wsss.store import write_mask
 
 PAPER_SIDE = 256

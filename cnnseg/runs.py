@@ -15,11 +15,11 @@ from cnnseg.reading import Reading, find_reading
 from cnnseg.sampling import check_agreement, sample_masks
 from cnnseg.settings import BEST, CHOSEN, LAST, STAGE, STATE, NetworkConfig, TrainConfig
 from cnnseg.training import Trained, train_network
-from wsss.console import note, warn
 from wsss.data import Dataset, Sample, check_foreground
 from wsss.errors import InputError
-from wsss.options import command_line
 from wsss.processes import from_first, is_first
+from wsss.progress import note, warn
+from wsss.provenance import command_line
 from wsss.store import DATA, Training, file_hash, inputs_of
 from wsss.store.inputs import Inputs
 from wsss.training import choose_device, stable_seed

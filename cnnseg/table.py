@@ -17,10 +17,10 @@ from cnnseg.scores import evaluate_checkpoint, is_evaluation_of, read_scores
 from cnnseg.settings import BEST, CHOSEN, LAST, STAGE
 from cnnseg.table_settings import VOC, Cell, RowConfig, TableConfig, classifier_run
 from cnnseg.training import is_finished
-from wsss.console import note
 from wsss.data import Dataset
 from wsss.errors import InputError
-from wsss.options import command_line
+from wsss.progress import note
+from wsss.provenance import command_line
 from wsss.store import atomic, read_json, write_json
 
 BEST_LABEL = "best: chosen on the validation split"

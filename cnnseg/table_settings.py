@@ -13,8 +13,8 @@ from pydantic import Field, PositiveInt, ValidationError, field_validator, model
 from cnnseg.reading import find_reading
 from cnnseg.settings import Kind, NetworkConfig, TrainConfig
 from wsss.configs import find_config
-from wsss.console import Config, validation_line
 from wsss.errors import InputError
+from wsss.settings import Config, validation_line
 
 VOC = "voc12"
 """The data set of the published figures; beside figures of another they would be no comparison."""

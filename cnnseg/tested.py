@@ -14,12 +14,12 @@ from cnnseg.classifiers import input_size, load_imagenet_cnn
 from cnnseg.models import PlainClassifier, find_network, load_network
 from cnnseg.settings import BACKGROUND_CLASS, BEST, STAGE, EvaluationConfig
 from cnnseg.unroll import UnrolledNetwork
-from wsss.console import warn
 from wsss.errors import InputError
 from wsss.explanation import Explanation
 from wsss.explanation_tests.explainer import Explainer
 from wsss.explanation_tests.settings import chosen_names
 from wsss.explanation_tests.tested import ModelUnderTest
+from wsss.progress import warn
 from wsss.store import file_hash
 
 

@@ -21,11 +21,11 @@ from cnnseg.models import Network, save_network
 from cnnseg.optimiser import ENCODERS, make_optimizer, set_lr
 from cnnseg.settings import BEST, LAST, STATE, TrainConfig
 from cnnseg.snapshots import SNAPSHOTS, pictured_samples, write_snapshot
-from wsss.console import note, track
 from wsss.data import Dataset, Sample, check_foreground
 from wsss.distributed import OwnBatches, all_sum, part_of, same_start, sum_gradients, whole_batch
 from wsss.errors import InputError
 from wsss.processes import is_first, size
+from wsss.progress import note, track
 from wsss.training import loader_errors, read_state, save_state, stable_seed
 
 

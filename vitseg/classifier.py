@@ -17,12 +17,12 @@ from torchvision.transforms import v2
 from vitseg.hybrid import freeze_levels, split_name, trunk_of
 from vitseg.models import HEAD, Classifier, create_classifier, save_classifier
 from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig
-from wsss.console import note, track
 from wsss.data import Dataset, Sample
 from wsss.distributed import OwnBatches, all_sum, same_start, sum_gradients, whole_batch
 from wsss.errors import InputError
 from wsss.metrics import ClassificationScores, classification_scores
 from wsss.processes import is_first, rank
+from wsss.progress import note, track
 from wsss.training import EpochBatches, loader_errors, read_state, save_state, stable_seed
 
 UNKNOWN = -1

@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from vitseg.checkpoints import checkpoint_name, find_checkpoint
 from vitseg.evaluation_commands import perturbation_test, segmentation_test
 from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig, ExplainConfig, SeedConfig
-from wsss.console import Flat, note, run, together, versions
+from wsss.console import LISTS, Flat, run, together, versions
 from wsss.errors import InputError
 from wsss.explorer.options import Host, Port
 from wsss.options import (
@@ -26,9 +26,10 @@ from wsss.options import (
     Runs,
     Shard,
     check_positive,
-    command_line,
 )
 from wsss.processes import from_first, take_shard
+from wsss.progress import note
+from wsss.provenance import command_line
 
 if TYPE_CHECKING:
     from wsss.data import Dataset, Sample
@@ -39,7 +40,7 @@ app = App(
     name="vitseg",
     version=versions,
     help="Relevance through vision transformers: explanations of images, and seeds for segmentation.",
-    default_parameter=Parameter(negative_iterable=""),
+    default_parameter=LISTS,
 )
 app.command(perturbation_test)
 app.command(segmentation_test)

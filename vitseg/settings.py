@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from wsss.console import Config, Several
 from wsss.explanation_tests import settings as explanation_tests
+from wsss.settings import Config
 
 CHECKPOINT = "classifier.safetensors"
 """Name of a finished classifier in its stage folder."""
@@ -16,7 +16,7 @@ CHECKPOINT = "classifier.safetensors"
 STATE = "resume.pt"
 """What a training that was killed goes on from, beside it."""
 
-Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1), Several]
+Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
 class ClassifierConfig(Config):
@@ -87,7 +87,7 @@ class SeedConfig(Config):
     attention_walk: int | None = Field(None, ge=0)
     """steps that maps are walked over the model's own attention, which spreads them over whole objects; 0: none; if not
     given, 2 for transformer_attribution and generic_attention, else 0"""
-    attention_blocks: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), Several] | None = None
+    attention_blocks: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
     """blocks whose attention is walked over; from two thirds of the depth to five sixths if not given (8 9 of 12)"""
     competition: bool | None = None
     """the classes of an image compete for each patch, which keeps a person's map off the dog beside; with an attention

@@ -14,14 +14,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wsss.console import console, note, run, versions
+from wsss.console import LISTS, console, run, versions
 from wsss.entries import ALPHAS, MetricEntry, save_metrics
 from wsss.errors import InputError
 from wsss.options import Data, ForegroundValue, Root, Runs, Workers, worker_count
+from wsss.progress import note
 
-app = App(name="wsss", help="Images, labels and numbers of weakly supervised segmentation.", version=versions)
+app = App(
+    name="wsss",
+    version=versions,
+    help="Images, labels and numbers of weakly supervised segmentation.",
+    default_parameter=LISTS,
+)
 
-Many = Parameter(negative_iterable="")
 OptionalData = Annotated[
     str | None,
     Parameter(help="Data set: a YAML file, or a name below configs/data. Without it: tests alone."),
@@ -32,7 +37,7 @@ OptionalData = Annotated[
 def data_check(
     *,
     data: Data,
-    split: Annotated[list[str] | None, Many] = None,
+    split: list[str] | None = None,
     foreground_value: ForegroundValue = None,
     root: Root = None,
     workers: Workers = None,
@@ -77,8 +82,8 @@ def evaluate(
     split: str,
     root: Root = None,
     runs: Runs = Path("runs"),
-    stage: Annotated[list[str] | None, Many] = None,
-    alpha: Annotated[list[float] | None, Many] = None,
+    stage: list[str] | None = None,
+    alpha: list[float] | None = None,
     foreground_value: ForegroundValue = None,
     workers: Workers = None,
 ) -> None:
@@ -122,7 +127,7 @@ def evaluate(
 
 @app.command
 def compare(
-    names: Annotated[list[str], Parameter(negative_iterable="")],
+    names: list[str],
     /,
     *,
     data: OptionalData = None,

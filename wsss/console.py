@@ -1,46 +1,36 @@
-"""What the four commands share: how they start, fail, and show progress."""
+"""What the four commands share: how they start, how they read their options, how they fail."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import cyclopts
 from cyclopts import App, Parameter
 from cyclopts.config import Yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from wsss.configs import find_config
 from wsss.errors import InputError
-from wsss.processes import is_first, lost, processes, size, tells
+from wsss.processes import lost, processes, size, tells
+from wsss.progress import printable
+from wsss.settings import validation_line
 
-T = TypeVar("T")
 console = Console(highlight=False, soft_wrap=True)
 
 
-class Config(BaseModel):
-    """Base of every configuration: typed, frozen, and closed to unknown keys.
-
-    On the command line its fields become options (``Annotated[SomeConfig, Flat]``); a docstring under a field is
-    the option's help.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
 Flat = Parameter(name="*")
-"""Annotation that spreads a ``Config`` into plain options: ``cfg: Annotated[Cfg, Flat] = Cfg()``."""
+"""Annotation that spreads a `wsss.settings.Config` into plain options: ``cfg: Annotated[Cfg, Flat] = Cfg()``."""
 
 
-Several = Parameter(consume_multiple=True)
-"""Annotation of a list option that takes several values at once: ``--sizes 224 384``."""
+LISTS = Parameter(consume_multiple=True, negative_iterable="")
+"""Default of every command's parameters: a list option takes ``--sizes 224 384`` and ``--sizes 224 --sizes 384``."""
 
 
 _TOGETHER = "works_together"
@@ -126,13 +116,6 @@ def _outcome(app: App, tokens: list[str] | None) -> int:
         return 130
 
 
-def validation_line(error: ValidationError) -> str:
-    """A pydantic error in one line: the first field at fault, what is wrong, what was given."""
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"]) or error.title
-    return f"{field}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})"
-
-
 def _cyclopts_line(error: cyclopts.CycloptsError) -> str:
     cause = error.__cause__
     if isinstance(cause, ValidationError):
@@ -145,40 +128,6 @@ def _fail(line: str) -> int:
     if tells():
         print(f"error: {printable(line)}", file=sys.stderr)
     return 2
-
-
-def printable(line: str) -> str:
-    """One line that every terminal takes: names of files may hold line breaks, and bytes that are no UTF-8."""
-    return " ".join(line.split()).encode("utf-8", "backslashreplace").decode()
-
-
-def note(line: str) -> None:
-    """A line for the user, on standard output; of several processes the first prints it."""
-    if is_first():
-        console.print(line.encode("utf-8", "backslashreplace").decode(), markup=False)
-
-
-def warn(line: str) -> None:
-    """One line of warning, on standard error."""
-    print(f"warning: {printable(line)}", file=sys.stderr)
-
-
-def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Iterate and show progress with time left; where there is no terminal, about ten plain lines in all."""
-    total = len(items) if total is None and hasattr(items, "__len__") else total  # type: ignore[arg-type]
-    if not is_first():
-        yield from items
-        return
-    if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-            yield from bar.track(items, total=total, description=description)
-        return
-    step = -(-(total or 1000) // 10)
-    for count, item in enumerate(items, start=1):
-        yield item
-        if count % step == 0 or count == total:
-            note(f"{description}: {count}/{total if total is not None else '?'}")
 
 
 def existing_file(path: Path, option: str) -> Path:

@@ -21,11 +21,12 @@ from cnnseg.regions.settings import (
 )
 from cnnseg.segmentation.commands import Which
 from cnnseg.settings import BEST, LAST
-from wsss.console import Flat, note, together, warn
+from wsss.console import Flat, together
 from wsss.errors import InputError
 from wsss.explanation_tests.options import Split
 from wsss.options import Data, Device, OutFolder, Root, Runs, Shard, check_positive
 from wsss.processes import take_shard
+from wsss.progress import note, warn
 
 NetworkOption = Annotated[
     str | None, Parameter(help="Checkpoint (.safetensors), or the name of a run that holds one; of --settings its own.")
@@ -34,12 +35,12 @@ NetworkOption = Annotated[
 
 @together
 def explain_segmentation(
-    images: Annotated[list[Path] | None, Parameter(negative_iterable="")] = None,
+    images: list[Path] | None = None,
     /,
     *,
     network: NetworkOption = None,
     class_name: Annotated[str | None, Parameter(name="--class")] = None,
-    pixel: Annotated[list[str] | None, Parameter(negative_iterable="")] = None,
+    pixel: list[str] | None = None,
     region: Path | None = None,
     all_classes: bool = False,
     all_layers: bool = False,

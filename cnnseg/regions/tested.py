@@ -18,11 +18,11 @@ from cnnseg.regions.layers import list_layers, usual_layer
 from cnnseg.regions.settings import RegionEvaluationConfig
 from cnnseg.segmentation.segmenting import stride_of
 from cnnseg.settings import LAST, STAGE
-from wsss.console import warn
 from wsss.errors import InputError, did_you_mean
 from wsss.explanation import Explanation
 from wsss.explanation_tests.explainer import Explainer
 from wsss.explanation_tests.tested import ModelUnderTest
+from wsss.progress import warn
 from wsss.store import file_hash
 
 RANDOM = "random"

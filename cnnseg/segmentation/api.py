@@ -15,10 +15,10 @@ from cnnseg.models import Network
 from cnnseg.segmentation.segmenting import Segmentation, segment_pictures
 from cnnseg.segmentation.settings import SegmentConfig
 from cnnseg.settings import BEST, LAST
-from wsss.console import validation_line
 from wsss.data import read_image
 from wsss.data.files import as_photograph
 from wsss.errors import InputError, did_you_mean
+from wsss.settings import validation_line
 from wsss.training import choose_device
 
 Photograph = str | Path | Image.Image | np.ndarray

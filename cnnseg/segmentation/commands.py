@@ -15,7 +15,7 @@ from cnnseg.segmentation.settings import (
     ViewsConfig,
 )
 from cnnseg.settings import BEST, LAST
-from wsss.console import Flat, Several, note, together
+from wsss.console import Flat, together
 from wsss.errors import InputError
 from wsss.options import (
     Data,
@@ -30,6 +30,7 @@ from wsss.options import (
     check_positive,
 )
 from wsss.processes import take_shard
+from wsss.progress import note
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,7 +50,7 @@ Precision = Annotated[Literal["fp32", "bf16"], Parameter(help="bf16: autocast to
 @together
 def train_segmentation(
     *,
-    masks: Annotated[list[str], Several],
+    masks: list[str],
     data: Data,
     split: str,
     val_split: str | None = None,
@@ -144,7 +145,7 @@ def pseudo_masks(
 
 @together
 def segment(
-    images: Annotated[list[Path], Parameter(negative_iterable="")],
+    images: list[Path],
     /,
     *,
     network: NetworkOption,
@@ -215,7 +216,7 @@ def export(
     out: Path,
     format: Literal["onnx", "safetensors"] = "onnx",
     which: Which = "last",
-    photographs: Annotated[list[Path] | None, Several] = None,
+    photographs: list[Path] | None = None,
     runs: Runs = Path("runs"),
 ) -> None:
     """Write a network into one file: ONNX, to be used without this toolkit, or a checkpoint of half the size.

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsss.console import track
 from wsss.data import IGNORE
 from wsss.errors import InputError
 from wsss.explanation import NEGATIVE, evaluating
@@ -21,6 +20,7 @@ from wsss.explanation_tests.protocols import CUT, REMOVAL
 from wsss.explanation_tests.results import TestResult, compare_tests, result_of
 from wsss.explanation_tests.segmentation import segment
 from wsss.explanation_tests.tested import ModelUnderTest, Photographs, classify
+from wsss.progress import track
 
 __all__ = ["TestResult", "compare_tests", "perturbation_test", "segmentation_test"]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss.console import note
 from wsss.data import Dataset, Sample, check_foreground, foreground_set, load_dataset, paired_folders
 from wsss.entries import TestEntry, save_tests
 from wsss.errors import InputError
@@ -31,7 +30,8 @@ from wsss.explanation_tests.settings import EvaluationConfig
 from wsss.explanation_tests.tables import print_section
 from wsss.explanation_tests.targets import target_outputs
 from wsss.explanation_tests.tested import ModelUnderTest, classify, squeeze, stack
-from wsss.options import command_line
+from wsss.progress import note
+from wsss.provenance import command_line
 from wsss.report.explanation import test_sections
 from wsss.training import choose_device
 

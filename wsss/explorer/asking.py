@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
-from wsss.console import validation_line
 from wsss.errors import InputError
 from wsss.explorer import pictures
 from wsss.explorer.drawing import Mode, Stroke, after_stroke, combined
@@ -20,6 +19,7 @@ from wsss.explorer.explained import ExplainedModel, LayerChoice, Progress, Regio
 from wsss.explorer.sessions import Made, Photograph, Session, Sessions
 from wsss.explorer.uploads import read_photograph
 from wsss.explorer.work import Done, Waiting, Worker
+from wsss.settings import validation_line
 from wsss.store import voc_palette
 
 NO_PHOTOGRAPH = "Open a photograph first; those of visitors who are idle for half an hour are forgotten."
