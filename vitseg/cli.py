@@ -254,7 +254,7 @@ def explain(
     weights
         Weights of --architecture: 'pretrained' (fetched by timm) or a file.
     classes
-        Classes to explain, by name (by index, of an ImageNet model); may be given several times.
+        Classes to explain, by name; of an ImageNet model by index or name (281, 'tabby cat').
     top
         Number of most probable classes to explain where none is named.
     out

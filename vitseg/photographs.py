@@ -17,10 +17,10 @@ from vitseg.methods import find_method
 from vitseg.models import Classifier
 from vitseg.seeds import class_maps
 from vitseg.settings import ExplainConfig, SeedConfig
-from wsss.console import validation_line
 from wsss.errors import InputError
 from wsss.explanation import Explanation, class_targets, evaluating
 from wsss.maps import input_size
+from wsss.settings import validation_line
 
 
 def explain_photograph(

@@ -163,7 +163,7 @@ class ExplainConfig(Config):
     options below change single settings of either"""
     method: str = "transformer_attribution"
     """explanation method, see list-methods"""
-    sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1), Several] | None = None
+    sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
     """the photograph is explained at each of these sizes (side of the square of equal area) and the maps are averaged;
     plain: the model's own size, seed: 224 320 448"""
     flip: bool | None = None
@@ -175,7 +175,7 @@ class ExplainConfig(Config):
     attention_walk: int | None = Field(None, ge=0)
     """steps that maps are walked over the model's own attention; plain: 0, the explanation itself, seed: 2 for
     transformer_attribution and generic_attention"""
-    attention_blocks: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), Several] | None = None
+    attention_blocks: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
     """blocks whose attention is walked over; from two thirds of the depth to five sixths if not given (8 9 of 12)"""
     competition: bool | None = None
     """the classes that are explained compete for each patch; plain: no, seed: with an attention walk"""
