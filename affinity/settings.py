@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from wsss.settings import Config
+from wsss.settings import Config, MixedPrecision
 
 CHECKPOINT = "affinity_net.safetensors"
 """Name of a finished network in its stage folder."""
@@ -113,8 +113,8 @@ class TrainConfig(Config):
     """weight decay"""
     poly_power: float = Field(0.9, ge=0)
     """the learning rate falls as (1 - step / steps) to this power"""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: convolutions in bfloat16 (autocast); the loss is always computed in float32"""
+    precision: MixedPrecision = "float32"
+    """bfloat16: convolutions in bfloat16 (autocast); the loss is always computed in float32"""
     export: Literal["float16", "float32"] = "float16"
     """precision of the weights in the finished checkpoint"""
     seed: int = Field(0, ge=0)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from wsss.explanation_tests import settings as explanation_tests
-from wsss.settings import Config
+from wsss.settings import Config, MixedPrecision
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 """Names of the checkpoints in the stage folder ``network`` of a run."""
@@ -66,8 +66,8 @@ Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 class NetworkConfig(Config):
     """Which network is trained, and where its weights start."""
 
-    network: Kind = "unrolled"
-    """network, see list-networks"""
+    kind: Kind = "unrolled"
+    """kind of network, see list-networks"""
     architecture: str = "resnet50"
     """CNN of the encoder: timm's or torchvision's name; resnet50_v1 is a ResNet-50 version 1 (stride in the first 1x1
     convolution)"""
@@ -148,8 +148,8 @@ class TrainConfig(Config):
     """largest norm of the gradient; none if not given"""
     frozen_statistics: bool = True
     """the encoder's batch norm keeps its ImageNet statistics instead of those of each batch"""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: autocast to bfloat16 (twice as fast on CPUs and GPUs that have it)"""
+    precision: MixedPrecision = "float32"
+    """bfloat16: autocast to it (twice as fast on CPUs and GPUs that have it)"""
     evaluate_every: int = Field(1000, ge=1)
     """steps between evaluations on the validation split"""
     evaluate_images: int | None = Field(None, ge=1)

@@ -525,7 +525,7 @@ def test_pixels_of_a_network_that_is_read_elsewhere() -> None:
     torch.testing.assert_close(pixels, unroll(made.module.model)(images)[1][:, [1]].clamp(min=0))
     assert identity(made, SeedConfig()) != identity(made, SeedConfig(layer=PIXELS))
     strict = create_network(
-        NetworkConfig(network="unrolled_pixels", architecture="test_resnet", weights="none"), ("dog", "cat")
+        NetworkConfig(kind="unrolled_pixels", architecture="test_resnet", weights="none"), ("dog", "cat")
     )
     assert identity(strict, SeedConfig()) == identity(strict, SeedConfig(layer=PIXELS)) == SeedConfig().identity
 

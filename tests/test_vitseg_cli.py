@@ -21,7 +21,7 @@ from wsss.console import run
 from wsss.data import load_dataset
 from wsss.store import read_json, read_seed
 
-TINY = {"--architecture": "test_vit", "--weights": "none", "--epochs": 2, "--batch-size": 2, "--precision": "fp32"}
+TINY = {"--architecture": "test_vit", "--weights": "none", "--epochs": 2, "--batch-size": 2, "--precision": "float32"}
 QUICK = ["--sizes", "32", "--first-block", "1"]
 Vitseg = Callable[..., int]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from wsss.explanation_tests import settings as explanation_tests
-from wsss.settings import Config
+from wsss.settings import Config, MixedPrecision
 
 CHECKPOINT = "classifier.safetensors"
 """Name of a finished classifier in its stage folder."""
@@ -59,8 +59,8 @@ class ClassifierConfig(Config):
     """weight decay"""
     clip: float | None = Field(1.0, gt=0)
     """largest norm of a gradient; null in a YAML file: no clipping"""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """bf16: autocast to bfloat16 (twice as fast on CPUs and GPUs that have it)"""
+    precision: MixedPrecision = "bfloat16"
+    """bfloat16: autocast to it (twice as fast on CPUs and GPUs that have it)"""
     export: Literal["float16", "float32"] = "float32"
     """precision of the weights in the finished checkpoint"""
     seed: int = Field(0, ge=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -18,9 +18,10 @@ from rich.console import Console
 
 from wsss.configs import find_config
 from wsss.errors import InputError
+from wsss.naming import named, naming
 from wsss.processes import lost, processes, size, tells
 from wsss.progress import printable
-from wsss.settings import validation_line
+from wsss.settings import renamed, validation_line
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -83,7 +84,11 @@ def _outcome(app: App, tokens: list[str] | None) -> int:
         app.config = source
         if size() > 1 and not getattr(app.parse_args(tokens, exit_on_error=False, print_error=False)[0], _TOGETHER, 0):
             raise InputError(f"{' '.join(tokens[:1])}: works in one process; start it without torchrun")
-        return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        with naming(lambda: _options(app, tokens)):
+            try:
+                return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+            except InputError as error:
+                raise InputError(named(str(error))) from error
 
     if app.meta.default_command is None:
         app.meta.default(launch)
@@ -116,12 +121,23 @@ def _outcome(app: App, tokens: list[str] | None) -> int:
         return 130
 
 
+def _options(app: App, tokens: Sequence[str]) -> dict[str, str]:
+    """Argument -> option of the command that the tokens call; those of nested settings too, by their own names."""
+    found: dict[str, str] = {}
+    for argument in app.parse_commands(tokens)[1][-1].assemble_argument_collection():
+        option = next((name for name in argument.names if name.startswith("--")), None)
+        if option is not None and argument.show:
+            found.setdefault(argument.keys[-1] if argument.keys else argument.field_info.name, option)
+    return found
+
+
 def _cyclopts_line(error: cyclopts.CycloptsError) -> str:
     cause = error.__cause__
     if isinstance(cause, ValidationError):
         option = validation_line(cause)
         return f"--{option.replace('_', '-', option.split(':')[0].count('_'))}"
-    return " ".join(str(error).split())
+    token = error.token.value if isinstance(error, cyclopts.CoercionError) and error.token else None
+    return " ".join(str(error).split()) + renamed(token)
 
 
 def _fail(line: str) -> int:

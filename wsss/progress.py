@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from wsss.naming import named
 from wsss.processes import is_first
 
 T = TypeVar("T")
@@ -23,12 +24,12 @@ def printable(line: str) -> str:
 def note(line: str) -> None:
     """A line for the user, on standard output; of several processes the first prints it."""
     if is_first():
-        print(line.encode("utf-8", "backslashreplace").decode(), flush=True)
+        print(named(line).encode("utf-8", "backslashreplace").decode(), flush=True)
 
 
 def warn(line: str) -> None:
     """One line of warning, on standard error."""
-    print(f"warning: {printable(line)}", file=sys.stderr)
+    print(f"warning: {printable(named(line))}", file=sys.stderr)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:

@@ -31,6 +31,7 @@ from wsss.options import (
 )
 from wsss.processes import take_shard
 from wsss.progress import note
+from wsss.settings import MixedPrecision
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,7 +45,7 @@ Which = Annotated[
     Parameter(help="last: the end of the training; best: the checkpoint that was chosen on the validation split."),
 ]
 BatchSize = Annotated[int, Parameter(help="Images of one size that go through the network together.")]
-Precision = Annotated[Literal["fp32", "bf16"], Parameter(help="bf16: autocast to bfloat16.")]
+Precision = Annotated[MixedPrecision, Parameter(help="bfloat16: autocast to it.")]
 
 
 @together
@@ -104,7 +105,7 @@ def pseudo_masks(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     batch_size: BatchSize = 4,
-    precision: Precision = "fp32",
+    precision: Precision = "float32",
     shard: Shard = "1/1",
     views: Annotated[ViewsConfig, Flat] = ViewsConfig(),
 ) -> None:
@@ -155,7 +156,7 @@ def segment(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     batch_size: BatchSize = 4,
-    precision: Precision = "fp32",
+    precision: Precision = "float32",
     workers: int = 2,
     shard: Shard = "1/1",
     cfg: Annotated[SegmentConfig, Flat] = SegmentConfig(),

@@ -36,7 +36,7 @@ def write_pseudo_masks(
     views: ViewsConfig = ViewsConfig(),
     device: str = "auto",
     batch_size: int = 4,
-    precision: str = "fp32",
+    precision: str = "float32",
 ) -> int:
     """Write stages ``masks`` and ``refined`` into the run `folder`; returns the number of images made.
 

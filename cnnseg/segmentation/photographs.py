@@ -84,7 +84,7 @@ def segment_photographs(
     overlays: bool = True,
     device: str = "cpu",
     batch_size: int = 4,
-    precision: str = "fp32",
+    precision: str = "float32",
     workers: int = 2,
 ) -> Written:
     """Write ``masks/NAME.png``, ``overlays/NAME.jpg`` and ``shares.csv`` into `out`.

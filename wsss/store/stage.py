@@ -18,6 +18,7 @@ from wsss.provenance import commit, versions
 from wsss.store.atomic import locked, read_json, remove_leftovers, write_json
 from wsss.store.locks import holders, writing
 from wsss.store.records import Record, inspect
+from wsss.store.spelling import respelt
 
 MANIFEST = "manifest.json"
 MADE_BY = {
@@ -73,6 +74,7 @@ class Stage:
         content: Mapping[str, str] | None = None,
         sources: Mapping[str, Path] | None = None,
         otherwise: str = OTHERWISE,
+        formerly: Mapping[str, str] | None = None,
         alone: Callable[[], bool] = lambda: True,
     ) -> Stage:
         """Open a stage to write into: a new folder, or one that was made with the same settings, to go on there.
@@ -80,7 +82,8 @@ class Stage:
         `config` is everything that changes the results (not the split: several may share the folder). `inputs` maps
         the name of each input to its fingerprint. `suffix` is that of the image files, such as ".npz". `content` is
         what a training learns from (`wsss.store.training`); `sources` says where the inputs lie, for `wsss status`
-        alone. `otherwise` is the remedy that a refusal names, `alone` whether no other process writes here.
+        alone. `otherwise` is the remedy that a refusal names, `formerly` what older versions
+        called settings (`respelt`), `alone` whether no other process writes here.
         Temporaries of killed writers are removed. Raises InputError saying which setting differs from the manifest's.
         """
         folder = Path(folder)
@@ -107,7 +110,8 @@ class Stage:
             if path.exists() and (others or _read_manifest(folder)["history"]):
                 manifest = _read_manifest(folder)
                 for key in ("protocol", *_IDENTITY):
-                    _same(folder, key, manifest[key], new[key], otherwise)
+                    old = respelt(manifest[key], formerly) if key == "config" else manifest[key]
+                    _same(folder, key, old, new[key], otherwise)
             elif others:
                 raise InputError(
                     f"{folder}: holds files but no {MANIFEST}; write into another run or delete the folder"
