@@ -41,7 +41,7 @@ def explain(
     images
         Photographs.
     classes
-        Classes to explain, by name (by index, of an ImageNet model).
+        Classes to explain, by name; of an ImageNet model by index or name (281, 'tabby cat').
     top
         Number of most probable classes to explain where none is named.
     out

@@ -35,7 +35,8 @@ def explain(
     """Explain photographs: one overlay for each of the top or the named classes.
 
     Either with a classifier of train-classifier (--classifier), or with any ImageNet ViT of timm (--architecture,
-    --weights).
+    --weights). The map is that of vitseg.explain for the photograph at the model's own size (--preset plain), or the
+    smoother one that vitseg seeds makes (--preset seed); in Python: vitseg.explain_photograph.
 
     Parameters
     ----------
@@ -48,16 +49,19 @@ def explain(
     weights
         Weights of --architecture: 'pretrained' (fetched by timm) or a file.
     classes
-        Classes to explain, by name (by index, of an ImageNet model); may be given several times.
+        Classes to explain, by name; of an ImageNet model by index or name (281, 'tabby cat').
     top
         Number of most probable classes to explain where none is named.
     out
         Folder of the overlays, IMAGE_CLASS.png.
     """
+    from vitseg.methods import find_method
     from vitseg.models import load_classifier, load_imagenet_vit
+    from vitseg.photographs import settings_for
     from vitseg.pictures import explain_photographs
     from wsss.training import choose_device
 
+    find_method(cfg.method)
     take_shard(shard)
     if (classifier is None) == (architecture is None):
         raise InputError("--classifier or --architecture: give one of the two")
@@ -65,7 +69,7 @@ def explain(
         model = load_classifier(find_checkpoint(classifier, runs))
     else:
         model = load_imagenet_vit(architecture, weights)
-    where = choose_device(device, cfg.dtype)
+    where = choose_device(device, settings_for(model, cfg).dtype)
     explain_photographs(model, images, out, cfg, classes=classes, top=top, full_size=full_size, device=where)
 
 
