@@ -15,6 +15,7 @@ from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig, ExplainConfig, 
 from wsss.console import Flat, note, run, together, versions
 from wsss.errors import InputError
 from wsss.explorer.options import Host, Port
+from wsss.extensions import source_file
 from wsss.options import (
     Data,
     Device,
@@ -193,7 +194,7 @@ def seeds(
     from wsss.store import config_of, file_hash
     from wsss.training import choose_device
 
-    find_method(cfg.method)
+    method = find_method(cfg.method)
     take_shard(shard)
     check_positive("--batch-size", batch_size)
     dataset = load_dataset(data, split, root)
@@ -214,6 +215,7 @@ def seeds(
         config=cfg.identity,
         inputs={"classifier": file_hash(path), "data": dataset.name},
         sources={"classifier": path},
+        code=source_file(method.compute),
         command=command_line("vitseg"),
     )
 
