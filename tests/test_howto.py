@@ -26,8 +26,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         mask[100:200, 100:200] = 1 + (name == "astronaut")
         write_mask(tmp_path / "my_data/masks", name, mask.numpy())
     (tmp_path / "imagenet").mkdir()
-    for name in ("n02123045", "n02124075"):
-        Image.fromarray(photographs.chelsea()).save(tmp_path / "imagenet" / f"{name}_cat.jpg")
+    Image.fromarray(photographs.chelsea()).save(tmp_path / "imagenet/n02123045_cat.jpg")
     (tmp_path / "my_imagenet.yaml").write_text("name: mine\nlayout: imagenet\nroot: imagenet\n")
     with as_it_was(tmp_path, monkeypatch):
         yield tmp_path
@@ -43,3 +42,36 @@ def test_add_a_method(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert manifest["config"]["method"] == "gradient_rollout"
     assert len(manifest["inputs"]["method"]) == 16
     assert list((place / "explanations").glob("cat_*.png"))
+
+
+def test_add_a_rule(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run_page("howto_rule.md")
+    out = capfd.readouterr().out
+    assert "absolute_flat" in out and "convolution Absolute(" in out
+    assert list((place / "explanations").glob("cat_*.png"))
+
+
+def test_add_a_kind_of_data_set(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_pets(place / "pets")
+    run_page("howto_data_set.md")
+    assert "no problems found" in capfd.readouterr().out
+    assert read_json(place / "runs/lrp_vit/metrics.json")["entries"][0]["miou"] > 0
+
+
+def test_another_backbone(place: Path) -> None:
+    run_page("howto_backbone.md")
+    assert (place / "runs/small/affinity_net/affinity_net.safetensors").is_file()
+
+
+def write_pets(folder: Path) -> None:
+    """Two images in the way of the Oxford-IIIT Pet data set; trimaps: 1 the animal, 2 background, 3 its border."""
+    for name in ("images", "annotations/trimaps"):
+        (folder / name).mkdir(parents=True)
+    for name in ("Bengal_1", "beagle_2"):
+        Image.fromarray(photographs.chelsea()).save(folder / "images" / f"{name}.jpg")
+        trimap = torch.full((300, 451), 2, dtype=torch.uint8)
+        trimap[50:250, 100:300], trimap[100:200, 150:250] = 3, 1
+        Image.fromarray(trimap.numpy()).save(folder / "annotations/trimaps" / f"{name}.png")
+    lines = "# a comment\nBengal_1 6 1 1\nbeagle_2 5 2 2\n"
+    for split in ("trainval", "test"):
+        (folder / f"annotations/{split}.txt").write_text(lines)
