@@ -91,8 +91,7 @@ def explain(
         if given.ndim != 4:  # what stands in front is of the classifier itself
             explained, given = nn.Sequential(*unwrapped.front, explained), images.detach().clone()
         with fitting_channels(given), chosen.following():
-            maps, logits = chosen.compute(Question(_plain(explained, given), given, targets, composite, layer))
-    maps, logits = maps.detach(), logits.detach()
+            maps, logits = chosen.maps(Question(_plain(explained, given), given, targets, composite, layer))
     wanted, many = class_targets(targets, logits)
     if many:
         return Explanation(maps, wanted, logits, method)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from vitseg.checkpoints import find_checkpoint
 from vitseg.settings import SeedConfig
 from wsss.console import Flat, together
+from wsss.extensions import source_file
 from wsss.options import Data, Device, Root, Runs, Shard, check_positive
 from wsss.processes import take_shard
 from wsss.provenance import command_line
@@ -55,7 +56,7 @@ def seeds(
     from wsss.store import config_of, file_hash
     from wsss.training import choose_device
 
-    find_method(cfg.method)
+    method = find_method(cfg.method)
     take_shard(shard)
     check_positive("--batch-size", batch_size)
     dataset = load_dataset(data, split, root)
@@ -76,5 +77,6 @@ def seeds(
         config=cfg.identity,
         inputs={"classifier": file_hash(path), "data": dataset.name},
         sources={"classifier": path},
+        code=source_file(method.compute),
         command=command_line("vitseg"),
     )

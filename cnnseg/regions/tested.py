@@ -22,6 +22,7 @@ from wsss.errors import InputError, did_you_mean
 from wsss.explanation import Explanation
 from wsss.explanation_tests.explainer import Explainer
 from wsss.explanation_tests.tested import ModelUnderTest
+from wsss.extensions import source_file
 from wsss.progress import warn
 from wsss.store import file_hash
 
@@ -112,7 +113,13 @@ def explainer_named(name: str, model: nn.Module, *, score: str = "logit") -> Exp
     said = options | margin
     explain = partial(_explained, method=method, **options)
     return Explainer(
-        method, explain, options=said, variants=tuple(said.values()), remedy="try --precision float64", many=True
+        method,
+        explain,
+        options=said,
+        variants=tuple(said.values()),
+        remedy="try --precision float64",
+        many=True,
+        code=source_file(takes.compute),
     )
 
 
