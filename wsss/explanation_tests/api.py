@@ -112,7 +112,7 @@ def perturbation_test(
             raise InputError(f"targets: {due.min()} to {due.max()}; the model has classes {lowest} to {highest}{hint}")
         return perturb(tested, photographs, torch.from_numpy(due), judged, batch_size=batch_size)
 
-    results = _tested("perturbation", tested, evaluate, images, targets, batch_size, ids, progress)
+    results = _run_test("perturbation", tested, evaluate, images, targets, batch_size, ids, progress)
     return result_of("perturbation", judged.name, tested.name, results, f"{len(results['ids'])} images; {REMOVAL}")
 
 
@@ -171,7 +171,7 @@ def segmentation_test(
         return results
 
     tested = _tested(model, (0.0,) * 3, (1.0,) * 3)
-    results = _tested("segmentation", tested, evaluate, images, masks, batch_size, ids, progress)
+    results = _run_test("segmentation", tested, evaluate, images, masks, batch_size, ids, progress)
     if 1 not in held:
         hint = "; the object is 1, 255 is ignored: give masks > 0" if IGNORE in held else ": there is no object in them"
         raise InputError(f"masks: hold {' and '.join(map(str, sorted(held)))} alone{hint}")
@@ -205,7 +205,7 @@ def _tested(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> Mo
     return ModelUnderTest(model, (), tuple(mean), tuple(std), (0, 0), type(model).__name__)
 
 
-def _tested(
+def _run_test(
     test: str,
     tested: ModelUnderTest,
     evaluate: Evaluate,
