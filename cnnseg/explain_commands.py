@@ -41,11 +41,11 @@ def explain(
     images
         Photographs.
     classes
-        Classes to explain, by name (by index, of an ImageNet model).
+        Classes to explain, by name; of an ImageNet model by index or name (281, 'tabby cat').
     top
         Number of most probable classes to explain where none is named.
     out
-        Folder of the overlays, IMAGE_CLASS.METHOD[.RULES][.LAYER].png.
+        Folder of the overlays, ``IMAGE_CLASS.METHOD[.RULES][.LAYER].png``.
     """
     from cnnseg.photographs import explain_photographs
     from cnnseg.tested import find_model

@@ -15,10 +15,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from small_run import finish, make_data
 from torch import Tensor, nn
+from vitseg.explain import explain
 
 import vitseg.tested
 from vitseg.cli import app
-from vitseg.explain import explain
 from vitseg.models import Classifier, create_classifier, save_classifier
 from vitseg.settings import EvaluationConfig
 from vitseg.tested import explainer_of, find_explainers, model_under_test
@@ -529,8 +529,6 @@ def test_mistakes_take_one_line(place: Path, command: Callable[..., int], capsys
     assert "--methods: names none" in refused("--methods")
     line = refused("--methods", "rollout,gradcam")
     assert "--methods rollout,gradcam: expected names separated by spaces, got commas: rollout gradcam" in line
-        "--methods", "rollout,gradcam"
-    )
     assert "--first-block 99: expected a block of the model" in refused("--methods", "rollout", "--first-block", 99)
     assert not (place / "runs/trained.rollout").exists()  # refused before a stage was opened
     assert "expected one of the two" in refused("--classifier", "trained", "--architecture", "test_vit")

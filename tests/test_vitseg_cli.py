@@ -257,5 +257,5 @@ def test_list_of_methods(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("options", [[], ["--method", "rollout"]])
 def test_explain_keeps_its_own_defaults_beside_other_options(options: list[str]) -> None:
     _, bound, _ = app.parse_args(["explain", "x.jpg", "--architecture", "vit_tiny_patch16_224", *options])
-    settings = bound.arguments.get("cfg", ExplainConfig())
+    settings = bound.arguments.get("cfg", ExplainConfig()).settled(side=224, first_block=1)
     assert (settings.rules, settings.power) == ("robust", 1)

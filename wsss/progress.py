@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -10,6 +11,9 @@ from wsss.naming import named
 from wsss.processes import is_first
 
 T = TypeVar("T")
+
+LONG = 10.0
+"""Seconds after which a few items are counted one by one."""
 
 
 def printable(line: str) -> str:
@@ -29,19 +33,30 @@ def warn(line: str) -> None:
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Iterate and show progress with time left; where there is no terminal, about ten plain lines in all."""
+    """Iterate and show progress: a bar with time left; where there is no terminal, a line per tenth and the last.
+
+    Less than ten items get a line before the last only where one takes long, and a single one gets none.
+    """
     total = len(items) if total is None and hasattr(items, "__len__") else total  # type: ignore[arg-type]
     if not is_first():
         yield from items
-        return
-    if sys.stdout.isatty():
+    elif sys.stdout.isatty():
         yield from _with_bar(items, description, total)
-        return
+    else:
+        yield from _with_lines(items, description, total)
+
+
+def _with_lines(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
     step = -(-(total or 1000) // 10)
+    count, told = 0, time.monotonic()
     for count, item in enumerate(items, start=1):
         yield item
-        if count % step == 0 or count == total:
+        due = count % step == 0 and (total is None or total >= 10 or time.monotonic() - told > LONG)
+        if due and count != total:
             note(f"{description}: {count}/{total if total is not None else '?'}")
+            told = time.monotonic()
+    if count > 1:
+        note(f"{description}: {count}/{total if total is not None else count}")
 
 
 def _with_bar(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:

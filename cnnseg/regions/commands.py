@@ -66,7 +66,7 @@ def explain_segmentation(
         Class whose score is explained, "background" too; unless given the one that covers most of the region, or most
         of the photograph beside background.
     pixel
-        A pixel of the photograph, X,Y from its upper left, as the region; may be given several times.
+        Pixels of the photograph, each X,Y from its upper left, as the region.
     region
         PNG of the photograph's size as the region: what is not 0.
     all_classes
