@@ -12,9 +12,8 @@ from torch.nn import functional as F
 
 from affinity.hybrid import Stages, is_hybrid, load_trunk, resolve
 from affinity.settings import STRIDE, NetworkConfig
-from wsss.backbones import create_backbone
+from wsss.backbones import create_backbone, strides_first
 from wsss.errors import InputError
-from wsss.weights import strides_first
 
 
 class AffinityNetwork(nn.Module):

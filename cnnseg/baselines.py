@@ -12,8 +12,9 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wsss.backbones import strides_first
 from wsss.errors import InputError, did_you_mean
-from wsss.weights import fitting, strides_first
+from wsss.weights import fitting
 
 WIDTHS = (256, 128, 64, 32, 16)
 """Channels of the decoder's blocks, the ones of segmentation-models-pytorch."""

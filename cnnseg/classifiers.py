@@ -10,9 +10,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from wsss.backbones import strides_first
 from wsss.errors import InputError, did_you_mean
 from wsss.fetching import fetching
-from wsss.weights import fitting, read_weights, strides_first
+from wsss.weights import fitting, read_weights
 
 FIRST_VERSION = "_v1"
 """Ending of a ResNet's name: version 1, its strides in the first 1x1 convolutions."""

@@ -9,8 +9,8 @@ import torchvision
 from torch import nn
 
 from cnnseg.baselines import Baseline, create_fcn, create_unet, load_encoder
+from wsss.backbones import strides_first
 from wsss.errors import InputError
-from wsss.weights import strides_first
 
 
 def count(module: nn.Module) -> int:

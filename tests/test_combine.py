@@ -169,7 +169,7 @@ def test_mistakes_are_one_line(place: Path, affinity: Callable[..., int], capsys
         "combine", "--seeds", "one", "two", "--weights", 1, 2, 3
     )
     assert "`affinity labels` makes it" in refused("train", "--seeds", "one", "two")
-    assert "refined: no walked scores there; `affinity refine`" in refused(
+    assert "refined: no seeds there (no manifest.json); `affinity refine` makes it" in refused(
         "labels", "--seeds", "one", "--from", "refined"
     )
     assert not (place / "runs/one+two").exists()

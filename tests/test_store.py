@@ -355,8 +355,10 @@ def test_histories_of_many_writers_all_arrive(tmp_path: Path) -> None:
 
 
 def test_reading_a_stage(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no seeds there .*`vitseg seeds .or cnnseg seeds.` makes it"):
+    with pytest.raises(InputError, match=r"no seeds there \(no manifest.json\)$"):
         Stage.read(tmp_path, kind="seeds")
+    with pytest.raises(InputError, match=r"no seeds there .*; `any seeds` makes it$"):
+        Stage.read(tmp_path, kind="seeds", maker="any seeds")
     opened(tmp_path)
     with pytest.raises(InputError, match="expected masks, got seeds"):
         Stage.read(tmp_path, kind="masks")

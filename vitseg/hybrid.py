@@ -21,9 +21,10 @@ import torch
 from timm.layers import Format, HybridEmbed
 from torch import nn
 
+from wsss.backbones import strides_first
 from wsss.errors import InputError, did_you_mean
 from wsss.fetching import fetching
-from wsss.weights import fitting, read_weights, strides_first
+from wsss.weights import fitting, read_weights
 
 SEPARATOR = "+"
 FIRST_VERSION = "_v1"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from wsss.data import IGNORE, Dataset, Sample, check_foreground
-from wsss.entries import ALPHAS, MAKERS, READING_ALPHA, STAGES, SUFFIX, MetricEntry, stages_of
+from wsss.entries import ALPHAS, READING_ALPHA, STAGES, SUFFIX, MetricEntry, stages_of
 from wsss.errors import InputError, did_you_mean
 from wsss.metrics import ConfusionMatrix, ThresholdSweep, seed_to_mask
 from wsss.parallel import map_parallel
@@ -64,8 +64,8 @@ def evaluate_run(
     chosen = list(stages) if stages else stages_of(run, samples)
     if not chosen:
         raise InputError(
-            f"{run}: holds nothing for split {dataset.split} of {dataset.name}; its stages are made by "
-            f"{MAKERS['seeds']}, {MAKERS['affinity_labels']} and {MAKERS['masks']} with --split {dataset.split}"
+            f"{run}: holds nothing for split {dataset.split} of {dataset.name}; make its {', '.join(STAGES)} for this "
+            "split first"
         )
     check_foreground(dataset, samples)
     entries: list[MetricEntry] = []
@@ -92,10 +92,10 @@ def _check_complete(stage: Stage, name: str, samples: Sequence[Sample], split: s
     missing = [s.id for s in samples if not (stage.folder / f"{s.id}{SUFFIX[STAGES[name]]}").is_file()]
     if missing:
         history = stage.manifest.get("history") or [{}]
-        maker = history[-1].get("command") or MAKERS[name]
+        command = history[-1].get("command") or "the command that makes it"
         raise InputError(
             f"{stage.folder}: {len(missing)} of {len(samples)} images of split {split} are missing "
-            f"(first: {missing[0]}{SUFFIX[STAGES[name]]}); run again with --split {split}: {maker}"
+            f"(first: {missing[0]}{SUFFIX[STAGES[name]]}); run again for split {split}: {command}"
         )
 
 

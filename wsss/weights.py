@@ -121,20 +121,3 @@ def check_finite(state: Mapping[str, Tensor], source: str) -> None:
                 f"{source}: {name} has values that are not finite, as a training leaves that went astray; train again "
                 "with a lower `lr`, or take another file"
             )
-
-
-def strides_first(network: nn.Module) -> int:
-    """Make a ResNet of bottlenecks version 1: the stride of a block from its 3x3 convolution to its first 1x1.
-
-    He et al., "Deep Residual Learning", CVPR 2016, as published; timm and torchvision build version 1.5. Both
-    have the same keys, so nothing but the accuracy tells that weights of the one are used with the other. Returns
-    the number of blocks changed.
-    """
-    changed = 0
-    for module in network.modules():
-        first, second = getattr(module, "conv1", None), getattr(module, "conv2", None)
-        convolutions = isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)
-        if convolutions and first.kernel_size == (1, 1) and second.stride == (2, 2):
-            first.stride, second.stride = second.stride, first.stride
-            changed += 1
-    return changed

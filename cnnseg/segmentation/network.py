@@ -15,11 +15,11 @@ from torch.nn import functional as F
 
 from cnnseg.classifiers import FIRST_VERSION, normalisation
 from cnnseg.segmentation.settings import DECODERS, SegmentationConfig
-from wsss.backbones import PACKAGE, quiet
+from wsss.backbones import PACKAGE, quiet, strides_first
 from wsss.backbones import read_weights as read_timm_weights
 from wsss.errors import InputError, did_you_mean
 from wsss.fetching import fetching
-from wsss.weights import fitting, read_weights, strides_first
+from wsss.weights import fitting, read_weights
 
 TIMM = "tu-"
 """What segmentation-models-pytorch puts before the names of timm's models."""

@@ -233,7 +233,7 @@ class _Counter:
 
 
 def _check_stage(dataset: Dataset, run: Path, name: str, kind: str, what: str, remedy: str) -> None:
-    stage = Stage.read(run / name, kind=kind, class_names=dataset.class_names)
+    stage = Stage.read(run / name, kind=kind, class_names=dataset.class_names, maker="affinity refine")
     require(stage, dataset, what, remedy)
 
 

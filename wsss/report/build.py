@@ -151,7 +151,7 @@ def _check_all_shown(
         if dataset is None:
             raise InputError(
                 f"{run}: no explanation test in its metrics.json; make one with perturbation-test or "
-                "segmentation-test of vitseg or cnnseg, or give `data` and `split` to show seeds and masks"
+                "segmentation-test, or give `data` and `split` to show seeds and masks"
             )
         tests = ", ".join(f"{entry.data} / {entry.split}" for entry in read_tests(run))
         hint = f"; its explanation tests are on {tests}" if tests else "; make the seeds of this split first"
