@@ -321,7 +321,7 @@ def test_a_table(place: Path, cnnseg: Cnnseg, refused: Callable[..., str], capsy
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "train_network", no_training)
-        patch.setattr(scores, "evaluate_network", no_training)
+        patch.setattr(scoring, "evaluate_network", no_training)
         assert cnnseg(*call) == 0
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")} == before
     assert read_json(runs / "small.json") == content

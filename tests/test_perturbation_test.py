@@ -15,10 +15,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from small_run import finish, make_data
 from torch import Tensor, nn
-from vitseg.explain import explain
 
 import vitseg.tested
 from vitseg.cli import app
+from vitseg.explanation import explain
 from vitseg.models import Classifier, create_classifier, save_classifier
 from vitseg.settings import EvaluationConfig
 from vitseg.tested import explainer_of, find_explainers, model_under_test

@@ -15,10 +15,10 @@ from sklearn.metrics import average_precision_score, confusion_matrix, f1_score
 from small_run import finish, make_data
 from test_perturbation_test import METHODS, SIDE, bilinear, blobs, explainer, judged, small_classifier
 from torch import Tensor
-from vitseg.explain import explain
 
 import vitseg.tested
 from vitseg.cli import app
+from vitseg.explanation import explain
 from vitseg.models import Classifier, save_classifier
 from wsss.console import run
 from wsss.data import Dataset, Sample, paired_folders
