@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from small_run import make_data
 
 from cnnseg import runs as stages
+from cnnseg import scores as scoring
 from cnnseg.classifiers import create_classifier
 from cnnseg.cli import app
 from cnnseg.history import read_history
