@@ -64,13 +64,16 @@ IMAGES: dict[str, tuple[Any, str]] = {
     "list": ([noise(3, 24, 24)], "images: expected a torch.Tensor (B, 3, H, W), got a list"),
     "one image": (noise(3, 24, 24), "one image is images[None]"),
     "no image": (noise(0, 3, 24, 24), "expected (B, 3, H, W), B >= 1"),
-    "nan": (NAN, "images: NaN or infinite values in 1; expected finite ones"),
-    "infinite": (noise(2, 3, 24, 24) * math.inf, "images: NaN or infinite values in 0, 1;"),
-    "sparse": (noise(1, 3, 24, 24).to_sparse(), "images: torch.sparse_coo; expected dense ones: images.to_dense()"),
+    "nan": (NAN, "images: expected finite values, got NaN or infinite ones in 1"),
+    "infinite": (noise(2, 3, 24, 24) * math.inf, "got NaN or infinite ones in 0, 1"),
+    "sparse": (noise(1, 3, 24, 24).to_sparse(), "images: expected dense ones, got torch.sparse_coo: images.to_dense()"),
     "grey": (noise(1, 1, 24, 24), "to have 3 channels, but got 1 channels instead"),
     "with alpha": (noise(1, 4, 24, 24), "to have 3 channels, but got 4 channels instead"),
-    "bytes": (torch.zeros(1, 3, 24, 24, dtype=torch.uint8), "images: torch.uint8 on cpu; the model is torch.float64"),
-    "complex": (noise(1, 3, 24, 24) + 0j, "images: torch.complex128 on cpu; the model is torch.float64"),
+    "bytes": (
+        torch.zeros(1, 3, 24, 24, dtype=torch.uint8),
+        "images: expected torch.float64 on cpu, got torch.uint8 on cpu",
+    ),
+    "complex": (noise(1, 3, 24, 24) + 0j, "images: expected torch.float64 on cpu, got torch.complex128 on cpu"),
 }
 OPTIONS: list[tuple[str, dict[str, Any], str]] = [
     *(
@@ -79,15 +82,19 @@ OPTIONS: list[tuple[str, dict[str, Any], str]] = [
         for wrong in (None, 3, ["lrp"])
     ),
     ("vitseg", {"rules": 1.5}, "rules: expected a name, got a float; known: exact, robust"),
-    ("vitseg", {"first_block": "1"}, "first_block '1': expected a whole number"),
-    ("vitseg", {"first_block": 0.5}, "first_block 0.5: expected a whole number"),
-    ("vitseg", {"attention_walk": 0.5}, "attention_walk 0.5: expected a whole number"),
-    ("vitseg", {"attention_walk": 1, "attention_blocks": ["0"]}, "attention_blocks '0': expected a whole number"),
+    ("vitseg", {"first_block": "1"}, "`first_block`: expected a whole number, got '1'"),
+    ("vitseg", {"first_block": 0.5}, "`first_block`: expected a whole number, got 0.5"),
+    ("vitseg", {"attention_walk": 0.5}, "`attention_walk`: expected a whole number, got 0.5"),
+    (
+        "vitseg",
+        {"attention_walk": 1, "attention_blocks": ["0"]},
+        "`attention_blocks`: expected a whole number, got '0'",
+    ),
     ("cnnseg", {"rules": 3}, "rules: expected a name, a Rule, a Composite or a mapping, got a int"),
     ("cnnseg", {"layer": 3}, "layer: expected a name, got a int"),
     *((family, {"targets": "cat"}, "targets: expected class indices") for family in FAMILIES),
-    *((family, {"targets": 99}, "targets: 99 to 99; the model has classes 0 to 4") for family in FAMILIES),
-    *((family, {"targets": 0.5}, "targets: dtype torch.float") for family in FAMILIES),
+    *((family, {"targets": 99}, "targets: expected classes 0 to 4, got 99 to 99") for family in FAMILIES),
+    *((family, {"targets": 0.5}, "targets: expected integer class indices, got torch.float") for family in FAMILIES),
 ]
 
 

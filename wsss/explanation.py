@@ -153,7 +153,7 @@ def check_dense(images: Tensor) -> None:
 def check_integer(value: Any, name: str) -> None:
     """InputError unless an argument is a whole number."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise InputError(f"{name}: expected a whole number, got {value!r:.80}")
+        raise InputError(f"`{name}`: expected a whole number, got {value!r:.80}")
 
 
 @contextmanager
