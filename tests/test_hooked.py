@@ -324,8 +324,8 @@ class Twice(nn.Module):
         ("bdy", "layer 'bdy' is unknown to the model: did you mean 'body'"),
         ("alone", "layer 'alone': gives no maps that reach the class scores"),
         ("pair", "layer 'pair': gives a tuple, no maps, to the class scores"),
-        ("flat", r"layer 'flat': its output is \(3, 4096\); expected maps .* tokens is known of timm's"),
-        ("body.head", r"layer 'body.head': its output is \(4,\); expected maps"),
+        ("flat", r"layer 'flat': expected maps .*, got \(3, 4096\).* tokens is known of timm's"),
+        ("body.head", r"layer 'body.head': expected maps .*, got \(4,\)"),
         ("twice", "layer 'twice': gives 4 outputs for 2 images"),
         ("unused", "layer 'unused': no gradient of the class scores reaches its output"),
     ],
@@ -397,9 +397,9 @@ def test_a_transformer_within_a_model_of_ones_own() -> None:
         explain(model, images(2, 40, 40), 1, "gradcam")
     with pytest.raises(InputError, match=r"^images: this model wants them otherwise$"):  # says it all itself
         explain(Choosy().double().eval(), images(), 1, "gradcam")
-    with pytest.raises(InputError, match=r"layer 'vit.blocks.0.attn.q_norm': its output is .* 4 x 4 patches"):
+    with pytest.raises(InputError, match=r"layer 'vit.blocks.0.attn.q_norm': expected maps .* 4 x 4 patches"):
         explain(model, images(), 1, "gradcam", layer="vit.blocks.0.attn.q_norm")
-    with pytest.raises(InputError, match=r"layer 'attend': its output is \(16, 8\); .* known of timm's"):
+    with pytest.raises(InputError, match=r"layer 'attend': expected maps .*, got \(16, 8\).* known of timm's"):
         explain(Attends().double().eval(), images(), 1, "gradcam", layer="attend")
 
 

@@ -121,7 +121,7 @@ def _read(model: nn.Module) -> _Source:
     ((library, name),) = names
     if library == "torchvision":
         if not isinstance(model.conv_proj, nn.Conv2d):
-            raise InputError(f"{_name(model)}: conv_proj is a {type(model.conv_proj).__name__}; expected one Conv2d")
+            raise InputError(f"{_name(model)}: conv_proj: expected one Conv2d, got a {type(model.conv_proj).__name__}")
         blocks = list(model.encoder.layers)
         attention_heads, size = blocks[0].self_attention.num_heads, (model.image_size, model.image_size)
         return _Source(model, model, blocks, (model.heads,), model.conv_proj, attention_heads, size)

@@ -122,7 +122,7 @@ class _Watch:
         given = self._given.pop()
         if not isinstance(value, Tensor) or not value.is_floating_point():
             kind = value.dtype if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise InputError(f"layer {self._name!r}: gives {kind}; expected maps of numbers")
+            raise InputError(f"layer {self._name!r}: expected maps of numbers, got {kind}")
         self.leaf = value.detach().clone().requires_grad_()
         if any(one._version == version and _share(one, value) for one, version in given):
             return self.leaf.clone()  # it passes on what it was given, and who reads that elsewhere reads no output

@@ -62,4 +62,4 @@ def check_maps(activation: Tensor, layer: str | None) -> None:
     """InputError, naming the layer, if its output (B, ...) has no height and width."""
     if activation.ndim != 4:
         shape = tuple(activation.shape[1:])
-        raise InputError(f"layer {layer!r}: its output is {shape}; expected maps (channels, height, width)")
+        raise InputError(f"layer {layer!r}: expected maps (channels, height, width), got {shape}")

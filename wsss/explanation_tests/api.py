@@ -194,7 +194,7 @@ def _explainer(
         return explainer
     if not callable(explainer):
         raise InputError(
-            f"explainer: a {type(explainer).__name__}; expected a callable (model, images, targets) -> maps"
+            f"explainer: expected a callable (model, images, targets) -> maps, got a {type(explainer).__name__}"
         )
     own = getattr(explainer, "__name__", type(explainer).__name__)
     return Explainer(name or ("explainer" if own == "<lambda>" else own), explainer, class_specific, many)
@@ -245,7 +245,7 @@ def _run_test(
             raise InputError("images: none")
         for name, given in ((what, due), ("ids", names)):
             if given is not None and len(given) != start:
-                raise InputError(f"{name}: {len(given)} for {start} images; expected one an image")
+                raise InputError(f"{name}: expected one for each of {start} images, got {len(given)}")
 
     with evaluating(tested.model):
         total = len(images) if isinstance(images, Tensor) else None if due is None else len(due)
