@@ -131,7 +131,7 @@ PICTURES: dict[str, tuple[Callable[[], object], str]] = {
     "no limits": (lambda: overlay(PICTURE, MAP, limits=(None, 1)), "limits (None, 1): expected two finite values"),
     "photograph": (
         lambda: read_photograph(3),
-        "images: expected a file, a PIL image, or uint8 RGB (H, W, 3), got a int",
+        "images: expected a file, a PIL image, or uint8 RGB (H, W, 3)",
     ),
     "deep photograph": (
         lambda: read_photograph(Image.new("I;16", (8, 8))),

@@ -242,7 +242,7 @@ def test_no_root_names_the_ways_to_give_one(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ("name: x\nlayout: folder", "needs the list of class names"),
         ("name: x\nlayout: voc\nclasses: [cta]", "no VOC class 'cta': did you mean 'cat'"),
-        ("name: x\nlayout: voc\nclasses: [cat, cat]", "'cat' stands there twice"),
+        ("name: x\nlayout: voc\nclasses: [cat, cat]", "expected each name once, got 'cat' twice"),
         ("name: x\nlayout: folder\nclasses: [background, cat]", "'background' cannot be a class name"),
         ("name: x\nlayout: voc\nclass: [cat]", "class: Extra inputs"),
         ("name: [x", "not valid YAML"),

@@ -327,7 +327,7 @@ def test_bad_input_takes_one_line() -> None:
     refused("model: expected a torch.nn.Module, got a function", model=noise)
     refused("model Tuple: gives a tuple for 3 images; expected logits", model=Tuple())
     refused("model Sequential: gives NaN", model=nn.Sequential(net(), Nan()))
-    refused("ids: a name stands there twice", ids=["a", "a", "b"])
+    refused("ids: expected each once", ids=["a", "a", "b"])
     refused("ids: 2, but there are more images", ids=["a", "b"])
     refused("batch_size 0", batch_size=0)
     masks = np.ones((3, SIDE, SIDE), np.uint8)
