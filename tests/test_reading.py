@@ -95,11 +95,11 @@ def test_a_vgg_is_read_as_well() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"network": "unrolled"},
-        {"network": "unrolled", "strides": (32, 8), "stride_layers": "first", "smooth": True, "readout": "mean"},
-        {"network": "unrolled", "learn_weights": True, "rules": "epsilon_plus"},
-        {"network": "ws_ae", "strides": (16, 1), "features": "constant"},
-        {"network": "unrolled_pixels"},
+        {"kind": "unrolled"},
+        {"kind": "unrolled", "strides": (32, 8), "stride_layers": "first", "smooth": True, "readout": "mean"},
+        {"kind": "unrolled", "learn_weights": True, "rules": "epsilon_plus"},
+        {"kind": "ws_ae", "strides": (16, 1), "features": "constant"},
+        {"kind": "unrolled_pixels"},
     ],
 )
 def test_it_goes_round_with_the_file(tmp_path: Path, options: dict) -> None:
