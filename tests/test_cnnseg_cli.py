@@ -239,7 +239,9 @@ def test_mistakes(trained: Path, place: Path, refused: Callable[..., str]) -> No
         "train-classifier", "--name", "start", "--lr", 0.01
     )
     assert refused("train-classifier", "--kind", "unet").startswith("--kind unet: expected classifier; `cnnseg train-")
-    assert refused("train-unrolled", "--kind", "classifier").startswith("--kind classifier: expected another kind; `cnn")
+    assert refused("train-unrolled", "--kind", "classifier").startswith(
+        "--kind classifier: expected another kind; `cnn"
+    )
     assert refused("train-classifier", "--budget", 5).startswith("--budget 5: a classifier learns from image-level")
     assert "has 4 images with masks" in refused("train-unrolled", "--budget", 5)
     assert "no such file, and no" in refused("train-unrolled", "--classifier", "nowhere")

@@ -30,6 +30,7 @@ from wsss.options import (
 from wsss.processes import from_first, take_shard
 from wsss.progress import note
 from wsss.provenance import command_line
+from wsss.words import counted
 
 if TYPE_CHECKING:
     from wsss.data import Dataset, Sample
@@ -328,7 +329,7 @@ def _report_scores(scores: ClassificationScores, dataset: Dataset, path: Path | 
         note(f"{class_name:>16s}  F1 {100 * f1:5.1f}  AP {100 * precision:5.1f}")
     note(
         f"{'mean':>16s}  F1 {100 * scores.macro_f1:5.1f}  AP {100 * scores.mean_average_precision:5.1f}"
-        f"  ({len(dataset)} images of {dataset.name}/{dataset.split}, threshold {scores.threshold})"
+        f"  ({counted(len(dataset), 'image')} of {dataset.name}/{dataset.split}, threshold {scores.threshold})"
     )
     if path is not None:
         content = {

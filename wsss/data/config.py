@@ -16,6 +16,7 @@ from wsss.data.sample import BACKGROUND, IGNORE
 from wsss.data.wordnet import wordnet_ids
 from wsss.errors import InputError, did_you_mean
 from wsss.settings import Config, validation_line
+from wsss.words import counted
 
 VOC_CLASSES = (
     "aeroplane",
@@ -94,7 +95,7 @@ class DataConfig(Config):
                 raise ValueError(f"{field}: {twice[0]!r} stands there twice")
             most = MAX_CLASSES if field == "mask_values" else MAX_LABELS
             if not 1 <= len(names) <= most:
-                raise ValueError(f"{field}: {len(names)} names; 1 to {most} are possible")
+                raise ValueError(f"{field}: {counted(len(names), 'name')}; 1 to {most} are possible")
             for name in names:
                 if name != name.strip() or not name or ";" in name or name == "background":
                     raise ValueError(f"{field}: {name!r} cannot be a class name (background has index 0 by itself)")
