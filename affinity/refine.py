@@ -148,19 +148,13 @@ def refine_seed(
 ) -> Refined:
     """Walk the scores of one image along the affinities of its features, and decide.
 
-    Parameters
-    ----------
-    features
-        (D, ceil(H / 8), ceil(W / 8)) of the affinity network.
-    seed
-        The seed; with K = 0 everything is background.
-    config
-        Settings; `image`, (H, W, 3) uint8, is needed for ``config.crf``.
+    Args:
+        features: (D, ceil(H / 8), ceil(W / 8)) of the affinity network.
+        seed: the seed; with K = 0 everything is background.
+        config: settings; `image`, (H, W, 3) uint8, is needed for ``config.crf``.
 
-    Raises
-    ------
-    ValueError
-        If the shape of the features does not belong to ``seed.size``, or the image is needed and missing.
+    Raises:
+        ValueError: if the shape of the features does not belong to ``seed.size``, or the image is needed and missing.
     """
     height, width = seed.size
     grid = (-(-height // STRIDE), -(-width // STRIDE))

@@ -45,7 +45,7 @@ def explain(
     top
         Number of most probable classes to explain where none is named.
     out
-        Folder of the overlays, IMAGE_CLASS.METHOD[.RULES][.LAYER].png.
+        Folder of the overlays, ``IMAGE_CLASS.METHOD[.RULES][.LAYER].png``.
     """
     from cnnseg.photographs import explain_photographs
     from cnnseg.tested import find_model

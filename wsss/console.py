@@ -18,6 +18,7 @@ from rich.console import Console
 
 from wsss.configs import find_config
 from wsss.errors import InputError
+from wsss.extensions import load_extension
 from wsss.naming import named, naming
 from wsss.processes import lost, processes, size, tells
 from wsss.progress import printable
@@ -35,6 +36,8 @@ LISTS = Parameter(consume_multiple=True, negative_iterable="")
 
 
 _TOGETHER = "works_together"
+
+_EXTENSION = "file of your own, or installed module, that registers methods, rules or layouts of data sets; repeatable"
 
 _REMEDIES = {
     errno.EEXIST: "; expected a folder, or a name that is free",
@@ -79,7 +82,12 @@ def _outcome(app: App, tokens: list[str] | None) -> int:
     def launch(
         *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
         config: Annotated[str | None, Parameter(help="YAML file with options of the command")] = None,
+        extension: Annotated[
+            list[str] | None, Parameter(help=_EXTENSION, negative_iterable="", env_var="RELSEG_EXTENSION")
+        ] = None,
     ) -> int | None:
+        for given in extension or ():
+            load_extension(given)
         source = () if config is None else (Yaml(find_config(config), must_exist=True, use_commands_as_keys=False),)
         app.config = source
         if size() > 1 and not getattr(app.parse_args(tokens, exit_on_error=False, print_error=False)[0], _TOGETHER, 0):

@@ -1,7 +1,7 @@
 """Arguments in messages: by their names in Python, as options where a command runs.
 
-Functions name an argument in backticks: "`batch_size` 0: expected at least 1". A Python program reads just that. Where a
-command runs (`wsss.console.run`), arguments that are options of it are shown as such: "--batch-size 0: ...".
+Functions name an argument in backticks: "`batch_size` 0: expected at least 1". A Python program reads just that. Where
+a command runs (`wsss.console.run`), arguments that are options of it are shown as such: "--batch-size 0: ...".
 """
 
 from __future__ import annotations

@@ -119,10 +119,9 @@ def explain_segmentation(
         first = next(iter(found.failed.values()))
         if len(photographs) == 1:
             raise InputError(first)
+        were = agreeing(len(found.failed), "was", "were")
         names = ", ".join(str(photographs[name]) for name in found.failed)
-        raise InputError(
-            f"{len(found.failed)} of {len(photographs)} photographs {agreeing(len(found.failed), 'was', 'were')} left out ({names}): {first}"
-        )
+        raise InputError(f"{len(found.failed)} of {len(photographs)} photographs {were} left out ({names}): {first}")
 
 
 def list_layers(

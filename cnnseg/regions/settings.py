@@ -101,7 +101,7 @@ class RegionEvaluationConfig(explanation_tests.EvaluationConfig):
     """How explanations of regions are tested."""
 
     methods: tuple[str, ...] | None = None
-    """explainers, METHOD[:RULES][@LAYER] or random, separated by spaces, such as gradcam@encoder lrp:epsilon_plus;
+    """explainers, ``METHOD[:RULES][@LAYER]`` or random, separated by spaces, such as gradcam@encoder lrp:epsilon_plus;
     gradcam and layercam at the end of the encoder, input_x_gradient, integrated_gradients, lrp, random unless given"""
     score: Score = "logit"
     """what is explained: the class's mean logit over the region, or its mean margin over the best other class"""

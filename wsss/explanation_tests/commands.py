@@ -126,19 +126,20 @@ def evaluate_by_regions(order: Order, rule: RegionRule, data: str, split: str, r
         if made is None:
             return
         results = [read_results(evaluation.stage.folder, ["probability", "logit"]) for evaluation in evaluations]
-        tested = int(np.isfinite(results[0]["probability"]).all(3).any((1, 2)).sum())
-        note(f"{tested} of {counted(len(pairs), 'pair')} of image and class {agreeing(tested, 'has', 'have')} a region")
-        if not tested:
+        measured = int(np.isfinite(results[0]["probability"]).all(3).any((1, 2)).sum())
+        have = agreeing(measured, "has", "have")
+        note(f"{measured} of {counted(len(pairs), 'pair')} of image and class {have} a region")
+        if not measured:
             raise InputError(
                 f"data set {data}, split {split}: no region of {rule.least:.2%} of its image; give a smaller --least"
             )
         figures = [region_figures(arrays) for arrays in results]
         size = f"{rule.size} x {rule.size}" if rule.size else "their own"
         least = f"{100 * rule.least:g} %"
-        text = f"{tested} of {counted(len(pairs), 'pair')}, {_counted(images, every)}; {REGION}"
+        text = f"{measured} of {counted(len(pairs), 'pair')}, {_counted(images, every)}; {REGION}"
         protocol = text.format(size=size, least=least, score=rule.score)
         _finish(order, evaluations, made, figures, tested, pairs, protocol)
-        title = f"{tested.name}, {pairs.name} / {pairs.split}, {counted(tested, 'region')}"
+        title = f"{tested.name}, {pairs.name} / {pairs.split}, {counted(measured, 'region')}"
         named = {evaluation.explainer.label: found for evaluation, found in zip(evaluations, figures, strict=True)}
         for evaluation, found in zip(evaluations, figures, strict=True):
             draw_region_curves({evaluation.explainer.label: found}, evaluation.stage.folder / "curves.png", title)

@@ -23,7 +23,7 @@ from wsss.explanation_tests.settings import EvaluationConfig
 from wsss.explanation_tests.tested import ModelUnderTest
 from wsss.processes import from_first, gathered, portion
 from wsss.progress import note, track
-from wsss.store import DATA, Stage, inputs_of, read_json
+from wsss.store import DATA, Stage, file_hash, inputs_of, read_json
 from wsss.store.atomic import write_bytes
 from wsss.store.inputs import differing
 from wsss.store.records import Record, pack, with_record
@@ -125,8 +125,14 @@ def open_evaluations(
             "config": {"protocol": PROTOCOL, **identity},
             "class_names": dataset.class_names,
             "suffix": ".npz",
-            "inputs": {"model": tested.fingerprint, **_times(folder, dataset, masks=test == "segmentation")},
-            "sources": {DATA: dataset.root} | ({} if tested.path is None else {"model": tested.path}),
+            "inputs": {
+                "model": tested.fingerprint,
+                **({} if explainer.code is None else {"method": file_hash(explainer.code)}),
+                **_times(folder, dataset, masks=test == "segmentation"),
+            },
+            "sources": {DATA: dataset.root}
+            | ({} if tested.path is None else {"model": tested.path})
+            | ({} if explainer.code is None else {"method": explainer.code}),
         }
         try:
             stage = Stage.open(folder, **how) if held is None else held.enter_context(Stage.writing(folder, **how))
@@ -201,9 +207,8 @@ def run_evaluations(
         there = sum(len(parts[name]) for found in left.values() for name in names if name not in found)
         if there:
             count = len(evaluations) * sum(len(parts[name]) for name in names)
-            note(
-                f"{there} of {counted(count, 'result')} ({counted(len(evaluations), 'method')}) {agreeing(there, 'is', 'are')} there already"
-            )
+            of = f"{counted(count, 'result')} ({counted(len(evaluations), 'method')})"
+            note(f"{there} of {of} {agreeing(there, 'is', 'are')} there already")
         lacking = [(name, [label for label, found in left.items() if name in found]) for name in names]
         return [(name, labels) for name, labels in lacking if labels]
 

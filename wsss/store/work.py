@@ -52,7 +52,7 @@ def _require(stage: Stage, dataset: Dataset, samples: Sequence[Sample], what: st
     stale = [name for place, name in enumerate(now.ids) if differing(records[name] or {}, now.row(place))]
     if stale:
         raise InputError(
-            f"{stage.folder}: {len(stale)} {whole} {agreeing(len(stale), 'has', 'have')} changed, or their labels have, "
+            f"{stage.folder}: {len(stale)} {whole} {agreeing(len(stale), 'has', 'have')} changed, or their labels, "
             f"since their {what} was made ({stale[0]} is the first); {remedy}"
         )
 
