@@ -23,6 +23,7 @@ from wsss.provenance import command_line
 from wsss.store import DATA, Training, file_hash, inputs_of
 from wsss.store.inputs import Inputs
 from wsss.training import choose_device, stable_seed
+from wsss.words import counted
 
 
 def train_run(
@@ -138,7 +139,7 @@ def train_stage(
         training.restart()
     with training.begin() as stage:
         size = f"{parameter_count(network) / 1e6:.2f} M parameters"
-        note(f"{network.title}: {size}, {len(masked)} of {len(train)} images with their mask")
+        note(f"{network.title}: {size}, {len(masked)} of {counted(len(train), 'image')} with their mask")
 
         def report(trained: Trained) -> None:
             stage.done(

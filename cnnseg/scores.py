@@ -22,6 +22,7 @@ from wsss.store import DATA, Stage, account, due, file_hash, inputs_of, locked, 
 from wsss.store.atomic import remove_leftovers
 from wsss.store.spelling import respelt
 from wsss.training import choose_device
+from wsss.words import counted
 
 SCORES = "scores.json"
 
@@ -201,7 +202,7 @@ def _print_scores(scores: ClassificationScores | None, dataset: Dataset, title: 
         note(f"{class_name:>16s}  F1 {_show(percent(f1)):>6s}  AP {_show(percent(precision)):>6s}")
     macro, average = percent(scores.macro_f1), percent(scores.mean_average_precision)
     note(
-        f"{'mean':>16s}  F1 {_show(macro):>6s}  AP {_show(average):>6s}  ({len(dataset)} images of "
+        f"{'mean':>16s}  F1 {_show(macro):>6s}  AP {_show(average):>6s}  ({counted(len(dataset), 'image')} of "
         f"{dataset.name}/{dataset.split}, threshold {scores.threshold}){title}"
     )
 

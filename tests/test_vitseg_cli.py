@@ -83,7 +83,7 @@ def test_the_chain(place: Path, vitseg: Vitseg, capsys: pytest.CaptureFixture[st
     scores = read_json(folder / "scores.json")
     assert scores["images"] == 4 and set(scores["f1"]) == {"cat", "dog"} and 0 <= scores["macro_f1"] <= 100
     entry = read_json(folder / "manifest.json")["history"][-1]
-    assert entry["counts"] == {"images": 6} and len(entry["losses"]) == 2
+    assert entry["counts"] == {"images": 6} and len(entry["losses"]) == 2 and entry["val_split"] == "val"
     before = (folder / "classifier.safetensors").stat().st_mtime_ns
     assert vitseg(*training) == 0
     assert (folder / "classifier.safetensors").stat().st_mtime_ns == before

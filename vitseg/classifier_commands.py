@@ -13,6 +13,7 @@ from wsss.options import Data, Device, Readers, Restart, Root, Runs
 from wsss.processes import from_first
 from wsss.progress import note
 from wsss.provenance import command_line
+from wsss.words import counted
 
 if TYPE_CHECKING:
     from wsss.data import Dataset
@@ -67,6 +68,7 @@ def train_classifier(
             "sources": {DATA: train_set.root},
         },
         learnt=from_first(lambda: inputs_of(train_set.samples)),
+        beside=from_first(lambda: {} if val_set is None else {"val": inputs_of(val_set.samples)}),
     )
     if restart:
         training.restart()
@@ -83,6 +85,7 @@ def train_classifier(
                 counts={"images": len(train_set)},
                 seconds=time.monotonic() - begin,
                 losses=list(trained.losses),
+                val_split=val_split,
             )
 
         trained = train(
@@ -134,7 +137,7 @@ def _report_scores(scores: ClassificationScores, dataset: Dataset, path: Path | 
         note(f"{class_name:>16s}  F1 {100 * f1:5.1f}  AP {100 * precision:5.1f}")
     note(
         f"{'mean':>16s}  F1 {100 * scores.macro_f1:5.1f}  AP {100 * scores.mean_average_precision:5.1f}"
-        f"  ({len(dataset)} images of {dataset.name}/{dataset.split}, threshold {scores.threshold})"
+        f"  ({counted(len(dataset), 'image')} of {dataset.name}/{dataset.split}, threshold {scores.threshold})"
     )
     if path is not None:
         content = {

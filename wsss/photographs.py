@@ -17,6 +17,7 @@ from wsss.overlay import overlay
 from wsss.processes import gathered, of_shard, share
 from wsss.progress import note
 from wsss.store import atomic
+from wsss.words import agreeing
 
 LONGEST = 1600
 """Pixels of the longer side of an overlay, unless it is to have the full size of its photograph."""
@@ -113,7 +114,8 @@ def _tell(failed: Sequence[str], count: int) -> None:
         return
     more = f"; and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
     named = "; ".join(failed[:NAMED]) + more
-    raise InputError(named if count == 1 else f"{len(failed)} of {count} photographs have no overlay: {named}")
+    have = agreeing(len(failed), "has", "have")
+    raise InputError(named if count == 1 else f"{len(failed)} of {count} photographs {have} no overlay: {named}")
 
 
 def _output(name: str, names: Sequence[str]) -> int:

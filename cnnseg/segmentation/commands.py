@@ -32,6 +32,7 @@ from wsss.options import (
 from wsss.processes import take_shard
 from wsss.progress import note
 from wsss.settings import MixedPrecision
+from wsss.words import agreeing, counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -203,10 +204,11 @@ def segment(
     for name, shares in written.shares.items() if len(photographs) <= FEW else ():
         parts = ", ".join(f"{key} {100 * share:.1f} %" for key, share in shares.items() if share)
         note(f"{out / 'masks' / name}.png: {parts}")
-    note(f"{out}: {written.made} photographs segmented now; class shares: {written.table}")
+    note(f"{out}: {counted(written.made, 'photograph')} segmented now; class shares: {written.table}")
     if written.failed:
         first = next(iter(written.failed.values()))
-        raise InputError(f"{len(written.failed)} of {len(photographs)} photographs were left out; the first: {first}")
+        left = f"{len(written.failed)} of {len(photographs)} photographs {agreeing(len(written.failed), 'was', 'were')}"
+        raise InputError(f"{left} left out; the first: {first}" if len(photographs) > 1 else first)
 
 
 def export(
@@ -248,7 +250,8 @@ def export(
     images = [read_image(file) for file in files.values()] or _own_photographs()
     found = (export_onnx if format == "onnx" else export_small)(model, out, images)
     note(
-        f"compared on {found.photographs} photographs: probabilities of pixels differ by at most {found.largest:.2g}, "
+        f"compared on {counted(found.photographs, 'photograph')}: "
+        f"probabilities of pixels differ by at most {found.largest:.2g}, "
         f"{100 * found.pixels:.4f} % of the pixels have another class"
     )
     note(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
