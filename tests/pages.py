@@ -90,6 +90,9 @@ def as_it_was(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     before, path, environment = [dict(one) for one in _REGISTRIES], list(sys.path), dict(os.environ)
     monkeypatch.setattr(timm, "create_model", create)
+    monkeypatch.setattr(
+        os, "sched_getaffinity", lambda process: {0}
+    )  # no worker processes, which take seconds to start
     monkeypatch.chdir(place)
     sys.path.insert(0, str(place))
     importlib.invalidate_caches()
@@ -114,7 +117,9 @@ def write_photographs(place: Path, classes: dict[str, str]) -> Path:
     (place / "my_data/images").mkdir(parents=True)
     rows = ["image,classes"]
     for name, shown in classes.items():
-        Image.fromarray(getattr(data, name)()).save(place / "my_data/images" / f"{name}.png")
+        photograph = Image.fromarray(getattr(data, name)())
+        photograph.thumbnail((240, 240))  # CRF and walk take their time
+        photograph.save(place / "my_data/images" / f"{name}.png")
         rows.append(f"{name}.png,{shown}")
     (place / "my_data/labels.csv").write_text("\n".join(rows) + "\n")
     names = ", ".join(dict.fromkeys(classes.values()))
