@@ -26,17 +26,12 @@ class AffinityNetwork(nn.Module):
 
     def __init__(self, config: NetworkConfig, *, load_weights: bool = True) -> None:
         """
-        Parameters
-        ----------
-        config
-            The architecture.
-        load_weights
-            False: the trunk is left at random, for a checkpoint to fill.
+        Args:
+            config: the architecture.
+            load_weights: False: the trunk is left at random, for a checkpoint to fill.
 
-        Raises
-        ------
-        InputError
-            If the backbone, its levels or its weights do not exist or do not fit.
+        Raises:
+            InputError: if the backbone, its levels or its weights do not exist or do not fit.
         """
         super().__init__()
         if config.kind == "hybrid" and load_weights:

@@ -18,11 +18,11 @@ from pydantic import Field
 from affinity.labels import check_seed
 from affinity.settings import STRIDE, CRFConfig
 from affinity.walk import pair_affinity, random_walk
-from wsss.console import Config
 from wsss.data import BACKGROUND, Sample
 from wsss.errors import InputError
 from wsss.metrics import alpha_background
 from wsss.parallel import map_parallel
+from wsss.settings import Config
 from wsss.store import Seed, read_seed, write_mask, write_seed
 
 if TYPE_CHECKING:
@@ -148,19 +148,13 @@ def refine_seed(
 ) -> Refined:
     """Walk the scores of one image along the affinities of its features, and decide.
 
-    Parameters
-    ----------
-    features
-        (D, ceil(H / 8), ceil(W / 8)) of the affinity network.
-    seed
-        The seed; with K = 0 everything is background.
-    config
-        Settings; `image`, (H, W, 3) uint8, is needed for ``config.crf``.
+    Args:
+        features: (D, ceil(H / 8), ceil(W / 8)) of the affinity network.
+        seed: the seed; with K = 0 everything is background.
+        config: settings; `image`, (H, W, 3) uint8, is needed for ``config.crf``.
 
-    Raises
-    ------
-    ValueError
-        If the shape of the features does not belong to ``seed.size``, or the image is needed and missing.
+    Raises:
+        ValueError: if the shape of the features does not belong to ``seed.size``, or the image is needed and missing.
     """
     height, width = seed.size
     grid = (-(-height // STRIDE), -(-width // STRIDE))

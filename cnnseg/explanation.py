@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from cnnseg.adapter import RegionClassifier
 from cnnseg.methods import Method, Question, find_method
 from cnnseg.methods.running import passes
+from cnnseg.unroll.api import unroll
 from cnnseg.unroll.composites import Composite, Rules, find_composite
-from cnnseg.unroll.network import unroll
 from cnnseg.unroll.trace import trace
 from wsss.errors import InputError
 from wsss.explanation import (

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cnnseg.settings import BEST, LAST, SeedConfig
-from wsss.console import Flat, Several, note, together
+from wsss.console import Flat, together
 from wsss.extensions import source_file
-from wsss.options import Data, Device, ForegroundValue, Root, Runs, Shard, check_positive, command_line
+from wsss.options import Data, Device, ForegroundValue, Root, Runs, Shard, check_positive
 from wsss.processes import take_shard
+from wsss.progress import note
+from wsss.provenance import command_line
 
 if TYPE_CHECKING:
     from wsss.data import Sample
@@ -91,7 +93,7 @@ def evolution(
     data: Data,
     split: str,
     out: Path = Path("evolution.html"),
-    images: Annotated[list[str] | None, Several] = None,
+    images: list[str] | None = None,
     columns: int = 6,
     foreground_value: ForegroundValue = None,
     root: Root = None,

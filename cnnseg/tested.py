@@ -15,13 +15,13 @@ from cnnseg.methods import find_method
 from cnnseg.models import PlainClassifier, find_network, load_network
 from cnnseg.settings import BACKGROUND_CLASS, BEST, STAGE, EvaluationConfig
 from cnnseg.unroll import UnrolledNetwork
-from wsss.console import warn
 from wsss.errors import InputError
 from wsss.explanation import Explanation
 from wsss.explanation_tests.explainer import Explainer
 from wsss.explanation_tests.settings import chosen_names
 from wsss.explanation_tests.tested import ModelUnderTest
 from wsss.extensions import source_file
+from wsss.progress import warn
 from wsss.store import file_hash
 
 

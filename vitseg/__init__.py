@@ -1,8 +1,9 @@
 """Relevance through vision transformers: explanations, and seeds made of them."""
 
 from vitseg.convert import to_timm
-from vitseg.explain import explain
+from vitseg.explanation import explain
+from vitseg.photographs import explain_photograph
 from wsss.explanation import Explanation
 from wsss.overlay import overlay
 
-__all__ = ["Explanation", "explain", "overlay", "to_timm"]
+__all__ = ["Explanation", "explain", "explain_photograph", "overlay", "to_timm"]

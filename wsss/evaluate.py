@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss.console import note
 from wsss.data import IGNORE, Dataset, Sample, check_foreground
 from wsss.entries import ALPHAS, MAKERS, READING_ALPHA, STAGES, SUFFIX, MetricEntry, stages_of
 from wsss.errors import InputError, did_you_mean
 from wsss.metrics import ConfusionMatrix, ThresholdSweep, seed_to_mask
 from wsss.parallel import map_parallel
+from wsss.progress import note
 from wsss.store import Stage, inputs_of, read_mask, read_seed
 from wsss.store.content import as_text, hash_bytes
 

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from wsss.console import note, track
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError, did_you_mean
 from wsss.processes import gathered
+from wsss.progress import note, track
 from wsss.store import DATA, Seed, Stage, class_array, due, file_hash, read_seed, write_seed
 from wsss.store.work import all_done
 

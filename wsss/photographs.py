@@ -10,13 +10,12 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from wsss.console import note
 from wsss.data import read_image
 from wsss.data.wordnet import describe
-from wsss.errors import InputError, did_you_mean
-from wsss.options import check_folder
+from wsss.errors import InputError, check_folder, did_you_mean
 from wsss.overlay import overlay
 from wsss.processes import gathered, of_shard, share
+from wsss.progress import note
 from wsss.store import atomic
 
 LONGEST = 1600

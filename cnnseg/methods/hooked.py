@@ -14,7 +14,7 @@ from cnnseg.adapter import RegionClassifier
 from cnnseg.methods.layout import Layout
 from cnnseg.methods.passing import Pass
 from cnnseg.methods.survey import MapLayer, Survey
-from cnnseg.unroll.encoded import check_scores
+from cnnseg.unroll.encoding import check_scores
 from cnnseg.unroll.places import ENCODERS
 from wsss.errors import InputError, check_name, did_you_mean
 from wsss.private import private_copy

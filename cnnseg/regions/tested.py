@@ -18,12 +18,12 @@ from cnnseg.regions.layers import list_layers, usual_layer
 from cnnseg.regions.settings import RegionEvaluationConfig
 from cnnseg.segmentation.segmenting import stride_of
 from cnnseg.settings import LAST, STAGE
-from wsss.console import warn
 from wsss.errors import InputError, did_you_mean
 from wsss.explanation import Explanation
 from wsss.explanation_tests.explainer import Explainer
 from wsss.explanation_tests.tested import ModelUnderTest
 from wsss.extensions import source_file
+from wsss.progress import warn
 from wsss.store import file_hash
 
 RANDOM = "random"
@@ -58,7 +58,7 @@ def _run_name(path: Path, network: Network) -> str:
 
 
 def find_explainers(tested: ModelUnderTest, config: RegionEvaluationConfig) -> list[Explainer]:
-    """The explainers that are named, METHOD[:RULES][@LAYER], each once and tried on one image.
+    """The explainers that are named, ``METHOD[:RULES][@LAYER]``, each once and tried on one image.
 
     Raises:
         InputError: an unknown method, composite or layer, or a method that does not explain this network; of the usual
@@ -84,14 +84,14 @@ def find_explainers(tested: ModelUnderTest, config: RegionEvaluationConfig) -> l
 
 
 def split_name(name: str) -> tuple[str, str | None, str | None]:
-    """Method, rules and layer of METHOD[:RULES][@LAYER]."""
+    """Method, rules and layer of ``METHOD[:RULES][@LAYER]``."""
     rest, _, layer = name.partition("@")
     method, _, rules = rest.partition(":")
     return method, rules or None, layer or None
 
 
 def explainer_named(name: str, model: nn.Module, *, score: str = "logit") -> Explainer:
-    """An explainer by its name, METHOD[:RULES][@LAYER] or random: ``lrp:epsilon_plus``, ``gradcam@decoder.blocks.3``.
+    """An explainer by its name: ``METHOD[:RULES][@LAYER]``, such as ``gradcam@decoder.blocks.3``, or random.
 
     Args:
         model: the adapted network, whose usual layer gradcam and layercam have unless one is named.

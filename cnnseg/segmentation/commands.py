@@ -15,7 +15,7 @@ from cnnseg.segmentation.settings import (
     ViewsConfig,
 )
 from cnnseg.settings import BEST, LAST
-from wsss.console import Flat, Several, note, together
+from wsss.console import Flat, together
 from wsss.errors import InputError
 from wsss.options import (
     Data,
@@ -30,6 +30,8 @@ from wsss.options import (
     check_positive,
 )
 from wsss.processes import take_shard
+from wsss.progress import note
+from wsss.settings import MixedPrecision
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,13 +45,13 @@ Which = Annotated[
     Parameter(help="last: the end of the training; best: the checkpoint that was chosen on the validation split."),
 ]
 BatchSize = Annotated[int, Parameter(help="Images of one size that go through the network together.")]
-Precision = Annotated[Literal["fp32", "bf16"], Parameter(help="bf16: autocast to bfloat16.")]
+Precision = Annotated[MixedPrecision, Parameter(help="bfloat16: autocast to it.")]
 
 
 @together
 def train_segmentation(
     *,
-    masks: Annotated[list[str], Several],
+    masks: list[str],
     data: Data,
     split: str,
     val_split: str | None = None,
@@ -103,7 +105,7 @@ def pseudo_masks(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     batch_size: BatchSize = 4,
-    precision: Precision = "fp32",
+    precision: Precision = "float32",
     shard: Shard = "1/1",
     views: Annotated[ViewsConfig, Flat] = ViewsConfig(),
 ) -> None:
@@ -144,7 +146,7 @@ def pseudo_masks(
 
 @together
 def segment(
-    images: Annotated[list[Path], Parameter(negative_iterable="")],
+    images: list[Path],
     /,
     *,
     network: NetworkOption,
@@ -154,7 +156,7 @@ def segment(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     batch_size: BatchSize = 4,
-    precision: Precision = "fp32",
+    precision: Precision = "float32",
     workers: int = 2,
     shard: Shard = "1/1",
     cfg: Annotated[SegmentConfig, Flat] = SegmentConfig(),
@@ -215,7 +217,7 @@ def export(
     out: Path,
     format: Literal["onnx", "safetensors"] = "onnx",
     which: Which = "last",
-    photographs: Annotated[list[Path] | None, Several] = None,
+    photographs: list[Path] | None = None,
     runs: Runs = Path("runs"),
 ) -> None:
     """Write a network into one file: ONNX, to be used without this toolkit, or a checkpoint of half the size.

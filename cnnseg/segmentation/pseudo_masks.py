@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from cnnseg.examples import Examples
-from wsss.console import note, warn
 from wsss.data import BACKGROUND, IGNORE, Dataset, Sample
 from wsss.errors import InputError
 from wsss.parallel import map_parallel
+from wsss.progress import note, warn
 from wsss.store import Seed, Stage, read_mask, read_seed, require, resolve_run
 
 MASKS, SCORES = "masks", "refined"

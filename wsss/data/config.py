@@ -12,11 +12,11 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from wsss.configs import find_config
-from wsss.console import Config, validation_line
 from wsss.data.layouts import BUILT_IN, FIXED, LAYOUTS
 from wsss.data.sample import BACKGROUND, IGNORE
 from wsss.data.wordnet import wordnet_ids
 from wsss.errors import InputError, did_you_mean
+from wsss.settings import Config, validation_line
 
 VOC_CLASSES = (
     "aeroplane",

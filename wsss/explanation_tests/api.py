@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsss.console import track
 from wsss.data import IGNORE
 from wsss.errors import InputError
 from wsss.explanation import NEGATIVE, evaluating
@@ -21,6 +20,7 @@ from wsss.explanation_tests.protocols import CUT, REMOVAL
 from wsss.explanation_tests.results import TestResult, compare_tests, result_of
 from wsss.explanation_tests.segmentation import segment
 from wsss.explanation_tests.tested import ModelUnderTest, Photographs, classify
+from wsss.progress import track
 
 __all__ = ["TestResult", "compare_tests", "perturbation_test", "segmentation_test"]
 
@@ -62,8 +62,9 @@ def perturbation_test(
         images: normalised, (N, 3, H, W); or an iterable of such batches; or, without `targets`, of pairs (images,
             targets), such as a data loader. They are brought to the model's device and precision.
         targets: true classes, (N,) integers; of a model with one output 0 or -1.
-        mean, std: what the images were normalised with, ``(x - mean) / std`` of RGB in [0, 1], which makes black
+        mean: what the images were normalised with, ``(x - mean) / std`` of RGB in [0, 1], which makes black
             ``-mean / std``; 0 and 1 for images in [0, 1], as a model takes them that normalises by itself.
+        std: see `mean`.
         batch_size: images that go through the model at once; bounds the memory.
         class_specific: False if the explainer gives one map whatever the target: half the work.
         many: the explainer takes targets (B, K) too, and gives (B, K, h, w): classes of one image cost it less
@@ -112,7 +113,7 @@ def perturbation_test(
             raise InputError(f"targets: {due.min()} to {due.max()}; the model has classes {lowest} to {highest}{hint}")
         return perturb(tested, photographs, torch.from_numpy(due), judged, batch_size=batch_size)
 
-    results = _tested("perturbation", tested, evaluate, images, targets, batch_size, ids, progress)
+    results = _run_test("perturbation", tested, evaluate, images, targets, batch_size, ids, progress)
     return result_of("perturbation", judged.name, tested.name, results, f"{len(results['ids'])} images; {REMOVAL}")
 
 
@@ -129,11 +130,11 @@ def segmentation_test(
 ) -> TestResult:
     """Maps of the predicted class, cut at their mean, against masks of the objects.
 
-    Chefer, Gur and Wolf, CVPR 2021, section 4. Signed maps are scaled from their least to their largest value, too.
+    Chefer, Gur and Wolf, CVPR 2021, section 4. Signed maps are scaled from their least to their largest value, too. The
+    class explained is the predicted one: of a model with one output 0 where it is positive, else -1. What is not said
+    here is as in `perturbation_test`.
 
     Args:
-        model, explainer, batch_size, name, ids, progress: see `perturbation_test`. The class explained is the predicted
-            one: of a model with one output 0 where it is positive, else -1.
         images: normalised, (N, 3, H, W); or an iterable of such batches; or, without `masks`, of pairs (images, masks).
         masks: (N, H, W), 0 background, 1 foreground (bool, too), 255 ignored; as large as the images.
 
@@ -171,7 +172,7 @@ def segmentation_test(
         return results
 
     tested = _tested(model, (0.0,) * 3, (1.0,) * 3)
-    results = _tested("segmentation", tested, evaluate, images, masks, batch_size, ids, progress)
+    results = _run_test("segmentation", tested, evaluate, images, masks, batch_size, ids, progress)
     if 1 not in held:
         hint = "; the object is 1, 255 is ignored: give masks > 0" if IGNORE in held else ": there is no object in them"
         raise InputError(f"masks: hold {' and '.join(map(str, sorted(held)))} alone{hint}")
@@ -205,7 +206,7 @@ def _tested(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> Mo
     return ModelUnderTest(model, (), tuple(mean), tuple(std), (0, 0), type(model).__name__)
 
 
-def _tested(
+def _run_test(
     test: str,
     tested: ModelUnderTest,
     evaluate: Evaluate,

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from wsss.console import note, track
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
 from wsss.explanation_tests.explainer import Explainer
 from wsss.explanation_tests.settings import EvaluationConfig
 from wsss.explanation_tests.tested import ModelUnderTest
 from wsss.processes import from_first, gathered, portion
+from wsss.progress import note, track
 from wsss.store import DATA, Stage, file_hash, inputs_of, read_json
 from wsss.store.atomic import write_bytes
 from wsss.store.inputs import counted, differing

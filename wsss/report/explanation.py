@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss.console import warn
 from wsss.entries import TESTS, TestEntry, read_tests
 from wsss.explanation_tests.figures import paired_difference, read_results
+from wsss.progress import warn
 from wsss.store import Stage
 
 TITLES = {"perturbation": "Perturbation test", "segmentation": "Segmentation test", "region": "Region test"}

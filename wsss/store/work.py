@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from wsss.console import note
 from wsss.data.sample import Dataset, Sample
 from wsss.errors import InputError
 from wsss.processes import from_first, gathered, is_first, is_sharded, of_other_shards, of_shard, portion, shard
+from wsss.progress import note
 from wsss.store.atomic import locked, read_json, write_json
 from wsss.store.inputs import counted, differing, inputs_of, of_images
 from wsss.store.records import Record

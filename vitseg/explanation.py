@@ -40,7 +40,10 @@ def explain(
     attention_walk: int = 0,
     attention_blocks: Sequence[int] | None = None,
 ) -> Explanation:
-    """Explain class scores of a timm ViT.
+    """Explain class scores of a timm ViT: one pass at the images' size, no mirror image, the method's own blocks.
+
+    `vitseg.explain_photograph` takes a photograph instead and has the presets of the command: "plain" is this map,
+    scaled; "seed" averages sizes and mirror images as `vitseg seeds` does.
 
     Args:
         model: timm VisionTransformer whose head reads the class token (and the distillation token) or the mean of the
