@@ -10,13 +10,13 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, PositiveFloat
 
-from wsss.console import Config, Several
 from wsss.data import Sample
 from wsss.errors import InputError
 from wsss.parallel import map_parallel
+from wsss.settings import Config
 from wsss.store import Seed, read_seed, write_seed
 
-PerRun = Annotated[tuple[PositiveFloat, ...] | None, Field(min_length=1), Several]
+PerRun = Annotated[tuple[PositiveFloat, ...] | None, Field(min_length=1)]
 
 
 class CombineConfig(Config):

@@ -11,12 +11,12 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from affinity.settings import CRFConfig
-from wsss.console import Config
 from wsss.data import BACKGROUND, IGNORE, Sample
 from wsss.entries import ALPHAS, READING_ALPHA
 from wsss.errors import InputError
 from wsss.metrics import alpha_background
 from wsss.parallel import map_parallel
+from wsss.settings import Config
 from wsss.store import Seed, read_seed, write_mask
 
 

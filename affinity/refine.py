@@ -18,11 +18,11 @@ from pydantic import Field
 from affinity.labels import check_seed
 from affinity.settings import STRIDE, CRFConfig
 from affinity.walk import pair_affinity, random_walk
-from wsss.console import Config
 from wsss.data import BACKGROUND, Sample
 from wsss.errors import InputError
 from wsss.metrics import alpha_background
 from wsss.parallel import map_parallel
+from wsss.settings import Config
 from wsss.store import Seed, read_seed, write_mask, write_seed
 
 if TYPE_CHECKING:

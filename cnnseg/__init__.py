@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cnnseg.regions.explaining import explain_segmentation
     from cnnseg.segmentation.api import load_network, segment
     from cnnseg.segmentation.segmenting import Segmentation
-    from cnnseg.unroll.network import unroll
+    from cnnseg.unroll.api import unroll
     from wsss.explanation import Explanation
     from wsss.overlay import overlay
 

@@ -18,6 +18,7 @@ from cnnseg.unroll.region import RegionMean, Score
 from cnnseg.unroll.trace import Trace
 from wsss.errors import InputError
 from wsss.explanation import unwrap
+from wsss.words import counted
 
 
 class RegionClassifier(nn.Module):
@@ -61,7 +62,9 @@ class RegionClassifier(nn.Module):
         """Raise InputError if the network takes no images of this size, or the regions are of another batch."""
         regions = len(self.pool.region)
         if regions not in (1, len(images)):
-            raise InputError(f"region: {regions} regions for {len(images)} images; expected 1 or {len(images)}")
+            raise InputError(
+                f"region: {counted(regions, 'region')} for {counted(len(images), 'image')}; expected 1 or {len(images)}"
+            )
         check = getattr(self.network, "check_input_shape", None)  # of segmentation-models-pytorch
         if check is not None:
             try:

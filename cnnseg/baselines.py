@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from wsss.errors import InputError, did_you_mean
 from wsss.weights import fitting, strides_first
+from wsss.words import counted
 
 WIDTHS = (256, 128, 64, 32, 16)
 """Channels of the decoder's blocks, the ones of segmentation-models-pytorch."""
@@ -136,7 +137,7 @@ def load_encoder(network: Baseline, state: Mapping[str, Tensor], *, source: str 
     strange = [name for name in state if name not in own and not name.startswith(_HEADS)]
     if strange:
         raise InputError(
-            f"{source}: not the weights of a network of this architecture: {len(strange)} tensors too many, "
+            f"{source}: not the weights of a network of this architecture: {counted(len(strange), 'tensor')} too many, "
             f"first {strange[0]}"
         )
     linear = None

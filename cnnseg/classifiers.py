@@ -11,6 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from wsss.errors import InputError, did_you_mean
+from wsss.fetching import fetching
 from wsss.weights import fitting, read_weights, strides_first
 
 FIRST_VERSION = "_v1"
@@ -104,7 +105,8 @@ def _timm(name: str, outputs: int | None, *, pretrained: bool) -> nn.Module:
         raise InputError(f"--architecture {name}: unknown to timm: {near}")
     head = {} if outputs is None else {"num_classes": outputs}
     try:
-        return timm.create_model(name, pretrained=pretrained, **head)
+        with fetching(pretrained):
+            return timm.create_model(name, pretrained=pretrained, **head)
     except (OSError, RuntimeError) as error:  # the hub cannot be reached
         reason = str(error).split("\n")[0]
         raise InputError(f"--weights pretrained: {name} could not be fetched ({reason}); give a file instead") from None

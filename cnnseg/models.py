@@ -180,12 +180,12 @@ def load_network(path: Path, *, classes_at_once: int | None = None) -> Network:
             network = _build_segmentation(what, names, load_weights=False, colours=(mean, std))
         else:
             config = NetworkConfig(
-                network=description["kind"],
+                kind=description["kind"],
                 architecture=description["architecture"],
                 baseline=description.get("baseline") or "mean",  # older files do not say
                 classes_at_once=classes_at_once,
             )
-            reading = read_reading(description) if config.network in UNROLLED else None
+            reading = read_reading(description) if config.kind in UNROLLED else None
             network = _build(config, len(names) + 1, names, pretrained=False, colours=(mean, std), reading=reading)
         network.module.load_state_dict(widened(state))
     except (KeyError, TypeError, ValueError, RuntimeError, InputError) as error:
@@ -221,10 +221,10 @@ def _build(
     colours: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
     reading: Reading | None = None,
 ) -> Network:
-    kind = config.network
+    kind = config.kind
     mean, std = colours or normalisation(config.architecture)
     if kind not in NETWORKS:
-        raise InputError(f"--network {kind}: no such network; {did_you_mean(kind, NETWORKS)}")
+        raise InputError(f"--kind {kind}: no such network; {did_you_mean(kind, NETWORKS)}")
     module: nn.Module
     if kind not in UNROLLED:
         check_options(config)

@@ -12,10 +12,10 @@ import numpy as np
 from cnnseg.history import read_history
 from cnnseg.settings import STAGE
 from cnnseg.snapshots import SNAPSHOTS, read_snapshot
-from wsss.console import track
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError, did_you_mean
 from wsss.overlay import fit_width, mask_overlay, signed_picture
+from wsss.progress import track
 from wsss.report.gallery import check_page, write_gallery
 from wsss.report.pictures import ImageBlock, Picture, image_iou, jpeg, png
 from wsss.store import voc_palette

@@ -93,7 +93,7 @@ def find_reading(config: NetworkConfig) -> Reading:
     Raises:
         InputError: weights that do not go with the strides, or strides twice.
     """
-    strides = config.strides or READ_AT.get(config.network, PIXELS)
+    strides = config.strides or READ_AT.get(config.kind, PIXELS)
     usual = (1.0, *[0.5] * (len(strides) - 1))
     weights = usual if config.stride_weights is None else tuple(config.stride_weights)
     if list(strides) != sorted(set(strides), reverse=True) or strides[0] > LARGEST:
@@ -117,7 +117,7 @@ def check_options(config: NetworkConfig) -> None:
     """InputError naming the first option of unrolled networks that is given for a network that is none."""
     for name in ("strides", "stride_weights", "readout", "features", "rules", "smooth", "learn_weights"):
         if getattr(config, name) not in (None, False):
-            raise InputError(f"--{name.replace('_', '-')}: of unrolled networks; --network {config.network} has none")
+            raise InputError(f"--{name.replace('_', '-')}: of unrolled networks; --kind {config.kind} has none")
 
 
 def read_reading(description: dict[str, Any]) -> Reading:

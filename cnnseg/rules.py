@@ -7,6 +7,7 @@ register_composite("mine", {"first": Flat(), "convolution": Gamma(0.5), "linear"
 cnnseg.explain(model, images, rules="mine")
 """
 
+from cnnseg.unroll.activations import Activation
 from cnnseg.unroll.composites import COMPOSITES, Composite, find_composite, register_composite
 from cnnseg.unroll.rules import (
     RULES,
@@ -22,10 +23,12 @@ from cnnseg.unroll.rules import (
     Zero,
     ZPlus,
 )
+from cnnseg.unroll.spellings import register_layer
 
 __all__ = [
     "COMPOSITES",
     "RULES",
+    "Activation",
     "AlphaBeta",
     "Composite",
     "Epsilon",
@@ -40,4 +43,5 @@ __all__ = [
     "Zero",
     "find_composite",
     "register_composite",
+    "register_layer",
 ]

@@ -15,14 +15,15 @@ from cnnseg.reading import Reading, find_reading
 from cnnseg.sampling import check_agreement, sample_masks
 from cnnseg.settings import BEST, CHOSEN, LAST, STAGE, STATE, NetworkConfig, TrainConfig
 from cnnseg.training import Trained, train_network
-from wsss.console import note, warn
 from wsss.data import Dataset, Sample, check_foreground
 from wsss.errors import InputError
-from wsss.options import command_line
 from wsss.processes import from_first, is_first
+from wsss.progress import note, warn
+from wsss.provenance import command_line
 from wsss.store import DATA, Training, file_hash, inputs_of
 from wsss.store.inputs import Inputs
 from wsss.training import choose_device, stable_seed
+from wsss.words import counted
 
 
 def train_run(
@@ -58,7 +59,7 @@ def train_run(
         identity=identity,
         inputs=inputs,
         create=lambda: create_network(net, train.class_names),
-        masks=net.network != "classifier",
+        masks=net.kind != "classifier",
         sources={} if net.classifier is None else {"classifier": Path(net.classifier)},
         device=device,
         workers=workers,
@@ -121,6 +122,7 @@ def train_stage(
                 "val_split": val.split if val is not None else None,
             },
             "class_names": train.class_names,
+            "formerly": {"kind": "network"},
             "inputs": inputs,
             "sources": {DATA: train.root, **(sources or {})},
         },
@@ -137,7 +139,7 @@ def train_stage(
         training.restart()
     with training.begin() as stage:
         size = f"{parameter_count(network) / 1e6:.2f} M parameters"
-        note(f"{network.title}: {size}, {len(masked)} of {len(train)} images with their mask")
+        note(f"{network.title}: {size}, {len(masked)} of {counted(len(train), 'image')} with their mask")
 
         def report(trained: Trained) -> None:
             stage.done(
@@ -186,9 +188,9 @@ _READING = {field.name for field in fields(Reading)}
 
 def _start_of(net: NetworkConfig) -> tuple[dict[str, Any], dict[str, str]]:
     """What a manifest says of the network at its start: its config, without paths, and the fingerprints of files."""
-    without = {"classifier", "classes_at_once", *_READING} | (set() if net.network in UNROLLED else {"baseline"})
+    without = {"classifier", "classes_at_once", *_READING} | (set() if net.kind in UNROLLED else {"baseline"})
     config = net.model_dump(mode="json", exclude=without)  # classes at once are memory alone
-    if net.network in UNROLLED:
+    if net.kind in UNROLLED:
         config |= find_reading(net).described()
     if net.classifier is not None:
         del config["weights"]

@@ -9,6 +9,7 @@ import numpy as np
 
 from wsss.data import BACKGROUND, IGNORE, Dataset, Sample
 from wsss.errors import InputError
+from wsss.words import counted
 
 UNIFORM_LEVELS = 5
 """Up to so many images of each class are chosen as uniformly over the classes as possible, whatever the budget."""
@@ -55,7 +56,7 @@ def sample_masks(
     if budget < 0:
         raise InputError(f"--budget {budget}: 0 or more")
     if budget > len(pool):
-        raise InputError(f"--budget {budget}: {where} has {len(pool)} images with masks")
+        raise InputError(f"--budget {budget}: {where} has {counted(len(pool), 'image')} with masks")
     order = _by_deficit if rule == "deficit" else _order
     chosen = {pool[index].id for index in order(_class_table(dataset, pool), budget, seed)}
     return tuple(sample for sample in pool if sample.id in chosen)

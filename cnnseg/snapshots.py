@@ -17,6 +17,7 @@ from wsss.data import Dataset, Sample
 from wsss.errors import InputError
 from wsss.store import atomic
 from wsss.store.atomic import remove_leftovers
+from wsss.words import counted
 
 SNAPSHOTS = "snapshots"
 """Folder of a training that holds them: ``<step>/<id>.npz``."""
@@ -69,7 +70,9 @@ def read_snapshot(path: Path, outputs: int) -> tuple[np.ndarray, float]:
     if maps.ndim != 3 or 0 in maps.shape or not np.isfinite(maps).all():
         raise InputError(f"{path}: scores of shape {maps.shape}, finite (classes, h, w) are due; {again}")
     if len(maps) != outputs:
-        raise InputError(f"{path}: scores of {len(maps)} classes and background; this data set has {outputs} in all")
+        raise InputError(
+            f"{path}: scores of {counted(len(maps), 'class')}, background included; this data set has {outputs} in all"
+        )
     if not (math.isfinite(strength) and strength > 0):
         raise InputError(f"{path}: strength {strength:g}, more than 0 is due; {again}")
     return maps, strength

@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 import cnnseg
 from cnnseg.classifiers import input_size, load_imagenet_cnn
+from cnnseg.methods import find_method
 from cnnseg.models import PlainClassifier, find_network, load_network
 from cnnseg.settings import BACKGROUND_CLASS, BEST, STAGE, EvaluationConfig
 from cnnseg.unroll import UnrolledNetwork
-from wsss.console import warn
 from wsss.errors import InputError
 from wsss.explanation import Explanation
 from wsss.explanation_tests.explainer import Explainer
 from wsss.explanation_tests.settings import chosen_names
 from wsss.explanation_tests.tested import ModelUnderTest
+from wsss.extensions import source_file
+from wsss.progress import warn
 from wsss.store import file_hash
 
 
@@ -105,6 +107,7 @@ def explainer_of(name: str, class_specific: bool, **options: str) -> Explainer:
         options=options,
         variants=tuple(options.values()),
         remedy="try --precision float64",
+        code=source_file(find_method(name).compute),
     )
 
 

@@ -21,11 +21,12 @@ from cnnseg.models import Network, save_network
 from cnnseg.optimiser import ENCODERS, make_optimizer, set_lr
 from cnnseg.settings import BEST, LAST, STATE, TrainConfig
 from cnnseg.snapshots import SNAPSHOTS, pictured_samples, write_snapshot
-from wsss.console import note, track
 from wsss.data import Dataset, Sample, check_foreground
 from wsss.distributed import OwnBatches, all_sum, part_of, same_start, sum_gradients, whole_batch
 from wsss.errors import InputError
+from wsss.precision import autocast
 from wsss.processes import is_first, size
+from wsss.progress import note, track
 from wsss.training import loader_errors, read_state, save_state, stable_seed
 
 
@@ -206,7 +207,7 @@ def _step(
 ) -> tuple[float, float]:
     """One step of optimisation; classification and segmentation loss, 0 for one that plays no part."""
     module = network.module
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+    with autocast(images.device, config.precision):
         logits, maps = module(network.normalise(images), decode=places)
     parts = [images.new_zeros(()), images.new_zeros(())]
     if logits is not None and module.classifies:

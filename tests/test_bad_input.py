@@ -168,7 +168,7 @@ MAPS = np.full((1, 4, 4), 0.5, np.float16)
 
 A, ON = "data/images/a.png", "--data data/data.yaml --split val"
 BY_VIT, BY_CNN = "--classifier vit --sizes 32 --first-block 1 --device cpu", "--classifier cnn --size 32 --device cpu"
-VIT_TRAINING = "--architecture test_vit --epochs 1 --batch-size 2 --sizes 32 --precision fp32 --device cpu"
+VIT_TRAINING = "--architecture test_vit --epochs 1 --batch-size 2 --sizes 32 --precision float32 --device cpu"
 CNN_TRAINING = "--architecture test_resnet --weights none --steps 1 --batch-size 2 --crop 32 --device cpu"
 SEG_TRAINING = "--encoder test_resnet --decoder fpn --weights none --steps 1 --batch-size 2 --crop 32 --device cpu"
 

@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from cyclopts import App, Parameter
+from cyclopts import App
 from PIL import Image
 from small_run import OWN, VAL, make_data
 from torch.nn import functional as F
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from cnnseg.pictures import choose_steps, draw_signed, resized, segmentation, softmax
 from cnnseg.seed_commands import evolution
 from cnnseg.snapshots import read_snapshot
-from wsss.console import run
+from wsss.console import LISTS, run
 from wsss.data import load_dataset
 from wsss.errors import InputError
 from wsss.overlay import signed_picture
@@ -117,7 +117,7 @@ def training(tmp_path: Path) -> Path:
 
 
 def show(place: Path, *options: object) -> int:
-    app = App(name="cnnseg", default_parameter=Parameter(negative_iterable=""))
+    app = App(name="cnnseg", default_parameter=LISTS)
     app.command(evolution)
     common = {
         "--network": "mine",

@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from cyclopts import App, Parameter
+from cyclopts import App
 from PIL import Image
 from safetensors.torch import save_file
 from small_run import OWN, VAL, make_data
@@ -25,7 +25,7 @@ from cnnseg.seeds import averaged, class_maps, explanation, identity, make_seeds
 from cnnseg.settings import LAST, PIXELS, RULES, NetworkConfig, SeedConfig
 from cnnseg.unroll import unroll
 from cnnseg.unroll.decoding import Decoding
-from wsss.console import run
+from wsss.console import LISTS, run
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
 from wsss.metrics import seed_to_mask
@@ -457,7 +457,7 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cnnseg(place: Path) -> Cnnseg:
-    app = App(name="cnnseg", default_parameter=Parameter(negative_iterable=""))
+    app = App(name="cnnseg", default_parameter=LISTS)
     app.command(seeds)
 
     def call(*options: object) -> int:
@@ -525,7 +525,7 @@ def test_pixels_of_a_network_that_is_read_elsewhere() -> None:
     torch.testing.assert_close(pixels, unroll(made.module.model)(images)[1][:, [1]].clamp(min=0))
     assert identity(made, SeedConfig()) != identity(made, SeedConfig(layer=PIXELS))
     strict = create_network(
-        NetworkConfig(network="unrolled_pixels", architecture="test_resnet", weights="none"), ("dog", "cat")
+        NetworkConfig(kind="unrolled_pixels", architecture="test_resnet", weights="none"), ("dog", "cat")
     )
     assert identity(strict, SeedConfig()) == identity(strict, SeedConfig(layer=PIXELS)) == SeedConfig().identity
 

@@ -124,6 +124,27 @@ def killed_in(monkeypatch: pytest.MonkeyPatch, function: str, calls: int) -> Non
     monkeypatch.setattr(training, function, counted)
 
 
+def test_a_state_of_an_older_version_is_gone_on_with(
+    data: dict[str, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = (data["train"], masked(data), None)
+    config = CONFIG.model_copy(update={"save_every": 2})
+    with monkeypatch.context() as patch:
+        killed_in(patch, "_step", 3)
+        with pytest.raises(Killed):
+            train_network(network(), *sets, tmp_path, config)
+    state = torch.load(tmp_path / STATE, weights_only=True)
+    assert state["identity"]["config"]["precision"] == "float32"
+    state["identity"]["config"]["precision"] = "bf16"
+    torch.save(state, tmp_path / STATE)
+    with pytest.raises(InputError, match="of a training with other settings"):
+        train_network(network(), *sets, tmp_path, config)
+    state["identity"]["config"]["precision"] = "fp32"
+    torch.save(state, tmp_path / STATE)
+    train_network(network(), *sets, tmp_path, config)
+    assert "going on after step 2 of" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("kind", MAKE)
 def test_killed_and_resumed_equals_uninterrupted(
     data: dict[str, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -214,7 +235,9 @@ def test_history_holds_means_between_evaluations(data: dict[str, Dataset], tmp_p
         read_history(tmp_path / "4")
 
 
-@pytest.mark.parametrize(("kind", "precision"), [("unrolled", "fp32"), ("unrolled", "bf16"), ("unet", "fp32")])
+@pytest.mark.parametrize(
+    ("kind", "precision"), [("unrolled", "float32"), ("unrolled", "bfloat16"), ("unet", "float32")]
+)
 def test_it_learns(data: dict[str, Dataset], tmp_path: Path, kind: str, precision: str) -> None:
     update = {"steps": 70, "lr": 3e-2, "precision": precision, "evaluate_every": 35, "colour_jitter": 0}
     config = CONFIG.model_copy(update=update)

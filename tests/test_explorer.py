@@ -236,6 +236,20 @@ def test_failure_is_that_of_who_asked():
     worker.close()
 
 
+def test_failure_of_a_void_wish_is_nobodys():
+    worker, session = Worker(), Sessions().of("a")
+    ticket = session.ticket("a")
+
+    def failing(told):
+        session.cancel()
+        raise InputError("no")
+
+    assert list(worker.run(session, "a", failing, ticket)) == []
+    assert not session.holds("a", ticket) and not session.replaced("a", ticket)
+    assert session.ticket("a") > ticket and session.replaced("a", ticket)
+    worker.close()
+
+
 # Maps
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import cnnseg
 from cnnseg import cli, explain
 from cnnseg.explanation import check_explanation
-from cnnseg.explorer.segmenting import SegmentingSubject
+from cnnseg.explorer.segmenting import ExplainedSegmenter
 from cnnseg.methods.hooked import Hooked
 from cnnseg.methods.running import layer_at_stride, layers_with_maps, passes
 from cnnseg.models import Network, create_segmentation, load_network, save_network
@@ -450,7 +450,7 @@ def test_listed_layers_are_taken_and_have_the_size_that_is_said(dpt: Network) ->
         assert explain(adapted, x, 1, "layercam", layer=layer.name).maps.shape[1:] == layer.size
 
 
-def offers_what_works(tested: SegmentingSubject, photograph: np.ndarray) -> None:
+def offers_what_works(tested: ExplainedSegmenter, photograph: np.ndarray) -> None:
     assert [method.name for method in tested.methods] == list(METHODS)
     look = tested.look(photograph)
     names = [layer.name for layer in look.layers]
@@ -466,10 +466,10 @@ def offers_what_works(tested: SegmentingSubject, photograph: np.ndarray) -> None
 
 def test_the_explorer_offers_the_methods_and_layers_that_there_are(files: Path) -> None:
     network = load_network(files / "net.safetensors")
-    offers_what_works(SegmentingSubject(network, "dpt"), np.array(Image.open(files / "a.png")))
+    offers_what_works(ExplainedSegmenter(network, "dpt"), np.array(Image.open(files / "a.png")))
 
 
 @pytest.mark.skipif(not SHIPPED.is_file(), reason="the shipped network is not here")
 def test_the_explorer_takes_the_shipped_network() -> None:
     photograph = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
-    offers_what_works(SegmentingSubject(load_network(SHIPPED), "shipped"), photograph)
+    offers_what_works(ExplainedSegmenter(load_network(SHIPPED), "shipped"), photograph)

@@ -302,7 +302,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = CONFIG.model_copy(update=FAST | {"precision": "bf16"})
+    config = CONFIG.model_copy(update=FAST | {"precision": "bfloat16"})
     whole = train_classifier(dataset, None, tmp_path / "whole", config)
     folder = tmp_path / "killed"
     with monkeypatch.context() as patch:

@@ -25,7 +25,7 @@ from wsss.store.content import MISSING, content_of, contents
 from wsss.store.inputs import Inputs
 from wsss.store.records import inspect, pack
 
-TINY = "--architecture test_vit --weights none --epochs 1 --batch-size 2 --precision fp32 --sizes 32 --device cpu"
+TINY = "--architecture test_vit --weights none --epochs 1 --batch-size 2 --precision float32 --sizes 32 --device cpu"
 SEEDS = "--classifier mine --split val --sizes 32 --first-block 1 --method rollout --no-flip --device cpu"
 
 

@@ -247,7 +247,7 @@ def test_check_of_imagenet_seg(mat: Path, tmp_path: Path, arrays: tuple[list[np.
         ("layout: imagenet_seg\nmask_values: [cat]", "mask_values: layout 'imagenet_seg'"),
         ("layout: imagenet\nclasses: [cat, cat]", "'cat' stands there twice"),
         ("layout: imagenet\nclasses: []", "classes: 0 names"),
-        ("layout: imagenets", "layout: Input should be"),
+        ("layout: imagenets", "layout: 'imagenets' is unknown: did you mean 'imagenet'"),
     ],
 )
 def test_description_faults(tmp_path: Path, text: str, told: str) -> None:

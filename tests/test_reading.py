@@ -27,11 +27,11 @@ def config(**options: object) -> NetworkConfig:
 
 
 def test_what_is_usual() -> None:
-    assert find_reading(config(network="unrolled_pixels")) == AT_THE_PIXELS
+    assert find_reading(config(kind="unrolled_pixels")) == AT_THE_PIXELS
     assert AT_THE_PIXELS.described() == {}  # of files that were written before there was a choice
     usual = find_reading(config())
     assert usual == Reading((32, 16, 8, 4), "last", (1, 0.5, 0.5, 0.5), False, "asinh", False, "trained")
-    assert find_reading(config(network="free_convolutions", strides=(16, 1))).readout == "asinh"
+    assert find_reading(config(kind="free_convolutions", strides=(16, 1))).readout == "asinh"
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,11 @@ def test_strides_of_layers() -> None:
 
 
 def test_options_of_other_networks_are_refused() -> None:
-    with pytest.raises(InputError, match="--strides: of unrolled networks; --network unet has none"):
-        create_network(config(network="unet", architecture="resnet18", strides=(7,)), NAMES)
+    with pytest.raises(InputError, match="--strides: of unrolled networks; --kind unet has none"):
+        create_network(config(kind="unet", architecture="resnet18", strides=(7,)), NAMES)
     with pytest.raises(InputError, match=r"--rules epsilon_plus: .*give --baseline mean"):
-        create_network(config(network="unrolled_pixels", rules="epsilon_plus"), NAMES)
-    create_network(config(network="unrolled_pixels", rules="epsilon_plus", baseline="mean"), NAMES)
+        create_network(config(kind="unrolled_pixels", rules="epsilon_plus"), NAMES)
+    create_network(config(kind="unrolled_pixels", rules="epsilon_plus", baseline="mean"), NAMES)
 
 
 def test_a_vgg_is_read_as_well() -> None:

@@ -566,7 +566,7 @@ def test_figures_of_several_looks_or_given_labels_are_not_those_of_one(
     data: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     dataset = load_dataset(data, "val")
-    rule = {"size": None, "protocol": "voc", "precision": "fp32"}
+    rule = {"size": None, "protocol": "voc", "precision": "float32"}
     for name, how, plain in (
         ("plain", {}, True),
         ("views", {"views": ViewsConfig(flip=True)}, False),

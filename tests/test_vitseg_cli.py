@@ -21,7 +21,7 @@ from wsss.console import run
 from wsss.data import load_dataset
 from wsss.store import read_json, read_seed
 
-TINY = {"--architecture": "test_vit", "--weights": "none", "--epochs": 2, "--batch-size": 2, "--precision": "fp32"}
+TINY = {"--architecture": "test_vit", "--weights": "none", "--epochs": 2, "--batch-size": 2, "--precision": "float32"}
 QUICK = ["--sizes", "32", "--first-block", "1"]
 Vitseg = Callable[..., int]
 
@@ -83,7 +83,7 @@ def test_the_chain(place: Path, vitseg: Vitseg, capsys: pytest.CaptureFixture[st
     scores = read_json(folder / "scores.json")
     assert scores["images"] == 4 and set(scores["f1"]) == {"cat", "dog"} and 0 <= scores["macro_f1"] <= 100
     entry = read_json(folder / "manifest.json")["history"][-1]
-    assert entry["counts"] == {"images": 6} and len(entry["losses"]) == 2
+    assert entry["counts"] == {"images": 6} and len(entry["losses"]) == 2 and entry["val_split"] == "val"
     before = (folder / "classifier.safetensors").stat().st_mtime_ns
     assert vitseg(*training) == 0
     assert (folder / "classifier.safetensors").stat().st_mtime_ns == before
@@ -257,5 +257,5 @@ def test_list_of_methods(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("options", [[], ["--method", "rollout"]])
 def test_explain_keeps_its_own_defaults_beside_other_options(options: list[str]) -> None:
     _, bound, _ = app.parse_args(["explain", "x.jpg", "--architecture", "vit_tiny_patch16_224", *options])
-    settings = bound.arguments.get("cfg", ExplainConfig())
+    settings = bound.arguments.get("cfg", ExplainConfig()).settled(side=224, first_block=1)
     assert (settings.rules, settings.power) == ("robust", 1)

@@ -2,7 +2,8 @@
 
 from vitseg.convert import to_timm
 from vitseg.explain import explain
+from vitseg.photographs import explain_photograph
 from wsss.explanation import Explanation
 from wsss.overlay import overlay
 
-__all__ = ["Explanation", "explain", "overlay", "to_timm"]
+__all__ = ["Explanation", "explain", "explain_photograph", "overlay", "to_timm"]

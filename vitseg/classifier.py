@@ -17,12 +17,13 @@ from torchvision.transforms import v2
 from vitseg.hybrid import freeze_levels, split_name, trunk_of
 from vitseg.models import HEAD, Classifier, create_classifier, save_classifier
 from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig
-from wsss.console import note, track
 from wsss.data import Dataset, Sample
 from wsss.distributed import OwnBatches, all_sum, same_start, sum_gradients, whole_batch
 from wsss.errors import InputError
 from wsss.metrics import ClassificationScores, classification_scores
+from wsss.precision import autocast
 from wsss.processes import is_first, rank
+from wsss.progress import note, track
 from wsss.training import EpochBatches, loader_errors, read_state, save_state, stable_seed
 
 UNKNOWN = -1
@@ -194,7 +195,7 @@ def predict(
     *,
     device: str = "cpu",
     batch_size: int = 32,
-    precision: str = "fp32",
+    precision: str = "float32",
 ) -> np.ndarray:
     """Class probabilities (N, C) float32 of every image, squeezed to a square of side `size`."""
     check_side(classifier, size, "--size")
@@ -204,7 +205,7 @@ def predict(
     for start in track(range(0, len(samples), batch_size), f"classify {dataset.split}"):
         chunk = samples[start : start + batch_size]
         images = torch.stack([classifier.prepare(sample.load_image(), (size, size)) for sample in chunk])
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(device, precision):
             rows.append(model(images.to(device)).float().sigmoid().cpu())
     probabilities = torch.cat(rows).numpy()
     if not np.isfinite(probabilities).all():
@@ -215,7 +216,7 @@ def predict(
 def _step(
     classifier: Classifier, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, config: ClassifierConfig
 ) -> float:
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+    with autocast(images.device, config.precision):
         logits = classifier.model(classifier.normalise(images))
     known = labels != UNKNOWN
     losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")

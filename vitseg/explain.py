@@ -40,7 +40,10 @@ def explain(
     attention_walk: int = 0,
     attention_blocks: Sequence[int] | None = None,
 ) -> Explanation:
-    """Explain class scores of a timm ViT.
+    """Explain class scores of a timm ViT: one pass at the images' size, no mirror image, the method's own blocks.
+
+    `vitseg.explain_photograph` takes a photograph instead and has the presets of the command: "plain" is this map,
+    scaled; "seed" averages sizes and mirror images as `vitseg seeds` does.
 
     Args:
         model: timm VisionTransformer whose head reads the class token (and the distillation token) or the mean of the
@@ -104,7 +107,7 @@ def explain(
         else:
             wanted, many = class_targets(targets, logits)
         with torch.no_grad() if not chosen.gradients else torch.enable_grad():
-            found = chosen.compute(trace, wanted, first, formulation).detach()
+            found = chosen.maps(trace, wanted, first, formulation)
         if blocks:
             found = walk_maps(trace, found, attention_walk, blocks)
     maps = rearrange(found, "(k b) h w -> b k h w", b=len(images))

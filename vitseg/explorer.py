@@ -68,12 +68,10 @@ class ExplainedClassifier:
             **self._options,
             "classes": [self.class_names[target]],
             "method": setting.method,
+            "preset": "plain",
             "sizes": [self._side],
-            "flip": False,
         }
         if method.relevance:
             options["rules"] = setting.rules or self.rules[0]
             options["precision"] = "float32"  # as here; the command's own is double for the exact rules
-        if method.rolls_out:
-            options["first_block"] = method.first_block(len(self._model.blocks))
         return json.dumps(options, indent=2) + "\n"

@@ -22,6 +22,7 @@ from timm.layers import Format, HybridEmbed
 from torch import nn
 
 from wsss.errors import InputError, did_you_mean
+from wsss.fetching import fetching
 from wsss.weights import fitting, read_weights, strides_first
 
 SEPARATOR = "+"
@@ -98,7 +99,8 @@ def load_trunk(module: nn.Module, trunk: Trunk, weights: str) -> None:
     levels = module.feature_info.out_indices
     if weights == "pretrained":
         try:
-            loaded = _features(trunk, out_indices=levels, pretrained=True)
+            with fetching():
+                loaded = _features(trunk, out_indices=levels, pretrained=True)
         except (OSError, RuntimeError) as error:  # the hub cannot be reached
             reason = str(error).split("\n")[0]
             raise InputError(

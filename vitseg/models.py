@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vitseg.hybrid import embedding, load_trunk, split_name, trunk_of
 from vitseg.relevance.parts import check_supported
 from wsss.errors import InputError, did_you_mean
+from wsss.fetching import fetching
 from wsss.weights import fitting, read_checkpoint, read_weights, stored_state, write_checkpoint
 
 KIND = "relseg-classifier"
@@ -148,7 +149,8 @@ def _create(architecture: str, num_classes: int | None, *, pretrained: bool) -> 
             if not isinstance(patches, PatchEmbed):
                 raise InputError(f"architecture {vit!r} has no patches that trunk {parts[0].name} could replace")
             keywords |= embedding(parts[0], patches.patch_size[0])
-        model = timm.create_model(vit, pretrained=pretrained, dynamic_img_size=True, **keywords)
+        with fetching(pretrained):
+            model = timm.create_model(vit, pretrained=pretrained, dynamic_img_size=True, **keywords)
     except TypeError:
         raise InputError(other) from None
     except (OSError, RuntimeError) as error:  # the hub cannot be reached

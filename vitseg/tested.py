@@ -17,6 +17,7 @@ from wsss.errors import InputError
 from wsss.explanation_tests.explainer import Explainer
 from wsss.explanation_tests.settings import chosen_names
 from wsss.explanation_tests.tested import ModelUnderTest
+from wsss.extensions import source_file
 from wsss.store import file_hash
 
 
@@ -77,6 +78,7 @@ def explainer_of(name: str, depth: int, *, rules: str = "robust", first_block: i
         options=options,
         variants=("exact",) * (options.get("rules") == "exact"),
         remedy="try --precision float64",
+        code=source_file(method.compute),
     )
 
 

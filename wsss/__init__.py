@@ -1,20 +1,35 @@
 """The ground floor of relseg: images, labels, files and numbers. It knows no model.
 
+`seed_run`, `write_seeds` and `read_seed` make anybody's maps the seeds of a run (docs/own_seeds.md);
 `perturbation_test`, `segmentation_test` and `compare_tests` evaluate any explainer of any model from Python.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["TestResult", "compare_tests", "perturbation_test", "segmentation_test"]
+if TYPE_CHECKING:
+    from wsss.explanation_tests.api import TestResult, compare_tests, perturbation_test, segmentation_test
+    from wsss.own_seeds import SeedRun, read_seed, seed_run, write_seeds
+
+__all__ = [
+    "SeedRun",
+    "TestResult",
+    "compare_tests",
+    "perturbation_test",
+    "read_seed",
+    "seed_run",
+    "segmentation_test",
+    "write_seeds",
+]
+
+_OF_SEEDS = ("SeedRun", "read_seed", "seed_run", "write_seeds")
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:  # on demand, as commands that need no torch import this package too
-        from wsss.explanation_tests import api
-
-        return getattr(api, name)
+        return getattr(import_module("wsss.own_seeds" if name in _OF_SEEDS else "wsss.explanation_tests.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

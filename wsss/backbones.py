@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wsss.errors import InputError, did_you_mean
+from wsss.fetching import fetching
 from wsss.weights import check_finite, widened
 
 PACKAGE = "package:"
@@ -41,7 +42,8 @@ def create_backbone(name: str, weights: str | None, **options: Any) -> nn.Module
         return timm.create_model(name, pretrained=False, **options)
     if weights == "pretrained":
         try:
-            return timm.create_model(name, pretrained=True, **options)
+            with fetching():
+                return timm.create_model(name, pretrained=True, **options)
         except Exception as error:  # the hub raises its own, requests' and OS errors
             raise InputError(
                 f"weights of {name} cannot be downloaded ({_first_line(error)}); "

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError
 
-from wsss.console import Config, validation_line
 from wsss.data import Sample
 from wsss.errors import InputError
+from wsss.settings import Config, validation_line
 from wsss.store import MADE_BY, locked, read_json, write_json
 from wsss.store.atomic import remove_leftovers
 

@@ -1,9 +1,10 @@
-"""The one exception a user is meant to see, and the hint for a mistyped name."""
+"""The one exception a user is meant to see, checks that raise it, and the hint for a mistyped name."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -19,6 +20,12 @@ def check_name(name: object, what: str, choices: Iterable[str] = ()) -> None:
     if not isinstance(name, str):
         known = ", ".join(sorted(choices))
         raise InputError(f"{what}: expected a name, got a {type(name).__name__}{known and f'; known: {known}'}")
+
+
+def check_folder(path: Path, option: str) -> None:
+    """InputError if something else than a folder lies where an option's folder is or is to be made."""
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{option} {path}: is a file; expected a folder, which is made if it is not there")
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

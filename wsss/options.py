@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from wsss.console import Several
-from wsss.errors import InputError
+from wsss.errors import InputError, check_folder
 from wsss.processes import local_size
-
-
-def check_folder(path: Path, option: str) -> None:
-    """InputError if something else than a folder lies where an option's folder is or is to be made."""
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{option} {path}: is a file; expected a folder, which is made if it is not there")
 
 
 def _folder(option: str) -> Callable[[type, Path], None]:
@@ -44,7 +35,6 @@ ForegroundValue = Annotated[
 ]
 SeedRuns = Annotated[
     list[str],
-    Several,
     Parameter(
         help="Run with the seeds: a name below the folder of runs, or a path. Several: their seeds are joined "
         "(`affinity combine`), and the results go to the run A+B."
@@ -77,8 +67,3 @@ def worker_count(given: int | None) -> int:
     check_positive("--workers", given)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return given or max(1, cores // local_size())
-
-
-def command_line(program: str) -> str:
-    """The command as it was typed, for manifests and reports."""
-    return shlex.join([program, *sys.argv[1:]])

@@ -14,8 +14,8 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TypeVar
 
-from wsss.console import track
 from wsss.errors import InputError
+from wsss.progress import track
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -10,14 +10,14 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from wsss.console import note
 from wsss.data import read_image
 from wsss.data.wordnet import describe
-from wsss.errors import InputError, did_you_mean
-from wsss.options import check_folder
+from wsss.errors import InputError, check_folder, did_you_mean
 from wsss.overlay import overlay
 from wsss.processes import gathered, of_shard, share
+from wsss.progress import note
 from wsss.store import atomic
+from wsss.words import agreeing, counted
 
 LONGEST = 1600
 """Pixels of the longer side of an overlay, unless it is to have the full size of its photograph."""
@@ -64,7 +64,8 @@ def explain_photographs(
     check_folder(out, "--out")
     fixed = [_output(name, class_names) for name in classes or ()]
     if top < 1 or top > len(class_names):
-        raise InputError(f"--top {top}: the classifier has 1 to {len(class_names)} classes")
+        known = f"{agreeing(len(class_names), '', '1 to ')}{counted(len(class_names), 'class')}"
+        raise InputError(f"--top {top}: the classifier has {known}")
     twice = {path.stem for path in paths if sum(other.stem == path.stem for other in paths) > 1}
     if twice:
         raise InputError(f"images: two files are named {min(twice)}; their overlays would overwrite each other")
@@ -114,7 +115,8 @@ def _tell(failed: Sequence[str], count: int) -> None:
         return
     more = f"; and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
     named = "; ".join(failed[:NAMED]) + more
-    raise InputError(named if count == 1 else f"{len(failed)} of {count} photographs have no overlay: {named}")
+    have = agreeing(len(failed), "has", "have")
+    raise InputError(named if count == 1 else f"{len(failed)} of {count} photographs {have} no overlay: {named}")
 
 
 def _output(name: str, names: Sequence[str]) -> int:

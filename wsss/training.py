@@ -19,6 +19,7 @@ from torch.utils import data
 from wsss.errors import InputError
 from wsss.processes import from_first, local_rank, size
 from wsss.store import atomic
+from wsss.store.spelling import respelt
 
 
 def stable_seed(*numbers: int) -> int:
@@ -70,7 +71,7 @@ def _read_state(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: cannot be read ({reason}); delete it to train from the start") from None
-    if state.get("identity") != identity:
+    if respelt(state.get("identity")) != identity:
         raise InputError(f"{path}: is of a training with other settings or images; delete it to train from the start")
     return state
 

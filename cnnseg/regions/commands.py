@@ -21,11 +21,13 @@ from cnnseg.regions.settings import (
 )
 from cnnseg.segmentation.commands import Which
 from cnnseg.settings import BEST, LAST
-from wsss.console import Flat, note, together, warn
+from wsss.console import Flat, together
 from wsss.errors import InputError
 from wsss.explanation_tests.options import Split
 from wsss.options import Data, Device, OutFolder, Root, Runs, Shard, check_positive
 from wsss.processes import take_shard
+from wsss.progress import note, warn
+from wsss.words import agreeing
 
 NetworkOption = Annotated[
     str | None, Parameter(help="Checkpoint (.safetensors), or the name of a run that holds one; of --settings its own.")
@@ -34,12 +36,12 @@ NetworkOption = Annotated[
 
 @together
 def explain_segmentation(
-    images: Annotated[list[Path] | None, Parameter(negative_iterable="")] = None,
+    images: list[Path] | None = None,
     /,
     *,
     network: NetworkOption = None,
     class_name: Annotated[str | None, Parameter(name="--class")] = None,
-    pixel: Annotated[list[str] | None, Parameter(negative_iterable="")] = None,
+    pixel: list[str] | None = None,
     region: Path | None = None,
     all_classes: bool = False,
     all_layers: bool = False,
@@ -65,7 +67,7 @@ def explain_segmentation(
         Class whose score is explained, "background" too; unless given the one that covers most of the region, or most
         of the photograph beside background.
     pixel
-        A pixel of the photograph, X,Y from its upper left, as the region; may be given several times.
+        Pixels of the photograph, each X,Y from its upper left, as the region.
     region
         PNG of the photograph's size as the region: what is not 0.
     all_classes
@@ -117,8 +119,9 @@ def explain_segmentation(
         first = next(iter(found.failed.values()))
         if len(photographs) == 1:
             raise InputError(first)
+        were = agreeing(len(found.failed), "was", "were")
         names = ", ".join(str(photographs[name]) for name in found.failed)
-        raise InputError(f"{len(found.failed)} of {len(photographs)} photographs were left out ({names}): {first}")
+        raise InputError(f"{len(found.failed)} of {len(photographs)} photographs {were} left out ({names}): {first}")
 
 
 def list_layers(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cnnseg.adapter import RegionClassifier
 from cnnseg.methods.hooked import Hooked
 from cnnseg.methods.running import Traced, passes
-from cnnseg.unroll.encoded import run_step
+from cnnseg.unroll.encoding import run_step
 from cnnseg.unroll.layers import Options, Way
 from cnnseg.unroll.places import ENCODERS, find_layer
 from cnnseg.unroll.trace import Trace, trace

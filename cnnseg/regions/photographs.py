@@ -17,9 +17,9 @@ from cnnseg.regions.layers import stages
 from cnnseg.regions.pictures import draw_classes, draw_layers
 from cnnseg.regions.seen import Seen
 from cnnseg.regions.settings import Mask, PictureFormat, Pixels, SegmentationQuestion
-from wsss.console import note, track, warn
 from wsss.errors import InputError
 from wsss.processes import gathered, of_shard, share
+from wsss.progress import note, track, warn
 from wsss.store import atomic, file_hash
 from wsss.store.atomic import write_bytes
 

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from pydantic import ConfigDict, Field, NonNegativeInt, ValidationError, field_validator
 
-from wsss.console import Config, Several, validation_line
 from wsss.errors import InputError
 from wsss.explanation_tests import settings as explanation_tests
+from wsss.settings import Config, validation_line
 from wsss.store import read_json
 
 VERSION = 1
@@ -100,7 +100,7 @@ class RegionMethod(Config):
 class RegionEvaluationConfig(explanation_tests.EvaluationConfig):
     """How explanations of regions are tested."""
 
-    methods: Annotated[tuple[str, ...] | None, Several] = None
+    methods: tuple[str, ...] | None = None
     """explainers, ``METHOD[:RULES][@LAYER]`` or random, separated by spaces, such as gradcam@encoder lrp:epsilon_plus;
     gradcam and layercam at the end of the encoder, input_x_gradient, integrated_gradients, lrp, random unless given"""
     score: Score = "logit"

@@ -18,11 +18,12 @@ from cnnseg.regions.layers import list_layers, usual_layer
 from cnnseg.regions.settings import RegionEvaluationConfig
 from cnnseg.segmentation.segmenting import stride_of
 from cnnseg.settings import LAST, STAGE
-from wsss.console import warn
 from wsss.errors import InputError, did_you_mean
 from wsss.explanation import Explanation
 from wsss.explanation_tests.explainer import Explainer
 from wsss.explanation_tests.tested import ModelUnderTest
+from wsss.extensions import source_file
+from wsss.progress import warn
 from wsss.store import file_hash
 
 RANDOM = "random"
@@ -112,7 +113,13 @@ def explainer_named(name: str, model: nn.Module, *, score: str = "logit") -> Exp
     said = options | margin
     explain = partial(_explained, method=method, **options)
     return Explainer(
-        method, explain, options=said, variants=tuple(said.values()), remedy="try --precision float64", many=True
+        method,
+        explain,
+        options=said,
+        variants=tuple(said.values()),
+        remedy="try --precision float64",
+        many=True,
+        code=source_file(takes.compute),
     )
 
 

@@ -15,10 +15,10 @@ from cnnseg.models import Network
 from cnnseg.segmentation.segmenting import Segmentation, segment_pictures
 from cnnseg.segmentation.settings import SegmentConfig
 from cnnseg.settings import BEST, LAST
-from wsss.console import validation_line
 from wsss.data import read_image
 from wsss.data.files import as_photograph
 from wsss.errors import InputError, did_you_mean
+from wsss.settings import validation_line
 from wsss.training import choose_device
 
 Photograph = str | Path | Image.Image | np.ndarray
@@ -60,7 +60,7 @@ def segment(
     *,
     classes: Sequence[str] | None = None,
     batch_size: int = 4,
-    precision: str = "fp32",
+    precision: str = "float32",
     **options: Any,
 ) -> Segmentation | list[Segmentation]:
     """Which class each pixel of a photograph shows.
@@ -70,7 +70,7 @@ def segment(
         images: one photograph, see `Photograph`, or several.
         classes: names of the classes that are known to be shown: a pixel is one of them or background. All if None.
         batch_size: photographs of equal size (or tiles of a large one) that go through the network together.
-        precision: "bf16" is faster on GPUs and CPUs that have it.
+        precision: "float32", or "bfloat16", which is faster on GPUs and CPUs that have it.
         options: fields of `SegmentConfig`: size, tile, overlap, scales, flip.
 
     Returns:

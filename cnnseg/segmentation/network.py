@@ -18,6 +18,7 @@ from cnnseg.segmentation.settings import DECODERS, SegmentationConfig
 from wsss.backbones import PACKAGE, quiet
 from wsss.backbones import read_weights as read_timm_weights
 from wsss.errors import InputError, did_you_mean
+from wsss.fetching import fetching
 from wsss.weights import fitting, read_weights, strides_first
 
 TIMM = "tu-"
@@ -84,7 +85,7 @@ def create_module(config: SegmentationConfig, outputs: int, *, load_weights: boo
         options |= {"dynamic_img_size": True, "num_classes": 0}
     aux = {"classes": outputs, "pooling": "avg", "dropout": None}
     try:
-        with warnings.catch_warnings(), quiet():
+        with warnings.catch_warnings(), quiet(), fetching(weights == "pretrained"):
             warnings.simplefilter("ignore")  # of deprecated names
             model = smp.create_model(config.decoder, name, in_channels=3, classes=outputs, aux_params=aux, **options)
     except OSError as error:

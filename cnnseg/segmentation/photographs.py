@@ -19,13 +19,13 @@ from cnnseg.models import Network
 from cnnseg.scores import mask_settings
 from cnnseg.segmentation.segmenting import Segmentation, segment_pictures
 from cnnseg.segmentation.settings import SegmentConfig
-from wsss.console import track, warn
 from wsss.data import Sample, read_image
 from wsss.data.files import image_size
 from wsss.errors import InputError
-from wsss.options import command_line
 from wsss.overlay import fit_width
 from wsss.processes import gathered
+from wsss.progress import track, warn
+from wsss.provenance import command_line
 from wsss.store import Stage, atomic, due, file_hash, inputs_of, locked, read_mask, write_mask
 from wsss.store.atomic import remove_leftovers, write_bytes
 from wsss.store.work import all_done, known_records
@@ -84,7 +84,7 @@ def segment_photographs(
     overlays: bool = True,
     device: str = "cpu",
     batch_size: int = 4,
-    precision: str = "fp32",
+    precision: str = "float32",
     workers: int = 2,
 ) -> Written:
     """Write ``masks/NAME.png``, ``overlays/NAME.jpg`` and ``shares.csv`` into `out`.

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from cnnseg.examples import Examples
-from wsss.console import note, warn
 from wsss.data import BACKGROUND, IGNORE, Dataset, Sample
 from wsss.errors import InputError
 from wsss.parallel import map_parallel
+from wsss.progress import note, warn
 from wsss.store import Seed, Stage, read_mask, read_seed, require, resolve_run
+from wsss.words import agreeing, counted
 
 MASKS, SCORES = "masks", "refined"
 """Stages of a run: the masks, and the walked scores that they were made from."""
@@ -61,7 +62,7 @@ class PseudoMasks(Dataset):
         if len(strange):
             raise InputError(
                 f"mask {self.masks[0] / sample.id}.png: holds class index {strange[0]}, data set {self.name} has "
-                f"{self.num_classes} classes"
+                f"{counted(self.num_classes, 'class')}"
             )
         return first
 
@@ -206,7 +207,8 @@ def check_masks(dataset: PseudoMasks, *, workers: int = 0) -> None:
     line = ", ".join(f"{name} {100 * count / (total - ignored):.1f}" for name, count in shares.items())
     note(f"masks: {100 * ignored / total:.1f} % of the pixels are ignored; of the others, in per cent: {line}")
     if strangers := [one.id for one in found if one.strange]:
-        warn(f"{len(strangers)} masks show classes that the image-level labels lack, the first is {strangers[0]}")
+        shown = f"{counted(len(strangers), 'mask')} {agreeing(len(strangers), 'shows', 'show')}"
+        warn(f"{shown} classes that the image-level labels lack, the first is {strangers[0]}")
 
 
 class _Counts(NamedTuple):

@@ -93,13 +93,13 @@ def segment_pictures(
     classes: Sequence[int] | None = None,
     device: str = "cpu",
     batch_size: int = 4,
-    precision: str = "fp32",
+    precision: str = "float32",
 ) -> Iterator[np.ndarray]:
     """Masks, uint8 (H, W), of upright RGB pictures, in their order; neighbours of equal size go through together.
 
     Args:
         classes: outputs that pixels may be beside background; all if None.
-        batch_size: pictures, or tiles of one picture, in a pass. precision: "bf16" for autocast.
+        batch_size: pictures, or tiles of one picture, in a pass. precision: "float32" or "bfloat16".
 
     Raises:
         InputError: a picture smaller than the network's stride, or a network that gives NaN or infinite values.

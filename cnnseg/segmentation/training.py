@@ -55,7 +55,7 @@ def train_segmentation(
         learnt,
         val,
         config,
-        identity={"network": SEGMENTATION, **identity, "masks": "true" if learnt is train else "pseudo"},
+        identity={"kind": SEGMENTATION, **identity, "masks": "true" if learnt is train else "pseudo"},
         inputs=inputs | fingerprints(learnt),
         files=files_of(learnt),
         sources=sources_of(learnt),

@@ -19,6 +19,7 @@ from cnnseg.unroll.called import Called
 from cnnseg.unroll.layers import Layer
 from cnnseg.unroll.region import OverRegion, RegionMean
 from cnnseg.unroll.transposed import Transposed
+from wsss.errors import InputError
 from wsss.genuine import is_published
 
 KNOWN = (
@@ -102,6 +103,29 @@ class Written:
     in_place: bool
 
 
+REGISTERED: dict[type[nn.Module], Callable[[Any], Layer]] = {}
+"""Classes of layers that somebody has registered, each with what makes its `Layer` of a module."""
+
+
+def register_layer(kind: type[nn.Module]) -> Callable[[Callable[[Any], Layer]], Callable[[Any], Layer]]:
+    """Decorator: make a function from a module of class `kind` to its `Layer` the rule of that class.
+
+    The class is then one layer, whatever its code consists of (docs/howto_backbone.md).
+
+    Raises InputError for a class that there are rules for already.
+    """
+    if not isinstance(kind, type) or not issubclass(kind, nn.Module):
+        raise InputError(f"register_layer: expected a class of torch.nn.Module, got {kind!r:.60}")
+    if is_published(kind) and kind.__module__.startswith("torch.nn"):
+        raise InputError(f"register_layer: {kind.__name__} is PyTorch's and has its rule; register a class of your own")
+
+    def add(make: Callable[[Any], Layer]) -> Callable[[Any], Layer]:
+        REGISTERED[kind] = make
+        return make
+
+    return add
+
+
 def kind_of(module: nn.Module) -> type[nn.Module]:
     """The class of a module, that below a parametrisation (weight norm, spectral norm, ...) if it has one.
 
@@ -135,6 +159,8 @@ def layer_of(node: Written) -> Layer | None:
 
 
 def _of_module(module: nn.Module, node: Written) -> Layer | None:
+    if type(module) in REGISTERED:
+        return REGISTERED[type(module)](module)
     kind = kind_of(module)
     if kind is nn.Conv2d or (kind.__name__ == "Conv2dSame" and is_published(kind)):
         return weighted.Convolution(module)

@@ -29,6 +29,8 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         kind = type(module)
+        if kind in spellings.REGISTERED:
+            return True
         if isinstance(module, BatchNormAct2d | RegionMean) or (kind.__name__ in self.LEAVES and is_published(kind)):
             return True  # somebody's own class of such a name is followed like any code
         if kind.__name__ in spellings.FEATURE_NORMS and isinstance(module, nn.LayerNorm | nn.GroupNorm):

@@ -16,19 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from wsss.console import note, track
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
 from wsss.explanation_tests.explainer import Explainer
 from wsss.explanation_tests.settings import EvaluationConfig
 from wsss.explanation_tests.tested import ModelUnderTest
 from wsss.processes import from_first, gathered, portion
-from wsss.store import DATA, Stage, inputs_of, read_json
+from wsss.progress import note, track
+from wsss.store import DATA, Stage, file_hash, inputs_of, read_json
 from wsss.store.atomic import write_bytes
-from wsss.store.inputs import counted, differing
+from wsss.store.inputs import differing
 from wsss.store.records import Record, pack, with_record
 from wsss.store.stage import MANIFEST
 from wsss.store.work import all_done, check_root, records_of
+from wsss.words import agreeing, counted
 
 PART = 64
 """Images in a file of results: what a run that was killed does again at most."""
@@ -124,8 +125,14 @@ def open_evaluations(
             "config": {"protocol": PROTOCOL, **identity},
             "class_names": dataset.class_names,
             "suffix": ".npz",
-            "inputs": {"model": tested.fingerprint, **_times(folder, dataset, masks=test == "segmentation")},
-            "sources": {DATA: dataset.root} | ({} if tested.path is None else {"model": tested.path}),
+            "inputs": {
+                "model": tested.fingerprint,
+                **({} if explainer.code is None else {"method": file_hash(explainer.code)}),
+                **_times(folder, dataset, masks=test == "segmentation"),
+            },
+            "sources": {DATA: dataset.root}
+            | ({} if tested.path is None else {"model": tested.path})
+            | ({} if explainer.code is None else {"method": explainer.code}),
         }
         try:
             stage = Stage.open(folder, **how) if held is None else held.enter_context(Stage.writing(folder, **how))
@@ -200,7 +207,8 @@ def run_evaluations(
         there = sum(len(parts[name]) for found in left.values() for name in names if name not in found)
         if there:
             count = len(evaluations) * sum(len(parts[name]) for name in names)
-            note(f"{there} of {count} results ({len(evaluations)} methods) are there already")
+            of = f"{counted(count, 'result')} ({counted(len(evaluations), 'method')})"
+            note(f"{there} of {of} {agreeing(there, 'is', 'are')} there already")
         lacking = [(name, [label for label, found in left.items() if name in found]) for name in names]
         return [(name, labels) for name, labels in lacking if labels]
 
@@ -241,7 +249,7 @@ def _pending(stage: Stage, records: dict[str, Record], names: Sequence[str]) -> 
     changed = {part for part, record in there.items() if differing(record, records[part])}
     if changed:
         check_root(stage, "parts", counted(len(changed), "part"))
-        note(f"{stage.folder}: {len(changed)} of {len(names)} parts are of images that have changed: tested again")
+        note(f"{stage.folder}: {len(changed)} of {counted(len(names), 'part')} tested again: images have changed")
     return changed | (set(names) - there.keys())
 
 

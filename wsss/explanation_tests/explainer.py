@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ class Explainer:
         options: what else sets its maps apart, for the manifest and the table.
         variants: what they add to the name of its runs, MODEL.METHOD.VARIANT...
         remedy: what helps where a map is not finite, for the message.
+        code: file of a method that is not this toolkit's: results are of that file, too.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Explainer:
     options: Mapping[str, Any] = field(default_factory=dict)
     variants: tuple[str, ...] = ()
     remedy: str = "try float64, model and images"
+    code: Path | None = None
 
     @property
     def label(self) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from wsss.console import Config, Several
 from wsss.errors import InputError, did_you_mean
+from wsss.settings import Config
 
 
 class EvaluationConfig(Config):
     """What the perturbation test and the segmentation test share, whatever explains."""
 
-    methods: Annotated[tuple[str, ...] | None, Several] = None
+    methods: tuple[str, ...] | None = None
     """explanation methods, names separated by spaces; all that there are unless given"""
     limit: int | None = Field(None, ge=1)
     """take that many images, evenly spread over the data set; all if not given"""

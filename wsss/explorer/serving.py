@@ -9,11 +9,11 @@ import tempfile
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from wsss.console import note, warn
 from wsss.errors import InputError
 from wsss.explorer.asking import Explorer
 from wsss.explorer.explained import ExplainedModel
 from wsss.explorer.uploads import LARGEST_FILE
+from wsss.progress import note, warn
 
 Message = MutableMapping[str, Any]
 App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]

@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from wsss.console import warn
 from wsss.errors import InputError
 from wsss.processes import is_first, is_sharded, wait
+from wsss.progress import warn
 
 
 @dataclass(frozen=True)

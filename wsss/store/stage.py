@@ -5,22 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from wsss.console import warn
 from wsss.errors import InputError, did_you_mean
+from wsss.progress import warn
+from wsss.provenance import commit, versions
 from wsss.store.atomic import locked, read_json, remove_leftovers, write_json
 from wsss.store.locks import holders, writing
 from wsss.store.records import Record, inspect
+from wsss.store.spelling import respelt
 
 MANIFEST = "manifest.json"
 MADE_BY = {
@@ -76,6 +74,7 @@ class Stage:
         content: Mapping[str, str] | None = None,
         sources: Mapping[str, Path] | None = None,
         otherwise: str = OTHERWISE,
+        formerly: Mapping[str, str] | None = None,
         alone: Callable[[], bool] = lambda: True,
     ) -> Stage:
         """Open a stage to write into: a new folder, or one that was made with the same settings, to go on there.
@@ -83,7 +82,8 @@ class Stage:
         `config` is everything that changes the results (not the split: several may share the folder). `inputs` maps
         the name of each input to its fingerprint. `suffix` is that of the image files, such as ".npz". `content` is
         what a training learns from (`wsss.store.training`); `sources` says where the inputs lie, for `wsss status`
-        alone. `otherwise` is the remedy that a refusal names, `alone` whether no other process writes here.
+        alone. `otherwise` is the remedy that a refusal names, `formerly` what older versions
+        called settings (`respelt`), `alone` whether no other process writes here.
         Temporaries of killed writers are removed. Raises InputError saying which setting differs from the manifest's.
         """
         folder = Path(folder)
@@ -110,7 +110,8 @@ class Stage:
             if path.exists() and (others or _read_manifest(folder)["history"]):
                 manifest = _read_manifest(folder)
                 for key in ("protocol", *_IDENTITY):
-                    _same(folder, key, manifest[key], new[key], otherwise)
+                    old = respelt(manifest[key], formerly) if key == "config" else manifest[key]
+                    _same(folder, key, old, new[key], otherwise)
             elif others:
                 raise InputError(
                     f"{folder}: holds files but no {MANIFEST}; write into another run or delete the folder"
@@ -259,31 +260,6 @@ def resolve_run(name_or_path: str | Path, runs: Path) -> Path:
     known = sorted({file.relative_to(runs).parts[0] for file in found})
     hint = did_you_mean(str(name_or_path), known) if known else "there are none yet"
     raise InputError(f"{name_or_path}: no such run in {runs} and no such folder; {hint}")
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Versions of Python, this toolkit, NumPy, and PyTorch if it is loaded."""
-    found = {"python": sys.version.split()[0]}
-    for package in ("relseg", "numpy", *(("torch",) if "torch" in sys.modules else ())):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "unknown"
-    return found
-
-
-@cache
-def commit() -> str | None:
-    """The commit of the checkout this package runs from ("-dirty" if changed), None outside a checkout."""
-    checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / ".git").exists():  # installed: a repository further up is somebody else's
-        return None
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

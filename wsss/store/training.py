@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wsss.console import note
 from wsss.errors import InputError
 from wsss.processes import from_first, is_first
+from wsss.progress import note
 from wsss.store.inputs import Inputs, differing
 from wsss.store.locks import holding, writing
 from wsss.store.stage import MANIFEST, Stage
