@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import timm
@@ -448,6 +449,20 @@ def test_copy_is_independent() -> None:
     twin, expected = copy.deepcopy(network), network(x)[1]
     nn.init.zeros_(network.model.fc2.weight)
     assert network(x)[1].abs().max() == 0
+    assert torch.equal(twin(x)[1], expected)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))])
+def test_copy_has_layers_of_its_own_whatever_they_are(copied) -> None:
+    """Settings of activations are read by functions: a copy's read those of the copy."""
+    body = [nn.Conv2d(3, 5, 3, 2, 1), nn.PReLU(), nn.Conv2d(5, 6, 3), nn.GELU("tanh"), Head(6)]
+    free, x = {"tied_convolutions": False, "ends": ("0", "2")}, images()
+    network = unroll(ready(lambda: nn.Sequential(*body)), **free)
+    twin, expected = copied(network), network(x)[1]
+    assert torch.equal(twin(x)[1], expected)
+    with torch.no_grad():
+        network.model[1].weight.add_(0.5)
+    assert not torch.equal(network(x)[1], expected)
     assert torch.equal(twin(x)[1], expected)
 
 
