@@ -104,9 +104,10 @@ def adapt(network: nn.Module, region: Tensor | None = None, score: Score = "logi
             does not have the maps' size (as soon as there are images).
 
     Example:
-        >>> network = cnnseg.load_network("runs/segmentation")                              # doctest: +SKIP
-        >>> adapted = cnnseg.adapt(network, pixel_region((320, 320), [(80, 120)]))          # doctest: +SKIP
-        >>> cnnseg.explain(adapted, images, targets=3, method="gradcam").maps.shape         # doctest: +SKIP
+        >>> import cnnseg, torch
+        >>> adapted = cnnseg.adapt(cnnseg.load_network("runs/segmentation"), pixel_region((320, 320), [(80, 120)]))
+        >>> images = torch.randn(1, 3, 320, 320)  # yours, normalised
+        >>> cnnseg.explain(adapted, images, targets=3, method="gradcam").maps.shape
         torch.Size([1, 10, 10])
     """
     module = network if isinstance(network, nn.Module) else getattr(network, "module", network)
