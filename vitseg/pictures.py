@@ -28,7 +28,7 @@ def explain_photographs(
     full_size: bool = False,
     device: str = "cpu",
 ) -> list[Path]:
-    """Write an overlay for the named classes or the `top` most probable ones, see `wsss.photographs`."""
+    """Write overlays and a sheet of the named classes or the `top` most probable ones, see `wsss.photographs`."""
     precision = getattr(torch, config.dtype)
     model = classifier.model.to(device, precision).eval()
 
@@ -47,6 +47,6 @@ def explain_photographs(
         top=top,
         sees=max(config.sizes),
         full_size=full_size,
-        limits=(0, 1),
+        comparable=False,
         method=config.method,
     )
