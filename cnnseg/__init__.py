@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cnnseg.unroll.api import unroll
     from wsss.explanation import Explanation
     from wsss.overlay import overlay
+    from wsss.sheet import sheet
 
 __all__ = [
     "Explanation",
@@ -28,6 +29,7 @@ __all__ = [
     "load_network",
     "overlay",
     "segment",
+    "sheet",
     "unroll",
 ]
 
@@ -40,6 +42,7 @@ _HOMES = {
     "overlay": "wsss.overlay",
     "segment": "cnnseg.segmentation.api",
     "Segmentation": "cnnseg.segmentation.segmenting",
+    "sheet": "wsss.sheet",
 }
 
 

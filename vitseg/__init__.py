@@ -5,5 +5,6 @@ from vitseg.explanation import explain
 from vitseg.photographs import explain_photograph
 from wsss.explanation import Explanation
 from wsss.overlay import overlay
+from wsss.sheet import sheet
 
-__all__ = ["Explanation", "explain", "explain_photograph", "overlay", "to_timm"]
+__all__ = ["Explanation", "explain", "explain_photograph", "overlay", "sheet", "to_timm"]

@@ -98,7 +98,8 @@ def _check_complete(stage: Stage, name: str, samples: Sequence[Sample], split: s
         command = history[-1].get("command") or "the command that makes it"
         raise InputError(
             f"{stage.folder}: {len(missing)} of {counted(len(samples), 'image')} of split {split} "
-            f"{agreeing(len(missing), 'is', 'are')} missing (first: {missing[0]}{SUFFIX[STAGES[name]]}); run again for split {split}: {command}"
+            f"{agreeing(len(missing), 'is', 'are')} missing (first: {missing[0]}{SUFFIX[STAGES[name]]}); "
+            f"run again for split {split}: {command}"
         )
 
 
