@@ -87,15 +87,15 @@ def _outcome(app: App, tokens: list[str] | None) -> int:
             list[str] | None, Parameter(help=_EXTENSION, negative_iterable="", env_var="RELSEG_EXTENSION")
         ] = None,
     ) -> int | None:
-        plain = {"exit_on_error": False, "print_error": False}
         with _naming_options(app, tokens):
             for given in extension or ():
                 load_extension(given)
             source = () if config is None else (Yaml(find_config(config), must_exist=True, use_commands_as_keys=False),)
             app.config = source
-            if size() > 1 and not getattr(app.parse_args(tokens, **plain)[0], _TOGETHER, False):
+            called = app.parse_args(tokens, exit_on_error=False, print_error=False)[0] if size() > 1 else None
+            if called is not None and not getattr(called, _TOGETHER, False):
                 raise InputError(f"{' '.join(tokens[:1])}: works in one process; start it without torchrun")
-            return app(tokens, **plain, result_action="return_value")
+            return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
 
     if app.meta.default_command is None:
         app.meta.default(launch)

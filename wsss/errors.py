@@ -10,8 +10,9 @@ from pathlib import Path
 class InputError(ValueError):
     """What the user gave is wrong.
 
-    The message is one line: it names the file or the option, says what is wrong and what would be right. The command
-    line prints it without a traceback and leaves with status 2.
+    The message is one line: it names the file or, in backticks, the argument, and says what was expected and what it
+    got. The command line prints it without a traceback, arguments as its options (`wsss.naming`), and leaves with
+    status 2.
     """
 
 
