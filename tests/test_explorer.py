@@ -499,7 +499,7 @@ def test_network_of_a_function(tmp_path, monkeypatch):
     assert foreign_network("own_networks:plain").class_names == ("class 1", "class 2", "class 3", "class 4")
     assert foreign_network("own_networks:named").class_names == ("ground",)
     for name, reason in {
-        "short": "1 names for 5 classes",
+        "short": "1 name for 5 classes",
         "flat": "expected maps",
         "grey": "takes no image",
         "number": "expected a torch.nn.Module",
