@@ -132,7 +132,7 @@ def refine(
     from wsss.training import choose_device
 
     begin = time.monotonic()
-    check_positive("--batch-size", batch_size)
+    check_positive(batch_size=batch_size)
     take_shard(shard)
     dataset = open_data(data, split, root)
     folder, stage = open_run(seeds, dataset, runs, workers=worker_count(workers))

@@ -159,7 +159,7 @@ def refine_seed(
     height, width = seed.size
     grid = (-(-height // STRIDE), -(-width // STRIDE))
     if features.shape[1:] != grid:
-        raise ValueError(f"features have shape {features.shape}, an image of {height} x {width} needs (D, *{grid})")
+        raise ValueError(f"features: expected (D, *{grid}) for an image of {height} x {width}, got {features.shape}")
     if config.crf and image is None:
         raise ValueError("the CRF needs the image")
     if len(seed.classes) == 0:

@@ -65,12 +65,12 @@ class NetworkConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> NetworkConfig:
         if not self.levels or list(self.levels) != sorted(set(self.levels)) or self.levels[0] < 0:
-            raise ValueError(f"levels {self.levels}: indices from 0 in ascending order")
+            raise ValueError(f"levels {self.levels}: expected indices from 0 in ascending order")
         if len(self.widths) != len(self.levels):
-            raise ValueError(f"widths {self.widths}: one for each of the {len(self.levels)} levels")
+            raise ValueError(f"widths {self.widths}: expected one for each of the {len(self.levels)} levels")
         if self.groups and any(width % self.groups for width in (*self.widths, self.stem_width)):
             raise ValueError(
-                f"widths {self.widths} and stem_width {self.stem_width}: each a multiple of groups {self.groups}"
+                f"widths {self.widths} and stem_width {self.stem_width}: expected multiples of groups {self.groups}"
             )
         return self
 

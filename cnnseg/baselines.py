@@ -12,8 +12,9 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wsss.backbones import strides_first
 from wsss.errors import InputError, did_you_mean
-from wsss.weights import fitting, strides_first
+from wsss.weights import fitting
 from wsss.words import counted
 
 WIDTHS = (256, 128, 64, 32, 16)
@@ -154,5 +155,5 @@ def _encoder_name(architecture: str) -> tuple[str, bool]:
     """segmentation-models-pytorch's name, and whether the strides are to be moved."""
     name = architecture.split(".")[0]
     if name not in ENCODERS:
-        raise InputError(f"--architecture {architecture}: no U-Net on it; {did_you_mean(name, ENCODERS)}")
+        raise InputError(f"`architecture` {architecture}: no U-Net on it; {did_you_mean(name, ENCODERS)}")
     return name.removesuffix(VERSION_1), name.endswith(VERSION_1)

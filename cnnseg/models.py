@@ -120,13 +120,14 @@ def create_network(config: NetworkConfig, class_names: tuple[str, ...]) -> Netwo
             _load_encoder(network, file_weights(Path(config.weights), config.architecture), keep_head=False)
         return network
     network = _build(config, outputs, class_names, pretrained=False)
-    trained = load_network(Path(config.classifier))
+    trained, source = load_network(Path(config.classifier)), f"`classifier` {config.classifier}"
     if trained.architecture != config.architecture:
-        raise InputError(f"--classifier {config.classifier}: is a {trained.architecture}, not a {config.architecture}")
+        raise InputError(f"{source}: expected a {config.architecture}, got a {trained.architecture}")
     if trained.class_names != class_names:
-        raise InputError(f"--classifier {config.classifier}: knows other classes: {', '.join(trained.class_names)}")
+        theirs, ours = ", ".join(trained.class_names), ", ".join(class_names)
+        raise InputError(f"{source}: expected the classes {ours}, got {theirs}")
     if not isinstance(trained.module, (PlainClassifier, UnrolledNetwork)):
-        raise InputError(f"--classifier {config.classifier}: is a {trained.kind}; train-classifier makes a classifier")
+        raise InputError(f"{source}: expected one of `cnnseg train-classifier`, got a {trained.kind}")
     return replace(network, new_head=not _load_encoder(network, trained.module.model.state_dict(), keep_head=True))
 
 
@@ -167,12 +168,12 @@ def load_network(path: Path, *, classes_at_once: int | None = None) -> Network:
     """
     description, state = read_checkpoint(path, "network", "cnnseg train-unrolled")
     if description is None or description.get("format") != FORMAT:
-        raise InputError(f"network {path}: holds no network of cnnseg; `cnnseg train-unrolled` makes one")
+        raise InputError(f"network {path}: expected a network of cnnseg; `cnnseg train-unrolled` makes one")
     try:
         names, mean, std = (tuple(description[key]) for key in ("class_names", "mean", "std"))
         crop, masks = (description.get(key) for key in ("crop", "masks"))  # older files do not say
         if not all(isinstance(value, int | None) for value in (crop, masks)) or crop == 0:
-            raise ValueError("crop and masks are whole numbers")
+            raise ValueError("crop and masks: expected whole numbers")
         if description["kind"] == SEGMENTATION:
             what = SegmentationConfig(
                 decoder=description["decoder"], encoder=description["architecture"], width=description.get("width")
@@ -188,13 +189,13 @@ def load_network(path: Path, *, classes_at_once: int | None = None) -> Network:
             reading = read_reading(description) if config.kind in UNROLLED else None
             network = _build(config, len(names) + 1, names, pretrained=False, colours=(mean, std), reading=reading)
         network.module.load_state_dict(widened(state))
-    except (KeyError, TypeError, ValueError, RuntimeError, InputError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"network {path}: does not fit its own description ({str(error).splitlines()[0]})") from None
     network.module.eval()
     return replace(network, crop=crop, masks=masks, new_head=False, learnt_from=description.get("learnt_from"))
 
 
-def find_network(name: str, runs: Path, which: str = LAST, *, option: str = "--network") -> Path:
+def find_network(name: str, runs: Path, which: str = LAST, *, argument: str = "network") -> Path:
     """The checkpoint of that path, or the `which` one (LAST or BEST) of the run of that name or path.
 
     Raises InputError if there is neither.
@@ -209,7 +210,7 @@ def find_network(name: str, runs: Path, which: str = LAST, *, option: str = "--n
     other = runs / name / STAGE / (BEST if which == LAST else LAST)
     makers = "`cnnseg train-segmentation`, `train-classifier` or `train-unrolled` makes one"
     hint = f"; {other} is there" if other.is_file() else f"; {makers}"
-    raise InputError(f"{option} {name}: no such file, and no {of_run}{hint}")
+    raise InputError(f"`{argument}` {name}: no such file, and no {of_run}{hint}")
 
 
 def _build(
@@ -224,7 +225,7 @@ def _build(
     kind = config.kind
     mean, std = colours or normalisation(config.architecture)
     if kind not in NETWORKS:
-        raise InputError(f"--kind {kind}: no such network; {did_you_mean(kind, NETWORKS)}")
+        raise InputError(f"`kind` {kind}: no such network; {did_you_mean(kind, NETWORKS)}")
     module: nn.Module
     if kind not in UNROLLED:
         check_options(config)
@@ -238,7 +239,7 @@ def _build(
         baseline = black if config.baseline == "black" and reading.has_pixels else None
         if baseline is not None and reading.rules is not None and not find_composite(reading.rules).is_plain:
             raise InputError(
-                f"--rules {reading.rules}: relevance of the image by these has no black; give --baseline mean"
+                f"`rules` {reading.rules}: relevance of the image by these has no black; give `baseline` mean"
             )
         options = reading.options(model) | UNROLLED[kind]
         module = unroll(model, classes_at_once=config.classes_at_once, baseline=baseline, **options)

@@ -69,11 +69,11 @@ def write_evolution(
     """
     check_page(out)
     if columns < 2:
-        raise InputError(f"--columns {columns}: at least 2, the first step and the last")
+        raise InputError(f"`columns` {columns}: expected at least 2, the first step and the last")
     folder = run / STAGE / SNAPSHOTS
     steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal() and path.is_dir())
     if not steps:
-        raise InputError(f"{folder}: no snapshots; train with --snapshots ID ... to keep the heat-maps of some images")
+        raise InputError(f"{folder}: no snapshots; train with `snapshots` ID ... to keep the heat-maps of some images")
     shown = choose_steps(steps, _mious(run / STAGE), columns)
     samples = _choose_samples(folder, shown.steps, dataset, images)
     blocks = [draw_block(sample, dataset, folder, shown.steps, width) for sample in track(samples, "draw")]
@@ -204,12 +204,12 @@ def _choose_samples(folder: Path, steps: Sequence[int], dataset: Dataset, images
     mine = {sample.id: sample for sample in dataset if sample.id in kept}
     if not mine:
         raise InputError(
-            f"--split {dataset.split}: none of its images is among the snapshots in {folder}: {', '.join(sorted(kept))}"
+            f"`split` {dataset.split}: none of its images is among the snapshots in {folder}: {', '.join(sorted(kept))}"
         )
     for image_id in images or ():
         if image_id not in mine:
             raise InputError(
-                f"--images {image_id}: no snapshots of it, or not in split {dataset.split} of {dataset.name}; "
+                f"`images` {image_id}: no snapshots of it, or not in split {dataset.split} of {dataset.name}; "
                 f"{did_you_mean(image_id, mine)}"
             )
     return [mine[image_id] for image_id in dict.fromkeys(images or mine)]

@@ -9,6 +9,7 @@ cnnseg.explain(model, images, rules="mine")
 
 from cnnseg.unroll.activations import Activation
 from cnnseg.unroll.composites import COMPOSITES, Composite, find_composite, register_composite
+from cnnseg.unroll.kinds import register_layer
 from cnnseg.unroll.rules import (
     RULES,
     AlphaBeta,
@@ -23,7 +24,6 @@ from cnnseg.unroll.rules import (
     Zero,
     ZPlus,
 )
-from cnnseg.unroll.spellings import register_layer
 
 __all__ = [
     "COMPOSITES",

@@ -44,11 +44,11 @@ def train_run(
     """
     start = None
     if net.classifier is not None:
-        start = find_network(net.classifier, runs, option="--classifier")
+        start = find_network(net.classifier, runs, argument="classifier")
         if (start.parent / STATE).exists():
-            raise InputError(f"--classifier {net.classifier}: its training is not finished; run that command again")
+            raise InputError(f"`classifier` {net.classifier}: its training is not finished; run that command again")
         if net.weights != "pretrained":
-            raise InputError(f"--weights {net.weights}: the encoder starts at --classifier {net.classifier}; give one")
+            raise InputError(f"`weights` {net.weights}: the encoder starts at `classifier` {net.classifier}; give one")
         net = net.model_copy(update={"classifier": str(start)})
     identity, inputs = _start_of(net)
     return train_stage(
@@ -199,7 +199,7 @@ def _start_of(net: NetworkConfig) -> tuple[dict[str, Any], dict[str, str]]:
         return config, {}
     path = Path(net.weights)
     if not path.is_file():
-        raise InputError(f"--weights {path}: no such file (or the word 'pretrained', or 'none')")
+        raise InputError(f"`weights` {path}: no such file (or the word 'pretrained', or 'none')")
     return config | {"weights": "file"}, {"weights": file_hash(path)}
 
 

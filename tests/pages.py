@@ -20,7 +20,7 @@ from small_networks import APPS
 
 from cnnseg.methods import METHODS as CNN_METHODS
 from cnnseg.unroll.composites import COMPOSITES
-from cnnseg.unroll.spellings import REGISTERED
+from cnnseg.unroll.kinds import REGISTERED
 from vitseg.methods import METHODS as VIT_METHODS
 from wsss.backbones import create_backbone
 from wsss.console import run

@@ -58,9 +58,9 @@ def test_empty_maps_and_images_without_classes() -> None:
 
 
 def test_seeds_that_do_not_go_together() -> None:
-    with pytest.raises(ValueError, match="all must be the same"):
+    with pytest.raises(ValueError, match="expected equal classes and sizes"):
         combine_seeds([seed_of((2, 4, 5), 0), seed_of((1, 4, 5), 0)])
-    with pytest.raises(ValueError, match="all must be the same"):
+    with pytest.raises(ValueError, match="expected equal classes and sizes"):
         combine_seeds([seed_of((2, 4, 5), 0), seed_of((2, 4, 5), 0, size=(40, 57))])
     for option in ("weights", "powers"):
         with pytest.raises(InputError, match=rf"--{option}: 3 given, expected one for each of the 2 runs"):
@@ -165,9 +165,11 @@ def test_mistakes_are_one_line(place: Path, affinity: Callable[..., int], capsys
     assert "expected two or more runs of different names" in refused("combine", "--seeds", "one")
     assert "expected two or more runs of different names" in refused("combine", "--seeds", "one", "one")
     assert "did you mean 'two'" in refused("labels", "--seeds", "one", "too")
-    assert "--weights: 3 given" in refused("combine", "--seeds", "one", "two", "--weights", 1, 2, 3)
+    assert "--weights: expected one for each of the 2 runs of --seeds, got 3" in refused(
+        "combine", "--seeds", "one", "two", "--weights", 1, 2, 3
+    )
     assert "`affinity labels` makes it" in refused("train", "--seeds", "one", "two")
-    assert "refined: no walked scores there; `affinity refine`" in refused(
+    assert "refined: no seeds there (no manifest.json); `affinity refine` makes it" in refused(
         "labels", "--seeds", "one", "--from", "refined"
     )
     assert not (place / "runs/one+two").exists()

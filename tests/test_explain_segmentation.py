@@ -385,14 +385,14 @@ def test_bad_networks_and_photographs_end_in_one_line(files: Path, tmp_path: Pat
     given = tmp_path / "it.json"
     given.write_text(SegmentationQuestion(class_name="cat").json_text())
     for tokens, message in (
-        ((photograph, *out), "--network: needed"),
+        ((photograph, *out), "--network: expected a checkpoint"),
         (("--network", files / "net.safetensors", *out), "images: none given"),
         ((photograph, "--network", tmp_path / "none", *out), "none: no such file"),
         ((photograph, "--network", photograph, *out), "network"),
         ((tmp_path / "none.png", "--network", files / "net.safetensors", *out), "no such file or folder"),
         (("--settings", given, "--class", "dog", *out), "--class: --settings"),
         (("--settings", given, "--method", "lrp", *out), "--method: --settings"),
-        (("--settings", given, *out), "--network: needed"),
+        (("--settings", given, *out), "--network: expected a checkpoint"),
     ):
         assert asks(*tokens) == 2
         assert message in capsys.readouterr().err

@@ -494,16 +494,20 @@ def test_network_of_a_function(tmp_path, monkeypatch):
         "def flat(): return nn.Sequential(nn.Flatten(), nn.LazyLinear(4))\n"
         "def grey(): return nn.Conv2d(1, 5, 1)\n"
         "def number(): return 7\n"
+        "class Maps(nn.Module):\n"
+        "    def forward(self, images): return {'depth': images}\n"
+        "def other(): return Maps()\n"
     )
     monkeypatch.chdir(tmp_path)
     assert foreign_network("own_networks:plain").class_names == ("class 1", "class 2", "class 3", "class 4")
     assert foreign_network("own_networks:named").class_names == ("ground",)
     for name, reason in {
-        "short": "1 name for 5 classes",
+        "short": "expected names for 5 classes, got 1",
         "flat": "expected maps",
         "grey": "takes no image",
         "number": "expected a torch.nn.Module",
         "none": "has no none",
+        "other": "^`model` own_networks:other: expected class maps by the name 'out', got depth$",
     }.items():
         with pytest.raises(InputError, match=reason):
             foreign_network(f"own_networks:{name}")

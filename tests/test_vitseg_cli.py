@@ -180,7 +180,7 @@ def test_mistakes_in_seeds(place: Path, refused: Callable[..., str]) -> None:
     )
     for shard in ("0/3", "4/3", "3", "a/b", "1/0"):
         assert refused(*command, "--shard", shard).startswith(f"--shard {shard}: expected i/n with 1 <= i <= n")
-    assert "--batch-size 0: at least 1" in refused(*command, "--batch-size", 0)
+    assert "--batch-size 0: expected at least 1" in refused(*command, "--batch-size", 0)
     assert "first_block 6: the model has blocks 0 to 5" in refused(*command, "--first-block", 6)
     assert "--power: Input should be greater than 0" in refused(*command, "--power", 0)
     assert "--split vall: no such split" in refused("seeds", "--classifier", "trained", "--split", "vall")
@@ -235,8 +235,8 @@ def test_explain(place: Path, vitseg: Vitseg, refused: Callable[..., str], capsy
 
     line = refused(*named, "--classes", "cart")
     assert line.startswith("class 'cart' is unknown to the classifier: did you mean 'cat'?")
-    assert refused(*named, "--top", 4) == "--top 4: the classifier has 1 to 3 classes"
-    assert refused("explain", photographs[0]) == "--classifier or --architecture: give one of the two"
+    assert refused(*named, "--top", 4) == "--top 4: expected 1 to 3, the number of classes"
+    assert refused("explain", photographs[0]) == "--classifier or --architecture: expected one of the two"
     labels = place / "data/labels.csv"
     line = refused("explain", photographs[1], labels, "--classifier", "trained", *QUICK, "--out", place / "half")
     assert line == f"1 of 2 photographs has no overlay: image {labels}: cannot be read (not an image)"

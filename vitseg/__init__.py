@@ -1,7 +1,7 @@
 """Relevance through vision transformers: explanations, and seeds made of them."""
 
 from vitseg.convert import to_timm
-from vitseg.explain import explain
+from vitseg.explanation import explain
 from vitseg.photographs import explain_photograph
 from wsss.explanation import Explanation
 from wsss.overlay import overlay

@@ -17,7 +17,7 @@ from wsss.overlay import overlay
 from wsss.processes import gathered, of_shard, share
 from wsss.progress import note
 from wsss.store import atomic
-from wsss.words import agreeing, counted
+from wsss.words import agreeing
 
 LONGEST = 1600
 """Pixels of the longer side of an overlay, unless it is to have the full size of its photograph."""
@@ -61,11 +61,10 @@ def explain_photographs(
         InputError: an unknown class, two photographs of one name; and, when all others are made, the files that are no
             image or whose map is not finite.
     """
-    check_folder(out, "--out")
+    check_folder(out, "out")
     fixed = [_output(name, class_names) for name in classes or ()]
     if top < 1 or top > len(class_names):
-        known = f"{agreeing(len(class_names), '', '1 to ')}{counted(len(class_names), 'class')}"
-        raise InputError(f"--top {top}: the classifier has {known}")
+        raise InputError(f"`top` {top}: expected 1 to {len(class_names)}, the number of classes")
     twice = {path.stem for path in paths if sum(other.stem == path.stem for other in paths) > 1}
     if twice:
         raise InputError(f"images: two files are named {min(twice)}; their overlays would overwrite each other")
@@ -83,7 +82,7 @@ def explain_photographs(
         chosen = fixed or logits[first:].topk(top).indices.tolist()
         maps = maps_of([first + place for place in chosen])
         if not np.isfinite(maps).all():
-            failed.append(f"image {path}: the {method} map is not finite; try --precision float64")
+            failed.append(f"image {path}: the {method} map is not finite; try `precision` float64")
             continue
         photograph = image if full_size else _fitting(image, LONGEST)
         for place, heat in zip(chosen, maps, strict=True):

@@ -56,7 +56,7 @@ def chain_of(run: Path, data: str | None = None, root: Path | None = None) -> li
     """
     stages = _stages(run)
     if not stages:
-        raise InputError(f"{run}: no stage in it ({MANIFEST}); a run of one of the commands is due")
+        raise InputError(f"{run}: expected a run of one of the commands, got a folder without stages ({MANIFEST})")
     splits = {} if data is None else _load(data, root, stages.values())
     states: dict[Path, State] = {}
     for folder, stage in stages.items():

@@ -178,7 +178,7 @@ class RegionExplainer:
             found = cnnseg.explain(adapted, seen.images, [outputs], **options)
         maps, scores = found.maps[0].float().cpu().numpy(), found.logits[0, outputs].tolist()
         if not np.isfinite(maps).all():
-            raise InputError(f"the {question.method} map is not finite; try other --rules, or another --method")
+            raise InputError(f"the {question.method} map is not finite; try other `rules`, or another `method`")
         covers = self._covered(maps.shape[1:], tuple(seen.images.shape[2:]))
         return [
             RegionExplanation(heat, covers, score, region, question.model_copy(update={"class_name": name}), seen)

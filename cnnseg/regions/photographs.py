@@ -59,9 +59,9 @@ def explain_photographs(
     Several processes share the photographs (`wsss.processes`).
     """
     if shown == "layers" and not find_method(question.method).takes_layer:
-        raise InputError(f"--all-layers: method {question.method} looks at none; lrp, gradcam, layercam do")
+        raise InputError(f"`all_layers`: method {question.method} looks at none; lrp, gradcam, layercam do")
     if shown == "layers" and question.layer is not None:
-        raise InputError(f"--layer {question.layer}: --all-layers shows them all; give one of the two")
+        raise InputError(f"`layer` {question.layer}: `all_layers` shows them all; give one of the two")
     explainer.check(question)
     written: list[Path] = []
     failed: dict[str, str] = {}

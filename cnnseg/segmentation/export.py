@@ -96,14 +96,14 @@ def export_onnx(network: Network, path: Path, photographs: Sequence[Image.Image]
                 return [torch.from_numpy(array) for array in session.run(None, {INPUT: image.numpy()})]
             except Exception as error:  # ONNX Runtime's own, which have no base of their own
                 raise InputError(
-                    f"--format onnx: this network cannot be exported for images of any size ({_line(error)}); {OTHERS}"
+                    f"`format` onnx: this network cannot be exported for images of any size ({_line(error)}); {OTHERS}"
                 ) from None
 
         found = _compare(module, exported, photographs)
         if not found.largest <= TOLERANCE:
             raise InputError(
-                f"--format onnx: ONNX Runtime and PyTorch differ by {found.largest:.2g} in a probability, at most "
-                f"{TOLERANCE:g} is due; nothing was written"
+                f"`format` onnx: expected probabilities that differ from PyTorch's by at most "
+                f"{TOLERANCE:g}, got {found.largest:.2g} in ONNX Runtime; nothing was written"
             )
     return found
 
@@ -119,7 +119,7 @@ def export_small(network: Network, path: Path, photographs: Sequence[Image.Image
 def _check(network: Network) -> None:
     if isinstance(network.module, UnrolledNetwork):
         raise InputError(
-            f"--network: {network.title} cannot be exported, its way back depends on what its way there has passed; "
+            f"`network`: {network.title} cannot be exported, its way back depends on what its way there has passed; "
             "those of train-segmentation can"
         )
 
@@ -129,7 +129,7 @@ def _needed(package: str) -> ModuleType:
         return import_module(package)
     except ImportError:
         raise InputError(
-            f"--format onnx: the package {package} is not installed; pip install 'relseg[export]' brings it"
+            f"`format` onnx: the package {package} is not installed; pip install 'relseg[export]' brings it"
         ) from None
 
 
@@ -161,7 +161,7 @@ def _trace(module: nn.Module, path: Path) -> None:
             return
         except Exception as error:  # each exporter, and each step of it, raises its own
             reasons.append(_line(error))
-    raise InputError(f"--format onnx: this network cannot be exported ({reasons[-1]}); {OTHERS}")
+    raise InputError(f"`format` onnx: this network cannot be exported ({reasons[-1]}); {OTHERS}")
 
 
 def _line(error: Exception) -> str:

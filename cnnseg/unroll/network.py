@@ -22,6 +22,9 @@ from cnnseg.unroll.trace import trace
 from cnnseg.unroll.weighted import Convolution, scale_of
 from wsss.errors import InputError
 
+_TRACED = ("traced", "plan", "places", "_bottleneck")
+"""What an unrolled network knows from its classifier's code: functions among it that do not pickle."""
+
 
 class UnrolledNetwork(nn.Module):
     """LRP through ``model`` written out as a decoder (Yu et al. 2024, section 2.2); made by `cnnseg.unroll`.
@@ -58,19 +61,30 @@ class UnrolledNetwork(nn.Module):
         self.classes_at_once = classes_at_once
         self.contrastive = contrastive
         self.baseline = None if baseline is None else tuple(baseline)
-        self.traced = trace(model)  # holds the model's modules, but does not register them again
-        self.traced.check()
-        self.plan = plan(self.traced, composite, options)
         self.ends = tuple(ends)
-        self.places = tuple(find_end(self.traced, name) for name in ends)
         self.readout = find_readout("sum", ends) if readout is None else readout
         self.features: Features = features
-        gates = [index for index, step in enumerate(self.steps) if isinstance(step.layer, Relu)]
-        self._bottleneck = gates[-1] if gates and not options.tied_relu else None
+        self._trace()
         if not options.tied_convolutions:
             self.decoder = nn.ParameterDict()
             self.reset_decoder()
         self.training = False
+
+    def _trace(self) -> None:
+        """Find what follows from the classifier's modules and code."""
+        self.traced = trace(self.model)  # holds the model's modules, but does not register them again
+        self.traced.check()
+        self.plan = plan(self.traced, self.composite, self.options)
+        self.places = tuple(find_end(self.traced, name) for name in self.ends)
+        gates = [index for index, step in enumerate(self.steps) if isinstance(step.layer, Relu)]
+        self._bottleneck = gates[-1] if gates and not self.options.tied_relu else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in _TRACED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._trace()  # a copy's layers are those of its own modules
 
     @property
     def steps(self) -> tuple[Step, ...]:

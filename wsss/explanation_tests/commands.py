@@ -172,7 +172,7 @@ class MaskedData:
     def load(self) -> Dataset:
         """The images that show exactly one class, with masks. InputError naming an option that does not go along."""
         if (self.data is None) == (self.images is None):
-            raise InputError("--data or --images: give a data set with masks, or a folder of images with --masks")
+            raise InputError("--data or --images: expected a data set with masks, or a folder of images with --masks")
         if self.data is None:
             strays = {"--split": self.split, "--classes": self.classes, "--root": self.root}
             for option, value in strays.items():

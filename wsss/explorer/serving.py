@@ -182,7 +182,7 @@ def serve(explained: ExplainedModel, *, host: str = "127.0.0.1", port: int = 786
         import uvicorn
 
         if not local:
-            warn(f"--host {host}: anybody who reaches this machine can use the page; there is no password")
+            warn(f"`host` {host}: anybody who reaches this machine can use the page; there is no password")
         shown = f"[{host}]" if ":" in host else host
         note(f"{explained.title}\nexplorer: http://{shown}:{listening.getsockname()[1]}  (Ctrl-C ends it)")
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, timeout_keep_alive=20)
@@ -197,7 +197,7 @@ def serve(explained: ExplainedModel, *, host: str = "127.0.0.1", port: int = 786
 
 def _listen(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
-        raise InputError(f"--port {port}: 0 to 65535")
+        raise InputError(f"`port` {port}: expected 0 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -205,5 +205,5 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
     except OSError as error:
         listening.close()
-        raise InputError(f"--host {host} --port {port}: {os.strerror(error.errno or 0).lower()}; try another") from None
+        raise InputError(f"`host` {host} `port` {port}: {os.strerror(error.errno or 0).lower()}; try another") from None
     return listening

@@ -1,4 +1,4 @@
-"""Stages that are made image by image: what is there, what is due, the account of what was done."""
+"""Stages that are made image by image: what is there, what is to be made, the account of what was done."""
 
 from __future__ import annotations
 
@@ -186,15 +186,15 @@ def records_of(
         names: of results. now: what one of them would be made of now. what, outdated: see `due`.
     """
     records = known_records(stage, names)
-    strangers = {name: now(name) for name, record in records.items() if record is None and not outdated(name)}
-    if strangers:
+    unrecorded = {name: now(name) for name, record in records.items() if record is None and not outdated(name)}
+    if unrecorded:
         with locked(stage.folder / f"{_TAKEN_OVER}.lock"):
-            write_json(stage.folder / _TAKEN_OVER, _taken_over(stage) | strangers)
+            write_json(stage.folder / _TAKEN_OVER, _taken_over(stage) | unrecorded)
         note(
-            f"{stage.folder}: {len(strangers)} {what} do not say what they were made of (an older version's, or not "
+            f"{stage.folder}: {len(unrecorded)} {what} do not say what they were made of (an older version's, or not "
             "made here); taken over as made of what is there now: delete them if they are not"
         )
-    return {name: record for name, record in (records | strangers).items() if record is not None}
+    return {name: record for name, record in (records | unrecorded).items() if record is not None}
 
 
 def _taken_over(stage: Stage) -> dict[str, Record]:
@@ -212,7 +212,7 @@ def check_root(stage: Stage, what: str, changed: str) -> None:
     if old is not None and new is not None and old.exists() and not old.samefile(new):
         raise InputError(
             f"{stage.folder}: holds {what} of the data in {old}; {changed} of the same name in {new} differ: write "
-            "into another run (--name)"
+            "into another run (`name`)"
         )
 
 
