@@ -174,4 +174,4 @@ def test_mistakes_are_one_line(place: Path, affinity: Callable[..., int], capsys
     )
     assert not (place / "runs/one+two").exists()
     (place / "runs/two/seeds/c.npz").unlink()
-    assert "1 of 4 images of split val have no seed (c is the first)" in refused("combine", "--seeds", "one", "two")
+    assert "1 of 4 images of split val has no seed (c is the first)" in refused("combine", "--seeds", "one", "two")

@@ -533,7 +533,7 @@ def test_small_checkpoints(checkpoint: Path, tmp_path: Path, capsys: pytest.Capt
     words = ["export", "--network", str(checkpoint), "--format", "safetensors", "--out"]
     picture(40, 50).save(tmp_path / "1.png")
     assert run(cli.app, [*words, str(small), "--photographs", str(tmp_path / "1.png")]) == 0
-    assert "compared on 1 photographs" in capsys.readouterr().out
+    assert "compared on 1 photograph:" in capsys.readouterr().out
     assert small.stat().st_size < 0.6 * checkpoint.stat().st_size
     image = torch.from_numpy(np.array(picture(40, 50)))[None]
     with torch.inference_mode():

@@ -240,7 +240,7 @@ def test_explain(place: Path, vitseg: Vitseg, refused: Callable[..., str], capsy
     assert refused("explain", photographs[0]) == "--classifier or --architecture: expected one of the two"
     labels = place / "data/labels.csv"
     line = refused("explain", photographs[1], labels, "--classifier", "trained", *QUICK, "--out", place / "half")
-    assert line == f"1 of 2 photographs have no overlay: image {labels}: cannot be read (not an image)"
+    assert line == f"1 of 2 photographs has no overlay: image {labels}: cannot be read (not an image)"
     assert {path.name[:2] for path in (place / "half").iterdir()} == {"b_", "b."}
     assert refused("explain", place / "none.png", "--classifier", "trained").endswith("none.png: no such file")
     twin = place / "a.jpg"

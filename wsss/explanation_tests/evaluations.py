@@ -249,7 +249,8 @@ def _pending(stage: Stage, records: dict[str, Record], names: Sequence[str]) -> 
     changed = {part for part, record in there.items() if differing(record, records[part])}
     if changed:
         check_root(stage, "parts", counted(len(changed), "part"))
-        note(f"{stage.folder}: {len(changed)} of {counted(len(names), 'part')} tested again: images have changed")
+        are = agreeing(len(changed), "is", "are")
+        note(f"{stage.folder}: {len(changed)} of {len(names)} parts {are} of images that have changed: tested again")
     return changed | (set(names) - there.keys())
 
 
