@@ -18,6 +18,7 @@ from cnnseg.unroll.region import RegionMean, Score
 from cnnseg.unroll.trace import Trace
 from wsss.errors import InputError
 from wsss.explanation import unwrap
+from wsss.words import counted
 
 
 class RegionClassifier(nn.Module):

@@ -17,6 +17,7 @@ from wsss.data import Dataset, Sample
 from wsss.errors import InputError
 from wsss.store import atomic
 from wsss.store.atomic import remove_leftovers
+from wsss.words import counted
 
 SNAPSHOTS = "snapshots"
 """Folder of a training that holds them: ``<step>/<id>.npz``."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cnnseg.adapter import maps_of
 from cnnseg.models import Network
 from wsss.errors import InputError
+from wsss.words import counted
 
 PROBE = 128
 """Side of the black image that a network is tried on."""
