@@ -32,7 +32,8 @@ NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.py"))
 STAND_INS = {"vit_base_patch16_224": "vit_tiny_patch16_224", "resnet50": "test_resnet"}
 """Smaller models for those of the examples; of all of them the weights are random, whatever `pretrained` says."""
 
-PYTHON = [block for block in ALL if block.language == "python"]
+PYTHON = [block for block in ALL if block.language == "python" and "howto_" not in block.page]
+"""Those of the how-to pages are files of their own, which tests/test_howto.py writes and runs."""
 
 
 def documented_modules() -> list[str]:
