@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitseg.explain import explain
+from vitseg.explanation import explain
 from vitseg.methods import RULES, Formulation
 from vitseg.models import Classifier, load_imagenet_vit
 from vitseg.relevance import capture, propagation

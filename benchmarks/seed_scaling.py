@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from vitseg.explain import explain
+from vitseg.explanation import explain
 from vitseg.models import Classifier, load_classifier
 from vitseg.seeds import outputs_for
 from wsss.console import track

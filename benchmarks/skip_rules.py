@@ -19,7 +19,7 @@ from seed_scaling import score
 from torch import Tensor
 from torch.nn import functional as F
 
-from vitseg.explain import explain
+from vitseg.explanation import explain
 from vitseg.methods import RULES, Formulation
 from vitseg.models import load_classifier, load_imagenet_vit
 from vitseg.relevance.rules import EXACT, PLAIN, Exact, Robust, share

@@ -18,6 +18,7 @@ from cnnseg.training import Trained, train_network
 from wsss.console import note, warn
 from wsss.data import Dataset, Sample, check_foreground
 from wsss.errors import InputError
+from wsss.extras import need
 from wsss.options import command_line
 from wsss.processes import from_first, is_first
 from wsss.store import DATA, Training, file_hash, inputs_of
@@ -103,6 +104,8 @@ def train_stage(
     import torch
 
     begin = time.monotonic()
+    if val is not None:
+        need("wsss")
     where = choose_device(device)
     if masks:
         train.check_maskable()

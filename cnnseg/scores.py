@@ -16,6 +16,7 @@ from wsss.data import Dataset
 from wsss.entries import save_metrics
 from wsss.errors import InputError
 from wsss.evaluate import evaluate_run
+from wsss.extras import need
 from wsss.metrics import ClassificationScores
 from wsss.options import command_line
 from wsss.store import DATA, Stage, account, due, file_hash, inputs_of, locked, read_json, write_json
@@ -56,6 +57,7 @@ def evaluate_checkpoint(
         The entry of ``scores.json``: "miou" and the classification figures in per cent, None where undefined.
     """
     begin = time.monotonic()
+    need("wsss")
     path = find_network(name_or_path, runs, which)
     network = load_network(path, classes_at_once=classes_at_once)
     check_classes(network, dataset)

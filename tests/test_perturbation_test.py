@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import vitseg.tested
 from vitseg.cli import app
-from vitseg.explain import explain
+from vitseg.explanation import explain
 from vitseg.models import Classifier, create_classifier, save_classifier
 from vitseg.settings import EvaluationConfig
 from vitseg.tested import explainer_of, find_explainers, model_under_test

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import vitseg.tested
 from vitseg.cli import app
-from vitseg.explain import explain
+from vitseg.explanation import explain
 from vitseg.models import Classifier, save_classifier
 from wsss.console import run
 from wsss.data import Dataset, Sample, paired_folders

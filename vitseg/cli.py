@@ -15,6 +15,7 @@ from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig, ExplainConfig, 
 from wsss.console import Flat, note, run, together, versions
 from wsss.errors import InputError
 from wsss.explorer.options import Host, Port
+from wsss.extras import need
 from wsss.options import (
     Data,
     Device,
@@ -81,6 +82,8 @@ def train_classifier(
     from wsss.training import choose_device
 
     begin = time.monotonic()
+    if val_split:
+        need("wsss")
     train_set = load_dataset(data, train_split, root)
     val_set = load_dataset(data, val_split, root) if val_split else None
     training = Training(
@@ -147,6 +150,7 @@ def evaluate_classifier(
     from wsss.metrics import classification_scores
     from wsss.training import choose_device
 
+    need("wsss")
     dataset = load_dataset(data, split, root)
     model = load_classifier(find_checkpoint(classifier, runs))
     columns = list(outputs_for(model, dataset).values())

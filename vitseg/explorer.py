@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitseg.explain import explain
+from vitseg.explanation import explain
 from vitseg.methods import METHODS, RULES, find_method
 from vitseg.models import Classifier
 from wsss.explanation import Explanation

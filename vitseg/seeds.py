@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitseg.explain import explain
+from vitseg.explanation import explain
 from vitseg.hybrid import trunk_of
 from vitseg.methods import find_method
 from vitseg.models import Classifier

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from vitseg.checkpoints import checkpoint_name, find_checkpoint
-from vitseg.explain import explain
+from vitseg.explanation import explain
 from vitseg.methods import METHODS, find_method
 from vitseg.models import Classifier, load_classifier, load_imagenet_vit
 from vitseg.relevance.parts import check_supported

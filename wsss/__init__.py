@@ -5,18 +5,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+from wsss.lazy import lazily
+
+if TYPE_CHECKING:
+    from wsss.explanation_tests.api import TestResult, compare_tests, perturbation_test, segmentation_test
 
 __all__ = ["TestResult", "compare_tests", "perturbation_test", "segmentation_test"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:  # on demand, as commands that need no torch import this package too
-        from wsss.explanation_tests import api
-
-        return getattr(api, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+# on demand, as commands that need no torch import this package too
+__getattr__, __dir__ = lazily(__name__, dict.fromkeys(__all__, "wsss.explanation_tests.api"))

@@ -24,6 +24,7 @@ from cnnseg.settings import BEST, LAST
 from wsss.console import Flat, note, together, warn
 from wsss.errors import InputError
 from wsss.explanation_tests.options import Split
+from wsss.extras import need
 from wsss.options import Data, Device, OutFolder, Root, Runs, Shard, check_positive
 from wsss.processes import take_shard
 
@@ -89,6 +90,8 @@ def explain_segmentation(
     take_shard(shard)
     if all_classes and all_layers:
         raise InputError("--all-classes, --all-layers: give one of the two")
+    if all_classes or all_layers:
+        need("wsss")
     given = {"--class": class_name, "--pixel": pixel, "--region": region}
     given |= {f"--{name}": True for name in sorted(cfg.model_fields_set)}
     if settings is None:

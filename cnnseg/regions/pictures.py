@@ -13,6 +13,7 @@ from cnnseg.regions.explaining import RegionExplanation
 from cnnseg.regions.marking import mark_region
 from cnnseg.regions.seen import BACKGROUND_NAME, SPECK, Seen
 from cnnseg.segmentation.segmenting import Segmentation
+from wsss.extras import extra
 from wsss.overlay import overlay
 from wsss.store import voc_palette
 
@@ -61,10 +62,11 @@ def _figure(
     title: str,
     legend: Sequence[tuple[str, tuple[float, ...]]] = (),
 ) -> Image.Image:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import ListedColormap, Normalize
-    from matplotlib.figure import Figure  # without pyplot: no window, no state
-    from matplotlib.patches import Patch
+    with extra("wsss"):
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import ListedColormap, Normalize
+        from matplotlib.figure import Figure  # without pyplot: no window, no state
+        from matplotlib.patches import Patch
 
     width, height = panels[0][0].size
     columns = min(COLUMNS, len(panels))

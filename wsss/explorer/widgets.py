@@ -12,7 +12,6 @@ from importlib.resources import files
 from typing import Any
 
 import cv2
-import gradio as gr
 import numpy as np
 
 from wsss.explorer import pictures
@@ -22,7 +21,11 @@ from wsss.explorer.explained import ExplainedModel
 from wsss.explorer.sessions import Made, Session
 from wsss.explorer.uploads import LARGEST_FILE, read_photograph
 from wsss.explorer.work import Waiting
+from wsss.extras import extra
 from wsss.store import voc_palette
+
+with extra("explorer"):
+    import gradio as gr
 
 TILE = 260
 """Longest side of the small multiples, in pixels."""

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import jinja2
-
 from wsss.data import Dataset
+from wsss.extras import extra
 from wsss.report import explanation, explanation_text, tables
 from wsss.report.curves import COLOURS, SCORES, curves_svg, dash_array
 from wsss.report.explanation import TestSection
@@ -17,6 +16,9 @@ from wsss.report.pictures import ImageBlock
 from wsss.report.provenance import protocol_of
 from wsss.report.tables import FigureRow
 from wsss.store import voc_palette
+
+with extra("wsss"):
+    import jinja2
 
 
 def template(name: str) -> jinja2.Template:
