@@ -11,9 +11,8 @@ from cyclopts import App, Parameter
 
 from affinity.combine import CombineConfig
 from affinity.labels import LabelsConfig
-from affinity.refine import RefineConfig
 from affinity.runs import files_of, join_seeds, joint_name, older_than, open_data, open_run
-from affinity.settings import CHECKPOINT, STATE, TrainConfig
+from affinity.settings import CHECKPOINT, STATE, RefineConfig, TrainConfig
 from wsss.console import Flat, existing_file, note, run, together, versions, warn
 from wsss.errors import InputError
 from wsss.options import (

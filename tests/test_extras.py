@@ -15,10 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 from small_networks import make_networks
+from small_run import make_data
 
 from wsss.extras import EXTRAS, MissingExtraError, extra, need
 
@@ -116,16 +115,15 @@ def test_all_is_everything_that_needs_no_compiler() -> None:
 
 
 def test_the_message() -> None:
-    with pytest.raises(MissingExtraError, match=r"^no_such is not installed: pip install 'relseg\[cnnseg\]'$"):
-        with extra("cnnseg"):
-            import no_such.module  # noqa: F401
+    line = r"^no_such is not installed: pip install 'relseg\[cnnseg\]'$"
+    with pytest.raises(MissingExtraError, match=line), extra("cnnseg"):
+        import no_such.module  # noqa: F401
     with pytest.raises(ImportError, match="cannot import name"), extra("wsss"):
         from wsss.extras import none  # noqa: F401
 
 
 def test_need(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(EXTRAS, "wsss", ("os", "no_such"))
-    need("wsss") if find_spec("no_such") else None
     with pytest.raises(MissingExtraError, match=r"^no_such is not installed: pip install 'relseg\[wsss\]'$"):
         need("wsss")
     monkeypatch.setitem(EXTRAS, "wsss", ("os", "sys"))
@@ -133,6 +131,8 @@ def test_need(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # -- an installation without extras ------------------------------------------------------------------------------------
+
+DATA, PHOTOGRAPH = "data/data.yaml", "data/images/a.png"
 
 HIDE = """
 import os, sys
@@ -161,16 +161,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_networks(folder)
     (folder / "site").mkdir()
     (folder / "site/sitecustomize.py").write_text(HIDE)
-    (folder / "images").mkdir()
-    (folder / "masks").mkdir()
-    for name in "ab":
-        pixels = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"images/{name}.png")
-        Image.fromarray(np.eye(40, 48, dtype=np.uint8)).save(folder / f"masks/{name}.png")
-    (folder / "labels.csv").write_text("image,cat,dog\na,1,0\nb,0,1\n")
-    (folder / "data.yaml").write_text(
-        "kind: folder\nroot: .\nimages: images\nlabels: labels.csv\nmasks: masks\nclasses: [cat, dog]\n"
-    )
+    make_data(folder / "data")
     return folder
 
 
@@ -183,34 +174,74 @@ def without_extras(place: Path, code: str, text: str = "") -> str:
         "RELSEG_HIDDEN": " ".join(hidden),
         "PYTHONPATH": os.pathsep.join([str(place / "site"), str(ROOT)]),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=place, env=environment, input=text, capture_output=True, text=True, timeout=300
-    )
+    how: dict[str, Any] = {"cwd": place, "env": environment, "capture_output": True, "text": True, "timeout": 300}
+    done = subprocess.run([sys.executable, "-c", code], input=text, **how)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def run_without_extras(place: Path, commands: list[list[str]]) -> list[tuple[int, str]]:
-    """Exit status and standard error of each command line."""
+_VAL = ("--data", DATA, "--split", "val")
+_TRAIN = ("--data", DATA, "--train-split", "val")
+_SEEN = (*_TRAIN, "--val-split", "val")
+_VIT, _CNN, _SEG = ("--classifier", "vit"), ("--classifier", "cnn"), ("--network", "seg")
+WORKING = (
+    ("vitseg", "explain", PHOTOGRAPH, *_VIT, "--sizes", "64", "--out", "one"),
+    ("cnnseg", "explain", PHOTOGRAPH, *_CNN, "--size", "64", "--out", "two"),
+    ("cnnseg", "explain", PHOTOGRAPH, *_CNN, "--method", "lrp", "--size", "64"),
+    ("vitseg", "seeds", *_VAL, *_VIT, "--sizes", "64"),
+    ("wsss", "data-check", "--data", DATA),
+    ("wsss", "status", "lrp_vit"),
+)
+"""Command lines that need the core alone."""
+
+NEEDING = {
+    ("vitseg", "train-classifier", *_SEEN): "wsss",
+    ("vitseg", "evaluate-classifier", *_VIT, *_VAL): "wsss",
+    ("vitseg", "perturbation-test", *_VIT, *_VAL): "wsss",
+    ("vitseg", "segmentation-test", *_VIT, *_VAL): "wsss",
+    ("vitseg", "explore", *_VIT): "explorer",
+    ("cnnseg", "train-classifier", *_SEEN, "--architecture", "test_resnet", "--weights", "none"): "wsss",
+    ("cnnseg", "train-unrolled", *_SEEN, "--architecture", "test_resnet", "--weights", "none"): "wsss",
+    ("cnnseg", "train-unrolled", *_TRAIN, "--network", "unet", "--weights", "none"): "cnnseg",
+    ("cnnseg", "perturbation-test", *_CNN, *_VAL): "wsss",
+    ("cnnseg", "segmentation-test", *_CNN, *_VAL): "wsss",
+    ("cnnseg", "region-test", *_SEG, *_VAL): "wsss",
+    ("cnnseg", "evaluate", *_SEG, *_VAL): "wsss",
+    ("cnnseg", "train-segmentation", *_VAL, "--masks", "truth"): "cnnseg",
+    ("cnnseg", "segment", PHOTOGRAPH, *_SEG, "--out", "found"): "cnnseg",
+    ("cnnseg", "pseudo-masks", *_VAL, *_SEG, "--name", "own"): "cnnseg",
+    ("cnnseg", "export", *_SEG, "--out", "x.onnx"): "cnnseg",
+    ("cnnseg", "explain-segmentation", PHOTOGRAPH, *_SEG): "cnnseg",
+    ("cnnseg", "explain-segmentation", PHOTOGRAPH, *_SEG, "--all-classes"): "wsss",
+    ("cnnseg", "list-layers", *_SEG): "cnnseg",
+    ("cnnseg", "explore", *_CNN): "explorer",
+    ("cnnseg", "explore", *_SEG): "cnnseg",
+    ("affinity", "refine", *_VAL, "--seeds", "lrp_vit", "--network", "affinity.safetensors"): "wsss",
+}
+"""Command line -> the extra that it says it needs."""
+
+Command = tuple[str, ...]
+
+
+@pytest.fixture(scope="module")
+def outcomes(place: Path) -> dict[Command, tuple[int, str]]:
+    """Exit status and standard error of all these command lines, in the order in which they stand here."""
+    commands = [*WORKING, *NEEDING]
     printed = without_extras(place, COMMANDS, json.dumps(commands))
     results: list[Any] = json.loads(printed.rsplit("RESULTS", 1)[1])
-    return [(status, error) for status, error in results]
+    return {command: (status, error) for command, (status, error) in zip(commands, results, strict=True)}
 
 
-def test_explaining_needs_the_core_alone(place: Path) -> None:
-    done = run_without_extras(
-        place,
-        [
-            ["vitseg", "explain", "images/a.png", "--classifier", "vit", "--sizes", "64", "--out", "one"],
-            ["cnnseg", "explain", "images/a.png", "--classifier", "cnn", "--size", "64", "--out", "two"],
-            ["cnnseg", "explain", "images/a.png", "--classifier", "cnn", "--method", "lrp", "--size", "64"],
-            ["vitseg", "seeds", "--data", "data.yaml", "--split", "train", "--classifier", "vit", "--sizes", "64"],
-            ["wsss", "data-check", "--data", "data.yaml"],
-            ["wsss", "status"],
-        ],
-    )
-    assert [status for status, _ in done] == [0] * len(done), done
+def test_explaining_needs_the_core_alone(place: Path, outcomes: dict[Command, tuple[int, str]]) -> None:
+    assert [outcomes[command] for command in WORKING] == [(0, "")] * len(WORKING)
     assert len(list(place.glob("one/*.png"))) == len(list(place.glob("two/*.png"))) == 1
+
+
+@pytest.mark.parametrize("command", NEEDING, ids=" ".join)
+def test_a_command_says_which_extra_it_needs(command: Command, outcomes: dict[Command, tuple[int, str]]) -> None:
+    status, error = outcomes[command]
+    line = rf"error: [\w, ]+ not installed: pip install 'relseg\[{NEEDING[command]}\]'\n"
+    assert status == 2 and re.fullmatch(line, error), error
 
 
 def test_python_needs_the_core_alone(place: Path) -> None:
@@ -229,37 +260,3 @@ for name in ("pair_affinity", "random_walk"):
         print(error)
 """
     assert without_extras(place, code).splitlines() == ["scipy is not installed: pip install 'relseg[wsss]'"] * 2
-
-
-def test_commands_say_which_extra_they_need(place: Path) -> None:
-    data, val = ["--data", "data.yaml"], ["--data", "data.yaml", "--split", "train"]
-    train = ["--data", "data.yaml", "--val-split", "train"]
-    vit, cnn, seg = ["--classifier", "vit"], ["--classifier", "cnn"], ["--network", "seg"]
-    needs = {
-        ("vitseg", "train-classifier", *train): "wsss",
-        ("vitseg", "evaluate-classifier", *vit, *val): "wsss",
-        ("vitseg", "perturbation-test", *vit, *val): "wsss",
-        ("vitseg", "segmentation-test", *vit, *val): "wsss",
-        ("vitseg", "explore", *vit): "explorer",
-        ("cnnseg", "train-classifier", *train): "wsss",
-        ("cnnseg", "train-unrolled", *train, "--architecture", "test_resnet", "--weights", "none"): "wsss",
-        ("cnnseg", "train-unrolled", *data, "--network", "unet", "--weights", "none"): "cnnseg",
-        ("cnnseg", "perturbation-test", *cnn, *val): "wsss",
-        ("cnnseg", "segmentation-test", *cnn, *val): "wsss",
-        ("cnnseg", "region-test", *seg, *val): "wsss",
-        ("cnnseg", "evaluate", *seg, *val): "wsss",
-        ("cnnseg", "train-segmentation", *val, "--masks", "truth"): "cnnseg",
-        ("cnnseg", "segment", "images", *seg): "cnnseg",
-        ("cnnseg", "pseudo-masks", *val, *seg): "cnnseg",
-        ("cnnseg", "export", *seg, "--out", "x.onnx"): "cnnseg",
-        ("cnnseg", "explain-segmentation", "images/a.png", *seg): "cnnseg",
-        ("cnnseg", "explain-segmentation", "images/a.png", *seg, "--all-classes"): "wsss",
-        ("cnnseg", "list-layers", *seg): "cnnseg",
-        ("cnnseg", "explore", *cnn): "explorer",
-        ("cnnseg", "explore", *seg): "cnnseg",
-        ("affinity", "refine", *val, "--seeds", "vit", "--network", "affinity.safetensors"): "wsss",
-    }
-    done = run_without_extras(place, [list(command) for command in needs])
-    for (command, name), (status, error) in zip(needs.items(), done, strict=True):
-        assert status == 2 and error.count("\n") == 1, (command, status, error)
-        assert re.fullmatch(rf"error: [\w, ]+ not installed: pip install 'relseg\[{name}\]'\n", error), (command, error)

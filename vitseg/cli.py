@@ -302,7 +302,7 @@ def explore(
     weights
         Weights of --architecture: 'pretrained' (fetched by timm) or a file.
     """
-    from vitseg.explorer import ClassifyingSubject
+    from vitseg.explorer import ExplainedClassifier
     from vitseg.models import load_classifier, load_imagenet_vit
     from wsss.explorer.serving import serve
     from wsss.training import choose_device
@@ -316,7 +316,7 @@ def explore(
     else:
         model, title = load_imagenet_vit(architecture, weights), f"{architecture}, ImageNet"
         named = {"architecture": architecture, "weights": weights}
-    serve(ClassifyingSubject(model, title, named, device=choose_device(device)), host=host, port=port)
+    serve(ExplainedClassifier(model, title, named, device=choose_device(device)), host=host, port=port)
 
 
 def _report_scores(scores: ClassificationScores, dataset: Dataset, path: Path | None) -> None:
