@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-import gradio as gr
 import numpy as np
 
 from wsss.colours import OPACITY, css_scale, muted
@@ -24,7 +23,11 @@ from wsss.explorer.explained import ExplainedModel
 from wsss.explorer.sessions import Made, Session
 from wsss.explorer.uploads import LARGEST_FILE, read_photograph
 from wsss.explorer.work import Waiting
+from wsss.extras import extra
 from wsss.store import voc_palette
+
+with extra("explorer"):
+    import gradio as gr
 
 TILE = 260
 """Longest side of the small multiples, in pixels."""
