@@ -264,4 +264,4 @@ def test_bad_snapshots(training: Path, capsys: pytest.CaptureFixture[str]) -> No
     for step in STEPS[1:]:
         (folder / str(step) / "x.npz").unlink()
         (folder / str(step)).rmdir()
-    assert "no snapshots; train with --snapshots ID" in refused()
+    assert "no snapshots; `cnnseg train-unrolled --snapshots ID" in refused()
