@@ -283,6 +283,6 @@ def _strongest(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def _finite(values: Tensor, sample: Sample) -> Tensor:
     if not values.isfinite().all():
         raise InputError(
-            f"the network gives NaN or infinite values for {sample.id}: train it again, at a lower learning rate"
+            f"image {sample.id}: the network gives NaN or infinite values: train it at a lower learning rate"
         )
     return values

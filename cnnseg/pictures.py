@@ -74,7 +74,7 @@ def write_evolution(
     steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal() and path.is_dir())
     if not steps:
         raise InputError(
-            f"{folder}: no snapshots; `cnnseg train-unrolled --snapshots ID ...` keeps the heat-maps of some images"
+            f"{folder}: no snapshots; `cnnseg train-unrolled --snapshots ID ...` keeps those of some images"
         )
     shown = choose_steps(steps, _mious(run / STAGE), columns)
     samples = _choose_samples(folder, shown.steps, dataset, images)
