@@ -18,8 +18,7 @@ from affinity.cli import app
 from affinity.combine import CombineConfig, combine_seeds
 from affinity.labels import LabelsConfig, confident_labels
 from affinity.network import AffinityNetwork
-from affinity.refine import RefineConfig
-from affinity.settings import NetworkConfig
+from affinity.settings import NetworkConfig, RefineConfig
 from wsss.console import run
 from wsss.data import read_image
 from wsss.errors import InputError
@@ -174,4 +173,4 @@ def test_mistakes_are_one_line(place: Path, affinity: Callable[..., int], capsys
     )
     assert not (place / "runs/one+two").exists()
     (place / "runs/two/seeds/c.npz").unlink()
-    assert "1 of 4 images of split val have no seed (c is the first)" in refused("combine", "--seeds", "one", "two")
+    assert "1 of 4 images of split val has no seed (c is the first)" in refused("combine", "--seeds", "one", "two")

@@ -324,7 +324,7 @@ def test_check_missing_masks_of_a_devkit(devkit: Path) -> None:
     (base / "ImageSets" / "Segmentation" / "train_aug.txt").write_text("npy\nmask\n")
     report = check_dataset(VOC, None, devkit)
     assert report.problems == ("train: image npy has no mask",)
-    assert "train_aug: 1 of 2 images have no mask" in report.notes
+    assert "train_aug: 1 of 2 images has no mask" in report.notes
     for file in (base / "SegmentationClass").iterdir():  # none at all: a data set of labels alone
         file.unlink()
     report = check_dataset(VOC, ["train_aug"], devkit)

@@ -336,9 +336,11 @@ def test_a_photograph_that_cannot_be_read_is_named_and_the_others_are_made(files
     tokens = ("--network", files / "net.safetensors", "--class", "background", "--out", tmp_path, "--format", "jpg")
     assert asks(files / "a.png", files / "bad.png", files / "b.png", *tokens) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: 1 of 3 photographs were left out")
+    assert error.startswith("error: 1 of 3 photographs was left out")
     assert "bad.png" in error and "not an image" in error
-    assert {path.name for path in tmp_path.glob("*.jpg")} == {f"{n}_background.gradcam.encoder.jpg" for n in "ab"}
+    assert {path.name for path in tmp_path.glob("*.jpg")} == {
+        f"{n}_background.gradcam.encoder{kind}.jpg" for n in "ab" for kind in ("", ".sheet")
+    }
 
 
 def test_the_command_draws_classes_and_layers(files: Path, tmp_path: Path) -> None:

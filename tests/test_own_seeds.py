@@ -258,7 +258,7 @@ def test_every_command_takes_them(data: Path, tmp_path: Path, network: Path, cap
     states = {state.name: state.words for state in chain_of(tmp_path / "runs/mine", str(data))}
     assert states["mine/seeds"] == "stale: 1 of 4 images changed (b)"
     assert run(affinity, ["labels", "--seeds", "mine", *split]) == 2
-    assert "1 of 4 images of split val have changed" in capfd.readouterr().err
+    assert "1 of 4 images of split val has changed" in capfd.readouterr().err
 
 
 def test_seeds_that_are_missing_are_named(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -441,7 +441,7 @@ def command(place: Path) -> Callable[..., int]:
 def test_command(place: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert command("--methods", *METHODS) == 0
     said = capsys.readouterr().out
-    assert "1 of 4 images do not show exactly one class and are left out" in said
+    assert "1 of 4 images does not show exactly one class and is left out" in said
     assert "protocol: 3 images; images squeezed to 160 x 160" in said and "minus rollout" in said
     for method in METHODS:
         folder = place / f"runs/trained.{method}"

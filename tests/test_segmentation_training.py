@@ -339,7 +339,7 @@ def test_soft_examples_are_cropped_as_the_masks_are(data: Path, runs: Path) -> N
     [
         ("size", r"mask .*a\.png: 9 x 7 pixels, its image 37 x 24"),
         ("class", r"mask .*a\.png: holds class index 3, data set tiny has 2 classes"),
-        ("missing", r"masks: 1 of 4 images of split val have no mask \(a is the first\)"),
+        ("missing", r"masks: 1 of 4 images of split val has no mask \(a is the first\)"),
         ("none", r"masks: no masks there .*affinity refine"),
         ("classes", r"masks made for other classes: cow, dog; this data set has: cat, dog"),
         ("ignored", "no pixel is left to learn from"),

@@ -517,7 +517,7 @@ def test_what_cannot_be_exported_is_one_line(checkpoint: Path, tmp_path: Path, m
             export_onnx(odd, tmp_path / "odd.onnx", [picture(40, 40)])
         assert "\n" not in str(error.value)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(InputError, match=r"the package onnx\w* is not installed; pip install 'relseg\[export\]'"):
+    with pytest.raises(InputError, match=r"onnx\w* is not installed: pip install 'relseg\[export\]'"):
         export_onnx(network, tmp_path / "net.onnx", [])
     assert not list(tmp_path.iterdir())
 
@@ -533,7 +533,7 @@ def test_small_checkpoints(checkpoint: Path, tmp_path: Path, capsys: pytest.Capt
     words = ["export", "--network", str(checkpoint), "--format", "safetensors", "--out"]
     picture(40, 50).save(tmp_path / "1.png")
     assert run(cli.app, [*words, str(small), "--photographs", str(tmp_path / "1.png")]) == 0
-    assert "compared on 1 photographs" in capsys.readouterr().out
+    assert "compared on 1 photograph:" in capsys.readouterr().out
     assert small.stat().st_size < 0.6 * checkpoint.stat().st_size
     image = torch.from_numpy(np.array(picture(40, 50)))[None]
     with torch.inference_mode():

@@ -17,6 +17,7 @@ from wsss.parallel import map_parallel
 from wsss.progress import note
 from wsss.store import Stage, inputs_of, read_mask, read_seed
 from wsss.store.content import as_text, hash_bytes
+from wsss.words import agreeing, counted
 
 # every protocol reads "<rule>; <labels>; <this>"
 PROTOCOL = "one confusion matrix over all images at native size, background included, 255 ignored"
@@ -56,11 +57,13 @@ def evaluate_run(
     samples = [sample for sample in dataset if sample.mask_path is not None]
     if not samples:
         raise InputError(
-            f"data set {dataset.name}, split {dataset.split}: none of {len(dataset)} images has a ground-truth mask "
-            "to evaluate against (wsss compare shows the pictures without figures)"
+            f"data set {dataset.name}, split {dataset.split}: none of {counted(len(dataset), 'image')} has a "
+            "ground-truth mask to evaluate against (wsss compare shows the pictures without figures)"
         )
     if len(samples) < len(dataset):
-        note(f"{len(dataset) - len(samples)} of {len(dataset)} images have no ground truth and are left out")
+        left = len(dataset) - len(samples)
+        have, are = agreeing(left, "has", "have"), agreeing(left, "is", "are")
+        note(f"{left} of {len(dataset)} images {have} no ground truth and {are} left out")
     chosen = list(stages) if stages else stages_of(run, samples)
     if not chosen:
         raise InputError(
@@ -94,8 +97,9 @@ def _check_complete(stage: Stage, name: str, samples: Sequence[Sample], split: s
         history = stage.manifest.get("history") or [{}]
         command = history[-1].get("command") or "the command that makes it"
         raise InputError(
-            f"{stage.folder}: {len(missing)} of {len(samples)} images of split {split} are missing "
-            f"(first: {missing[0]}{SUFFIX[STAGES[name]]}); run again for split {split}: {command}"
+            f"{stage.folder}: {len(missing)} of {counted(len(samples), 'image')} of split {split} "
+            f"{agreeing(len(missing), 'is', 'are')} missing (first: {missing[0]}{SUFFIX[STAGES[name]]}); "
+            f"run again for split {split}: {command}"
         )
 
 
@@ -113,15 +117,15 @@ def _evaluate_stage(
     count = _Counter(kind, stage.folder, replace(dataset, samples=()), alphas)
     matrices = [ConfusionMatrix(classes) for _ in (alphas if kind == "seeds" else (0,))]
     sweep = ThresholdSweep(classes)
-    confident = counted = unlabelled = 0
+    confident = known = unlabelled = 0
     for part in map_parallel(count, samples, workers=workers, description=f"evaluate {name}"):
         for matrix, counts in zip(matrices, part.counts, strict=True):
             matrix.add(counts)
         if part.histogram is not None:
             sweep.add(part.histogram, part.classes)
-        confident, counted = confident + part.confident, counted + part.counted
+        confident, known = confident + part.confident, known + part.counted
         unlabelled += part.unlabelled
-    if not counted:
+    if not known:
         raise InputError(
             f"data set {dataset.name}, split {dataset.split}: every pixel of its ground truth is 255 (ignored)"
         )
@@ -130,7 +134,8 @@ def _evaluate_stage(
     declared = bool(made.get("labels_given", True))
     labels_given = declared and not unlabelled
     if declared and unlabelled:
-        note(f"{name}: {unlabelled} images show classes that their labels do not name: not counted as made from labels")
+        shown = f"{counted(unlabelled, 'image')} {agreeing(unlabelled, 'shows', 'show')}"
+        note(f"{name}: {shown} classes that their labels do not name: not counted as made from labels")
 
     def entry(rule: str, matrix: ConfusionMatrix, how: str, **extra) -> MetricEntry:
         given = (
@@ -158,7 +163,7 @@ def _evaluate_stage(
         )
 
     if kind == "affinity_labels":
-        return [_label_entry(entry, matrices[0].counts, confident / counted)]
+        return [_label_entry(entry, matrices[0].counts, confident / known)]
     if kind == "masks":
         return [entry("masks", matrices[0], "masks as written", headline=True)]
     bilinear = "seeds upsampled bilinearly"

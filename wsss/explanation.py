@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss.errors import InputError
+from wsss.words import counted
 
 Targets = Tensor | Sequence[int] | Sequence[Sequence[int]] | int | None
 """What may be given as targets, see `class_targets`."""
@@ -165,7 +166,9 @@ def fitting_channels(images: Tensor) -> Iterator[None]:
         if "channels" not in str(error):
             raise
         reason = str(error).splitlines()[0]
-        raise InputError(f"images: {images.shape[1]} channels do not fit the model ({reason})") from None
+        raise InputError(
+            f"images: of {counted(images.shape[1], 'channel')}, which the model does not take ({reason})"
+        ) from None
 
 
 def class_targets(targets: Targets, logits: Tensor) -> tuple[Tensor, bool]:
@@ -195,7 +198,9 @@ def class_targets(targets: Targets, logits: Tensor) -> tuple[Tensor, bool]:
     if wanted.ndim == 0:
         wanted = wanted.expand(batch)
     if wanted.ndim not in (1, 2) or len(wanted) != batch or wanted.numel() == 0:
-        raise InputError(f"targets: expected ({batch},) or ({batch}, K) for {batch} images, got {tuple(wanted.shape)}")
+        raise InputError(
+            f"targets: expected ({batch},) or ({batch}, K) for {counted(batch, 'image')}, got {tuple(wanted.shape)}"
+        )
     many = wanted.ndim == 2
     if many and _multi_hot(wanted, classes):
         raise InputError(

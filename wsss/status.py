@@ -14,10 +14,11 @@ from wsss.entries import STAGES, TESTS, read_metrics, read_tests
 from wsss.errors import InputError
 from wsss.evaluate import content_of_figures
 from wsss.store import Stage, file_hash, inputs_of
-from wsss.store.inputs import IMAGE, LABELS, MASK, Inputs, counted, differing, of_images
+from wsss.store.inputs import IMAGE, LABELS, MASK, Inputs, differing, of_images
 from wsss.store.locks import holders, is_held
 from wsss.store.stage import MANIFEST
 from wsss.store.work import DATA, known_records
+from wsss.words import counted
 
 Splits = Mapping[str, Dataset]
 """The data set's splits by name; empty where it is not given."""

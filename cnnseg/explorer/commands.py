@@ -9,6 +9,7 @@ from cnnseg.settings import BEST, LAST
 from wsss.errors import InputError
 from wsss.explorer.options import Host, Port
 from wsss.options import Device, Runs
+from wsss.words import counted
 
 if TYPE_CHECKING:
     from wsss.explorer.explained import ExplainedModel
@@ -67,7 +68,7 @@ def _explained(
 
         found = foreign_network(model)
         found.module.to(choose_device(device))
-        return ExplainedSegmenter(found, f"{model}, {len(found.class_names)} classes")
+        return ExplainedSegmenter(found, f"{model}, {counted(len(found.class_names), 'class')}")
     path = find_network(network, runs, LAST)
     found = load_network(path)
     found.module.to(choose_device(device))

@@ -18,6 +18,7 @@ from cnnseg.unroll.encoding import check_scores
 from cnnseg.unroll.places import ENCODERS
 from wsss.errors import InputError, check_name, did_you_mean
 from wsss.private import private_copy
+from wsss.words import counted
 
 
 class Hooked:
@@ -61,7 +62,9 @@ class Hooked:
         if watch.leaf is None or not logits.requires_grad:
             raise InputError(f"layer {layer or name!r}: no gradient of the class scores reaches its output")
         if len(watch.leaf) != len(images):
-            raise InputError(f"layer {layer or name!r}: gives {len(watch.leaf)} outputs for {len(images)} images")
+            raise InputError(
+                f"layer {layer or name!r}: gives {len(watch.leaf)} outputs for {counted(len(images), 'image')}"
+            )
         return Pass(logits, watch.leaf, partial(_on_patches, layout, name))
 
     def check_layer(self, layer: str) -> None:

@@ -27,6 +27,7 @@ from wsss.explanation_tests.options import Split
 from wsss.options import Data, Device, OutFolder, Root, Runs, Shard, check_positive
 from wsss.processes import take_shard
 from wsss.progress import note, warn
+from wsss.words import agreeing
 
 NetworkOption = Annotated[
     str | None, Parameter(help="Checkpoint (.safetensors), or the name of a run that holds one; of --settings its own.")
@@ -118,8 +119,9 @@ def explain_segmentation(
         first = next(iter(found.failed.values()))
         if len(photographs) == 1:
             raise InputError(first)
+        were = agreeing(len(found.failed), "was", "were")
         names = ", ".join(str(photographs[name]) for name in found.failed)
-        raise InputError(f"{len(found.failed)} of {len(photographs)} photographs were left out ({names}): {first}")
+        raise InputError(f"{len(found.failed)} of {len(photographs)} photographs {were} left out ({names}): {first}")
 
 
 def list_layers(

@@ -17,6 +17,7 @@ from wsss.errors import InputError
 from wsss.parallel import map_parallel
 from wsss.progress import note, warn
 from wsss.store import Seed, Stage, read_mask, read_seed, require, resolve_run
+from wsss.words import agreeing, counted
 
 MASKS, SCORES = "masks", "refined"
 """Stages of a run: the masks, and the walked scores that they were made from."""
@@ -63,7 +64,7 @@ class PseudoMasks(Dataset):
         if len(strange):
             raise InputError(
                 f"mask {self.masks[0] / sample.id}.png: holds class index {strange[0]}, data set {self.name} has "
-                f"{self.num_classes} classes"
+                f"{counted(self.num_classes, 'class')}"
             )
         return first
 
@@ -208,7 +209,8 @@ def check_masks(dataset: PseudoMasks, *, workers: int = 0) -> None:
     line = ", ".join(f"{name} {100 * count / (total - ignored):.1f}" for name, count in shares.items())
     note(f"masks: {100 * ignored / total:.1f} % of the pixels are ignored; of the others, in per cent: {line}")
     if unlabelled := [one.id for one in found if one.strange]:
-        warn(f"{len(unlabelled)} masks show classes that the image-level labels lack, the first is {unlabelled[0]}")
+        shown = f"{counted(len(unlabelled), 'mask')} {agreeing(len(unlabelled), 'shows', 'show')}"
+        warn(f"{shown} classes that the image-level labels lack, the first is {unlabelled[0]}")
 
 
 class _Counts(NamedTuple):

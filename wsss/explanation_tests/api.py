@@ -21,6 +21,7 @@ from wsss.explanation_tests.results import TestResult, compare_tests, result_of
 from wsss.explanation_tests.segmentation import segment
 from wsss.explanation_tests.tested import ModelUnderTest, Photographs, classify
 from wsss.progress import track
+from wsss.words import counted
 
 __all__ = ["TestResult", "compare_tests", "perturbation_test", "segmentation_test"]
 
@@ -106,7 +107,9 @@ def perturbation_test(
         tested: ModelUnderTest, photographs: Photographs, due: np.ndarray
     ) -> Generator[None, None, dict[str, np.ndarray]]:
         if photographs.pixels.shape[1] != len(mean):
-            raise InputError(f"images: expected {len(mean)} channels, as mean has, got {photographs.pixels.shape[1]}")
+            raise InputError(
+                f"images: expected {counted(len(mean), 'channel')}, as mean has, got {photographs.pixels.shape[1]}"
+            )
         lowest, highest = (NEGATIVE, 0) if photographs.outputs == 1 else (0, photographs.outputs - 1)
         if due.min() < lowest or due.max() > highest:
             hint = f"; of one output 0 is that output, {NEGATIVE} the other class" if lowest else ""
@@ -114,7 +117,9 @@ def perturbation_test(
         return perturb(tested, photographs, torch.from_numpy(due), judged, batch_size=batch_size)
 
     results = _run_test("perturbation", tested, evaluate, images, targets, batch_size, ids, progress)
-    return result_of("perturbation", judged.name, tested.name, results, f"{len(results['ids'])} images; {REMOVAL}")
+    return result_of(
+        "perturbation", judged.name, tested.name, results, f"{counted(len(results['ids']), 'image')}; {REMOVAL}"
+    )
 
 
 def segmentation_test(
@@ -176,7 +181,9 @@ def segmentation_test(
     if 1 not in held:
         hint = "; the object is 1, 255 is ignored: give masks > 0" if IGNORE in held else ": there is no object in them"
         raise InputError(f"masks: hold {' and '.join(map(str, sorted(held)))} alone{hint}")
-    return result_of("segmentation", judged.name, tested.name, results, f"{len(results['ids'])} images; {CUT}")
+    return result_of(
+        "segmentation", judged.name, tested.name, results, f"{counted(len(results['ids']), 'image')}; {CUT}"
+    )
 
 
 def _numbers(values: Any) -> bool:
@@ -245,7 +252,7 @@ def _run_test(
             raise InputError("images: none")
         for name, given in ((what, due), ("ids", names)):
             if given is not None and len(given) != start:
-                raise InputError(f"{name}: expected one for each of {start} images, got {len(given)}")
+                raise InputError(f"{name}: expected one for each of {counted(start, 'image')}, got {len(given)}")
 
     with evaluating(tested.model):
         total = len(images) if isinstance(images, Tensor) else None if due is None else len(due)
