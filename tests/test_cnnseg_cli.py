@@ -250,7 +250,7 @@ def test_mistakes(trained: Path, place: Path, refused: Callable[..., str]) -> No
     (trained / "start/network/resume.pt").unlink()
     assert "no such file, and no" in refused("evaluate", "--network", "nowhere", "--split", "val")
     for option in ("--size", "--batch-size", "--classes-at-once"):
-        line = f"{option} 0: at least 1"
+        line = f"{option} 0: expected at least 1"
         assert refused("evaluate", "--network", "mine", "--split", "val", option, 0) == line
     both = refused("train-unrolled", "--classifier", "start", "--weights", "none", "--name", "both")
     assert both == "--weights none: the encoder starts at --classifier start; give one"
