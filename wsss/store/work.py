@@ -212,7 +212,7 @@ def check_root(stage: Stage, what: str, changed: str) -> None:
     if old is not None and new is not None and old.exists() and not old.samefile(new):
         raise InputError(
             f"{stage.folder}: holds {what} of the data in {old}; {changed} of the same name in {new} differ: write "
-            "into another run (`name`)"
+            "into another run"
         )
 
 
