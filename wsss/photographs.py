@@ -69,11 +69,11 @@ def percent(probability: float) -> str:
     """ "99.9 %", "0.3 %"; what would round to 0 or 100 is said as less or more.
 
     >>> percent(0.99987), percent(0.25), percent(0.0002)
-    ('> 99.9 %', '25 %', '< 0.1 %')
+    ('> 99.9 %', '25.0 %', '< 0.1 %')
     """
     if probability > 0.9995:
         return "> 99.9 %"
-    return f"{100 * probability:.3g} %" if probability >= 0.0005 else "< 0.1 %"
+    return f"{100 * probability:.1f} %" if probability >= 0.0005 else "< 0.1 %"
 
 
 def explain_photographs(
