@@ -12,10 +12,10 @@ import numpy as np
 from cnnseg.history import read_history
 from cnnseg.settings import STAGE
 from cnnseg.snapshots import SNAPSHOTS, read_snapshot
-from wsss.console import track
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError, did_you_mean
 from wsss.overlay import fit_width, mask_overlay, signed_picture
+from wsss.progress import track
 from wsss.report.colours import IGNORED, class_palette, with_names
 from wsss.report.gallery import check_page, write_gallery
 from wsss.report.pictures import ImageBlock, Picture, image_iou, jpeg, png
@@ -69,11 +69,11 @@ def write_evolution(
     """
     check_page(out)
     if columns < 2:
-        raise InputError(f"--columns {columns}: at least 2, the first step and the last")
+        raise InputError(f"`columns` {columns}: expected at least 2, the first step and the last")
     folder = run / STAGE / SNAPSHOTS
     steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal() and path.is_dir())
     if not steps:
-        raise InputError(f"{folder}: no snapshots; train with --snapshots ID ... to keep the heat-maps of some images")
+        raise InputError(f"{folder}: no snapshots; train with `snapshots` ID ... to keep the heat-maps of some images")
     shown = choose_steps(steps, _mious(run / STAGE), columns)
     samples = _choose_samples(folder, shown.steps, dataset, images)
     palette = class_palette(dataset, [c for sample in samples for c in sample.classes])
@@ -221,12 +221,12 @@ def _choose_samples(folder: Path, steps: Sequence[int], dataset: Dataset, images
     mine = {sample.id: sample for sample in dataset if sample.id in kept}
     if not mine:
         raise InputError(
-            f"--split {dataset.split}: none of its images is among the snapshots in {folder}: {', '.join(sorted(kept))}"
+            f"`split` {dataset.split}: none of its images is among the snapshots in {folder}: {', '.join(sorted(kept))}"
         )
     for image_id in images or ():
         if image_id not in mine:
             raise InputError(
-                f"--images {image_id}: no snapshots of it, or not in split {dataset.split} of {dataset.name}; "
+                f"`images` {image_id}: no snapshots of it, or not in split {dataset.split} of {dataset.name}; "
                 f"{did_you_mean(image_id, mine)}"
             )
     return [mine[image_id] for image_id in dict.fromkeys(images or mine)]

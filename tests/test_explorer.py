@@ -237,6 +237,20 @@ def test_failure_is_that_of_who_asked():
     worker.close()
 
 
+def test_failure_of_a_void_wish_is_nobodys():
+    worker, session = Worker(), Sessions().of("a")
+    ticket = session.ticket("a")
+
+    def failing(told):
+        session.cancel()
+        raise InputError("no")
+
+    assert list(worker.run(session, "a", failing, ticket)) == []
+    assert not session.holds("a", ticket) and not session.replaced("a", ticket)
+    assert session.ticket("a") > ticket and session.replaced("a", ticket)
+    worker.close()
+
+
 # Maps
 
 
@@ -490,16 +504,20 @@ def test_network_of_a_function(tmp_path, monkeypatch):
         "def flat(): return nn.Sequential(nn.Flatten(), nn.LazyLinear(4))\n"
         "def grey(): return nn.Conv2d(1, 5, 1)\n"
         "def number(): return 7\n"
+        "class Maps(nn.Module):\n"
+        "    def forward(self, images): return {'depth': images}\n"
+        "def other(): return Maps()\n"
     )
     monkeypatch.chdir(tmp_path)
     assert foreign_network("own_networks:plain").class_names == ("class 1", "class 2", "class 3", "class 4")
     assert foreign_network("own_networks:named").class_names == ("ground",)
     for name, reason in {
-        "short": "1 names for 5 classes",
+        "short": "expected names for 5 classes, got 1",
         "flat": "expected maps",
         "grey": "takes no image",
         "number": "expected a torch.nn.Module",
         "none": "has no none",
+        "other": "^`model` own_networks:other: expected class maps by the name 'out', got depth$",
     }.items():
         with pytest.raises(InputError, match=reason):
             foreign_network(f"own_networks:{name}")

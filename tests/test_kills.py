@@ -39,7 +39,7 @@ SMALL = "--architecture test_resnet --weights none --steps 3 --batch-size 2 --cr
 EVALUATED = "--evaluate-every 2 --evaluate-images 2"
 COMMANDS = {
     "vitseg train-classifier": "--train-split val --val-split val --name vit --architecture test_vit --weights none "
-    "--epochs 2 --batch-size 2 --precision fp32 --sizes 32",
+    "--epochs 2 --batch-size 2 --precision float32 --sizes 32",
     "cnnseg train-classifier": f"--train-split val --val-split val --name cnn {SMALL} {EVALUATED}",
     "cnnseg train-unrolled": "--train-split val --val-split val --name unrolled --budget 2 --snapshots a "
     f"{SMALL} {EVALUATED}",

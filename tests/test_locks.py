@@ -135,7 +135,7 @@ def test_a_command_that_is_held_off_says_so_in_one_line(
     make_data(tmp_path / "data")
     words = ["train-classifier", "--data", str(tmp_path / "data/data.yaml"), "--train-split", "val", "--device", "cpu"]
     words += ["--architecture", "test_vit", "--weights", "none", "--epochs", "1", "--sizes", "32", "--name", "mine"]
-    words += ["--runs", str(tmp_path / "runs"), "--precision", "fp32"]
+    words += ["--runs", str(tmp_path / "runs"), "--precision", "float32"]
     folder = tmp_path / "runs/mine/classifier"
     with writing(folder):
         assert run(cli.app, words) == run(cli.app, [*words, "--restart"]) == 2

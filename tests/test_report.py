@@ -241,7 +241,7 @@ def test_images_are_chosen_from_worst_to_best(two_runs):
     assert [s.id for s in choose_images(dataset, named, count=2).samples] == [ranked[0], ranked[-1]]
     assert [s.id for s in choose_images(dataset, named, count=9).samples] == ranked
     assert [s.id for s in choose_images(dataset, named, ids=["c", "a"]).samples] == ["c", "a"]
-    with pytest.raises(InputError, match="--images zebra"):
+    with pytest.raises(InputError, match="`images` zebra"):
         choose_images(dataset, named, ids=["zebra"])
 
 
@@ -259,9 +259,9 @@ def test_names_cannot_inject_markup(tmp_path):
 
 def test_bad_requests(two_runs, tmp_path):
     runs, data = two_runs
-    with pytest.raises(InputError, match=r"--out .*\.html"):
+    with pytest.raises(InputError, match=r"`out` .*\.html"):
         write_report(runs, val(data), tmp_path / "report.pdf")
-    with pytest.raises(InputError, match="--pictures 0"):
+    with pytest.raises(InputError, match="`pictures` 0"):
         write_report(runs, val(data), tmp_path / "r.html", pictures=0)
     other = make_data(tmp_path / "other", classes=("horse", "cow"))
     with pytest.raises(InputError, match="other classes"):

@@ -504,7 +504,7 @@ def test_a_figure_that_is_undefined_is_a_dash(tmp_path):
 def test_bad_requests(tested, tmp_path):
     data = make_data(tmp_path / "data")
     runs = list(tested.values())
-    with pytest.raises(InputError, match="--images nobody: not in the segmentation test"):
+    with pytest.raises(InputError, match="`images` nobody: not in the segmentation test"):
         write_report(runs, None, tmp_path / "r.html", images=[IDS[0], "nobody"])
     with pytest.raises(InputError, match=r"no files of split val of tiny.*its explanation tests are on photos / all"):
         write_report(runs, val(data), tmp_path / "r.html")

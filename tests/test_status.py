@@ -19,7 +19,7 @@ from wsss.status import State, chain_of
 from wsss.store import Seed, read_json, read_seed, write_json, write_seed
 from wsss.store.locks import writing
 
-TINY = "--architecture test_vit --weights none --epochs 1 --batch-size 2 --precision fp32 --sizes 32 --device cpu"
+TINY = "--architecture test_vit --weights none --epochs 1 --batch-size 2 --precision float32 --sizes 32 --device cpu"
 SEEDS = "--classifier mine --split val --sizes 32 --first-block 1 --method rollout --no-flip --device cpu --name seedy"
 
 

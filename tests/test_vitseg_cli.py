@@ -21,7 +21,7 @@ from wsss.console import run
 from wsss.data import load_dataset
 from wsss.store import read_json, read_seed
 
-TINY = {"--architecture": "test_vit", "--weights": "none", "--epochs": 2, "--batch-size": 2, "--precision": "fp32"}
+TINY = {"--architecture": "test_vit", "--weights": "none", "--epochs": 2, "--batch-size": 2, "--precision": "float32"}
 QUICK = ["--sizes", "32", "--first-block", "1"]
 Vitseg = Callable[..., int]
 
@@ -83,7 +83,7 @@ def test_the_chain(place: Path, vitseg: Vitseg, capsys: pytest.CaptureFixture[st
     scores = read_json(folder / "scores.json")
     assert scores["images"] == 4 and set(scores["f1"]) == {"cat", "dog"} and 0 <= scores["macro_f1"] <= 100
     entry = read_json(folder / "manifest.json")["history"][-1]
-    assert entry["counts"] == {"images": 6} and len(entry["losses"]) == 2
+    assert entry["counts"] == {"images": 6} and len(entry["losses"]) == 2 and entry["val_split"] == "val"
     before = (folder / "classifier.safetensors").stat().st_mtime_ns
     assert vitseg(*training) == 0
     assert (folder / "classifier.safetensors").stat().st_mtime_ns == before
@@ -180,7 +180,7 @@ def test_mistakes_in_seeds(place: Path, refused: Callable[..., str]) -> None:
     )
     for shard in ("0/3", "4/3", "3", "a/b", "1/0"):
         assert refused(*command, "--shard", shard).startswith(f"--shard {shard}: expected i/n with 1 <= i <= n")
-    assert "--batch-size 0: at least 1" in refused(*command, "--batch-size", 0)
+    assert "--batch-size 0: expected at least 1" in refused(*command, "--batch-size", 0)
     assert "first_block 6: the model has blocks 0 to 5" in refused(*command, "--first-block", 6)
     assert "--power: Input should be greater than 0" in refused(*command, "--power", 0)
     assert "--split vall: no such split" in refused("seeds", "--classifier", "trained", "--split", "vall")
@@ -236,11 +236,11 @@ def test_explain(place: Path, vitseg: Vitseg, refused: Callable[..., str], capsy
 
     line = refused(*named, "--classes", "cart")
     assert line.startswith("class 'cart' is unknown to the classifier: did you mean 'cat'?")
-    assert refused(*named, "--top", 4) == "--top 4: the classifier has 1 to 3 classes"
-    assert refused("explain", photographs[0]) == "--classifier or --architecture: give one of the two"
+    assert refused(*named, "--top", 4) == "--top 4: expected 1 to 3, the number of classes"
+    assert refused("explain", photographs[0]) == "--classifier or --architecture: expected one of the two"
     labels = place / "data/labels.csv"
     line = refused("explain", photographs[1], labels, "--classifier", "trained", *QUICK, "--out", place / "half")
-    assert line == f"1 of 2 photographs have no overlay: image {labels}: cannot be read (not an image)"
+    assert line == f"1 of 2 photographs has no overlay: image {labels}: cannot be read (not an image)"
     assert {path.name[:2] for path in (place / "half").iterdir()} == {"b_", "b."}
     assert refused("explain", place / "none.png", "--classifier", "trained").endswith("none.png: no such file")
     twin = place / "a.jpg"
@@ -258,5 +258,5 @@ def test_list_of_methods(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("options", [[], ["--method", "rollout"]])
 def test_explain_keeps_its_own_defaults_beside_other_options(options: list[str]) -> None:
     _, bound, _ = app.parse_args(["explain", "x.jpg", "--architecture", "vit_tiny_patch16_224", *options])
-    settings = bound.arguments.get("cfg", ExplainConfig())
+    settings = bound.arguments.get("cfg", ExplainConfig()).settled(side=224, first_block=1)
     assert (settings.rules, settings.power) == ("robust", 1)

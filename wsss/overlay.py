@@ -148,7 +148,7 @@ def as_map(map: Any) -> np.ndarray:
     if array.ndim != 2 or 0 in array.shape:
         raise InputError(f"map: expected one map (h, w), got {array.shape}; an explanation's are maps[0], maps[1], ...")
     if not np.isfinite(array).all():
-        raise InputError("map: has values that are not finite")
+        raise InputError("map: expected finite values, got NaN or infinite ones")
     return array
 
 
@@ -180,7 +180,7 @@ def heat_overlay(image: np.ndarray, heat: np.ndarray, opacity: float = OPACITY) 
     _check(image, heat, opacity)
     # a bilinear map may leave [0, 1] by rounding, no more
     if not np.isfinite(heat).all() or heat.min() < -1e-3 or heat.max() > 1 + 1e-3:
-        raise ValueError("heat must be finite and lie in [0, 1]")
+        raise ValueError("heat: expected finite values in [0, 1]")
     return paint(image, heat.clip(0, 1), False, opacity)
 
 
@@ -254,7 +254,7 @@ def signed_picture(values: np.ndarray, limit: float) -> np.ndarray:
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 2 or not np.isfinite(values).all() or not 0 <= limit < np.inf:
-        raise ValueError("signed values must be finite (H, W) and their limit finite and not negative")
+        raise ValueError("signed values: expected finite ones (H, W), and a finite limit of at least 0")
     share = (values / limit).clip(-1, 1) if limit > 0 else np.zeros_like(values)
     colours = np.stack([1 + share.clip(max=0), 1 - np.abs(share), 1 - share.clip(min=0)], -1)
     return np.rint(255 * colours).astype(np.uint8)
@@ -267,8 +267,8 @@ def _blend(image: np.ndarray, colours: np.ndarray, weight: np.ndarray | np.float
 
 def _check(image: np.ndarray, plane: np.ndarray, opacity: float) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"image of shape {image.shape} and dtype {image.dtype}: must be uint8 (H, W, 3)")
+        raise ValueError(f"image: expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
     if plane.shape != image.shape[:2]:
         raise ValueError(f"map of shape {plane.shape} on an image of shape {image.shape[:2]}")
     if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity {opacity}: must be in [0, 1]")
+        raise ValueError(f"opacity {opacity}: expected 0 to 1")

@@ -14,16 +14,16 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from wsss.console import note
 from wsss.data import read_image
 from wsss.data.wordnet import describe, is_imagenet_head
-from wsss.errors import InputError, did_you_mean
+from wsss.errors import InputError, check_folder, did_you_mean
 from wsss.lettering import ColourBar
-from wsss.options import check_folder
 from wsss.overlay import overlay
 from wsss.processes import gathered, of_shard, share
+from wsss.progress import note
 from wsss.sheet import common_limits, sheet
 from wsss.store import atomic, write_json
+from wsss.words import agreeing
 
 LONGEST = 1600
 """Pixels of the longer side of an overlay, unless it is to have the full size of its photograph."""
@@ -114,10 +114,10 @@ def explain_photographs(
         InputError: an unknown class, two photographs of one name; and, when all others are made, the files that are no
             image or whose map is not finite.
     """
-    check_folder(out, "--out")
+    check_folder(out, "out")
     fixed = [_output(name, class_names) for name in classes or ()]
     if top < 1 or top > len(class_names):
-        raise InputError(f"--top {top}: the classifier has 1 to {len(class_names)} classes")
+        raise InputError(f"`top` {top}: expected 1 to {len(class_names)}, the number of classes")
     twice = {path.stem for path in paths if sum(other.stem == path.stem for other in paths) > 1}
     if twice:
         raise InputError(f"images: two files are named {min(twice)}; their overlays would overwrite each other")
@@ -136,9 +136,9 @@ def explain_photographs(
         chosen = fixed or logits[first:].topk(top).indices.tolist()
         maps = maps_of([first + place for place in chosen])
         if not np.isfinite(maps).all():
-            failed.append(f"image {path}: the {method} map is not finite; try --precision float64")
+            failed.append(f"image {path}: the {method} map is not finite; try `precision` float64")
             continue
-        claims = _claims(logits[first:], chosen, class_names, f"{path.stem}_{{}}{suffix}.png")
+        claims = _claims(logits[first:], chosen, class_names, path.stem, suffix)
         scaled = on_one_scale(maps, None if comparable else [claim.probability for claim in claims])
         photograph = image if full_size else _fitting(image, LONGEST)
         written += _write_overlays(photograph, claims, scaled, out)
@@ -160,7 +160,7 @@ def on_one_scale(maps: np.ndarray, probabilities: Sequence[float] | None) -> Sca
     return Scaled(shares, ColourBar((0, largest), False, "relevance: share of the class's largest, times probability"))
 
 
-def _claims(logits: Tensor, chosen: Sequence[int], class_names: Sequence[str], file: str) -> list[Claim]:
+def _claims(logits: Tensor, chosen: Sequence[int], class_names: Sequence[str], stem: str, suffix: str) -> list[Claim]:
     one_of_all = is_imagenet_head(class_names)
     probabilities = logits.softmax(0) if one_of_all else logits.sigmoid()
     return [
@@ -170,7 +170,7 @@ def _claims(logits: Tensor, chosen: Sequence[int], class_names: Sequence[str], f
             float(logits[place]),
             float(probabilities[place]),
             one_of_all or bool(logits[place] > 0),
-            file.format(class_names[place].replace(os.sep, "_")),
+            f"{stem}_{class_names[place].replace(os.sep, '_')}{suffix}.png",
         )
         for place in chosen
     ]
@@ -220,7 +220,8 @@ def _tell(failed: Sequence[str], count: int) -> None:
         return
     more = f"; and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
     named = "; ".join(failed[:NAMED]) + more
-    raise InputError(named if count == 1 else f"{len(failed)} of {count} photographs have no overlay: {named}")
+    have = agreeing(len(failed), "has", "have")
+    raise InputError(named if count == 1 else f"{len(failed)} of {count} photographs {have} no overlay: {named}")
 
 
 def _output(name: str, names: Sequence[str]) -> int:

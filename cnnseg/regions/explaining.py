@@ -112,9 +112,11 @@ class RegionExplainer:
     """A network that segments, ready to be asked about regions; several threads may ask at once.
 
     Example:
-        >>> explainer = RegionExplainer(cnnseg.load_network("runs/segmentation"))                       # doctest: +SKIP
-        >>> seen = explainer.see("cat.jpg")                                                             # doctest: +SKIP
-        >>> explainer.explain(seen, SegmentationQuestion(class_name="cat", method="layercam")).map      # doctest: +SKIP
+        >>> import cnnseg
+        >>> explainer = RegionExplainer(cnnseg.load_network("runs/segmentation"))
+        >>> seen = explainer.see("cat.jpg")  # one forward pass for all questions
+        >>> explainer.explain(seen, SegmentationQuestion(class_name="cat", method="layercam")).map.shape
+        (10, 15)
     """
 
     def __init__(self, network: Network) -> None:
@@ -198,7 +200,7 @@ class RegionExplainer:
             found = cnnseg.explain(adapted, seen.images, [outputs], **options)
         maps, scores = found.maps[0].float().cpu().numpy(), found.logits[0, outputs].tolist()
         if not np.isfinite(maps).all():
-            raise InputError(f"the {question.method} map is not finite; try other --rules, or another --method")
+            raise InputError(f"the {question.method} map is not finite; try other `rules`, or another `method`")
         covers = self._covered(maps.shape[1:], tuple(seen.images.shape[2:]))
         return [
             RegionExplanation(heat, covers, score, region, question.model_copy(update={"class_name": name}), seen)
@@ -239,8 +241,9 @@ def explain_segmentation(
         InputError: see `RegionExplainer`.
 
     Example:
-        >>> found = cnnseg.explain_segmentation("runs/segmentation", "cat.jpg", class_name="cat")       # doctest: +SKIP
-        >>> found.overlay().save("why.png")                                                             # doctest: +SKIP
+        >>> import cnnseg
+        >>> found = cnnseg.explain_segmentation("runs/segmentation", "cat.jpg", class_name="cat")
+        >>> found.overlay().save("why.png")
     """
     explainer = RegionExplainer(network if isinstance(network, Network) else load_network(network))
     if question is None:

@@ -17,9 +17,9 @@ from cnnseg.regions.layers import stages
 from cnnseg.regions.pictures import draw_classes, draw_layers, draw_one
 from cnnseg.regions.seen import Seen
 from cnnseg.regions.settings import Mask, PictureFormat, Pixels, SegmentationQuestion
-from wsss.console import note, track, warn
 from wsss.errors import InputError
 from wsss.processes import gathered, of_shard, share
+from wsss.progress import note, track, warn
 from wsss.store import atomic, file_hash
 from wsss.store.atomic import write_bytes
 
@@ -60,9 +60,9 @@ def explain_photographs(
     Several processes share the photographs (`wsss.processes`).
     """
     if shown == "layers" and not find_method(question.method).takes_layer:
-        raise InputError(f"--all-layers: method {question.method} looks at none; lrp, gradcam, layercam do")
+        raise InputError(f"`all_layers`: method {question.method} looks at none; lrp, gradcam, layercam do")
     if shown == "layers" and question.layer is not None:
-        raise InputError(f"--layer {question.layer}: --all-layers shows them all; give one of the two")
+        raise InputError(f"`layer` {question.layer}: `all_layers` shows them all; give one of the two")
     explainer.check(question)
     written: list[Path] = []
     failed: dict[str, str] = {}

@@ -1,7 +1,9 @@
 """The parts of the page that Gradio has no component for: HTML, CSS and JavaScript from files of this package.
 
 Each is a `gr.HTML` whose JavaScript draws its value and triggers events; what a value holds is said by the functions
-that make one.
+that make one. Every value has the number of the wish that it answers (`wsss.explorer.sessions.Session.ticket`), and a
+view takes none of an older wish than it has seen: Gradio runs the answers to several clicks beside each other, and
+repeats the last value of each at its end, so that they arrive in any order.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-import gradio as gr
 import numpy as np
 
 from wsss.colours import OPACITY, css_scale, muted
@@ -22,7 +23,11 @@ from wsss.explorer.explained import ExplainedModel
 from wsss.explorer.sessions import Made, Session
 from wsss.explorer.uploads import LARGEST_FILE, read_photograph
 from wsss.explorer.work import Waiting
+from wsss.extras import extra
 from wsss.store import voc_palette
+
+with extra("explorer"):
+    import gradio as gr
 
 TILE = 260
 """Longest side of the small multiples, in pixels."""
@@ -116,13 +121,19 @@ def _classes(explained: ExplainedModel, shares: Sequence[float]) -> list[dict[st
     ]
 
 
-def busy_value(step: Waiting) -> dict[str, Any]:
+def busy_value(step: Waiting, number: int) -> dict[str, Any]:
     """A map view that waits; what it shows stays beneath."""
-    return {"keep": True, "busy": f"{step.seconds:.0f} s" if step.seconds >= 1 else "…", "share": step.share}
+    waited = f"{step.seconds:.0f} s" if step.seconds >= 1 else "…"
+    return {"number": number, "keep": True, "busy": waited, "share": step.share}
+
+
+def stopped_value(number: int) -> dict[str, Any]:
+    """A map view, or small multiples, of a wish that was cancelled; what they show stays."""
+    return {"number": number, "keep": True, "line": "Cancelled."}
 
 
 def map_value(explained: ExplainedModel, made: Made, number: int) -> dict[str, Any]:
-    """What a map view shows of a map; `number` tells it from the one before."""
+    """What a map view shows of a map."""
     photograph = made.photograph.look.photograph
     size = pictures.shown_size(photograph.shape[:2])
     small = pictures.shrunk(photograph, size)
@@ -147,13 +158,13 @@ def map_value(explained: ExplainedModel, made: Made, number: int) -> dict[str, A
     }
 
 
-def said(line: str) -> dict[str, Any]:
+def said(line: str, number: int) -> dict[str, Any]:
     """A map view without a map, and a line that says why."""
-    return {"line": line, "wrong": True}
+    return {"number": number, "line": line, "wrong": True}
 
 
 def tiles_value(title: str, number: int, tiles: Sequence[Tile], share: float | None, line: str = "") -> dict[str, Any]:
-    """What the small multiples show; `number` tells one series from the one before."""
+    """What the small multiples show."""
     shown = [{"name": tile.name, "note": tile.note, "url": _tile_url(tile)} for tile in tiles]
     return {"title": title, "number": number, "tiles": shown, "share": share, "line": line}
 

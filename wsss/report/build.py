@@ -63,9 +63,9 @@ def write_report(
     """
     check_page(out)
     if pictures < 1:
-        raise InputError(f"--pictures {pictures}: at least 1")
+        raise InputError(f"`pictures` {pictures}: expected at least 1")
     if not alpha > 0:
-        raise InputError(f"--alpha {alpha:g}: must be greater than 0")
+        raise InputError(f"`alpha` {alpha:g}: expected more than 0")
     folders = _name_runs(runs)
     stages = _stages(folders, dataset) if dataset is not None else {name: {} for name in folders}
     metrics = {name: _entries(run, dataset) for name, run in folders.items()} if dataset is not None else {}
@@ -121,7 +121,7 @@ def _name_runs(runs: Sequence[Path]) -> dict[str, Path]:
     """Folder names where they differ, else whole paths."""
     unique = list(dict.fromkeys(Path(run) for run in runs))
     if not unique:
-        raise InputError("compare: give at least one run")
+        raise InputError("compare: expected at least one run, got none")
     names = [run.name or run.resolve().name for run in unique]
     return dict(zip(names if len(set(names)) == len(names) else map(str, unique), unique, strict=True))
 
@@ -156,7 +156,7 @@ def _check_all_shown(
         if dataset is None:
             raise InputError(
                 f"{run}: no explanation test in its metrics.json; make one with perturbation-test or "
-                "segmentation-test of vitseg or cnnseg, or give --data and --split to show seeds and masks"
+                "segmentation-test, or give `data` and `split` to show seeds and masks"
             )
         tests = ", ".join(f"{entry.data} / {entry.split}" for entry in read_tests(run))
         hint = f"; its explanation tests are on {tests}" if tests else "; make the seeds of this split first"
@@ -172,11 +172,11 @@ def _maps(section: TestSection, dataset: Dataset | None, count: int, images: Seq
 def _check_images(images: Sequence[str], sections: Sequence[TestSection]) -> None:
     known = {i for s in sections if s.test == "segmentation" for r in s.results.values() for i in r["ids"].tolist()}
     if not known:
-        raise InputError(f"--images {','.join(images)}: there are no pictures of these runs to choose from")
+        raise InputError(f"`images` {','.join(images)}: there are no pictures of these runs to choose from")
     for image_id in images:
         if image_id not in known:
             near = did_you_mean(image_id, known) if len(known) <= 20 else "see the data set's list of images"
-            raise InputError(f"--images {image_id}: not in the segmentation test; {near}")
+            raise InputError(f"`images` {image_id}: not in the segmentation test; {near}")
 
 
 def _title(names: list[str], dataset: Dataset | None, sections: Sequence[TestSection]) -> str:

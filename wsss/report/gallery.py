@@ -59,4 +59,4 @@ def write_gallery(
 def check_page(out: Path) -> None:
     """InputError unless the name is that of a web page."""
     if out.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"--out {out}: the report is a web page; give a name that ends in .html")
+        raise InputError(f"`out` {out}: expected a name that ends in .html, as the report is a web page")

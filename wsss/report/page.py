@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from wsss.colours import css_scale
 from wsss.data import Dataset
+from wsss.extras import extra
 from wsss.report import explanation, explanation_text, tables
 from wsss.report.colours import IGNORED, NEUTRAL
 from wsss.report.curves import COLOURS, SCORES, curves_svg, dash_array
@@ -20,6 +20,9 @@ from wsss.report.maps import MapBlock
 from wsss.report.pictures import SEED_OPACITY, ImageBlock
 from wsss.report.provenance import protocol_of
 from wsss.report.tables import FigureRow
+
+with extra("wsss"):
+    import jinja2
 
 
 def template(name: str) -> jinja2.Template:

@@ -79,7 +79,7 @@ def choose_images(
         for image_id in ids:
             if image_id not in known:
                 near = did_you_mean(image_id, known) if len(known) <= 20 else "see the data set's list of images"
-                raise InputError(f"--images {image_id}: not in split {dataset.split} of {dataset.name}; {near}")
+                raise InputError(f"`images` {image_id}: not in split {dataset.split} of {dataset.name}; {near}")
         return Choice(tuple(known[image_id] for image_id in dict.fromkeys(ids)), "named with --images")
     shown = [
         s for s in dataset if any(stage_file(run, stage, s.id).is_file() for run in runs.values() for stage in STAGES)
