@@ -6,9 +6,8 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-from affinity.refine import RefineConfig
 from affinity.runs import files_of, older_than, open_data, open_run
-from affinity.settings import CHECKPOINT, STATE, TrainConfig
+from affinity.settings import CHECKPOINT, STATE, RefineConfig, TrainConfig
 from wsss.console import Flat, existing_file, together
 from wsss.errors import InputError
 from wsss.options import Data, Device, Restart, Root, Runs, SeedRuns, Shard, Workers, check_positive, worker_count

@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import sparse
 
 from affinity.pairs import half_disk, pair_slices
+from wsss.extras import extra
+
+with extra("wsss"):
+    from scipy import sparse
 
 
 def pair_affinity(features: ArrayLike, radius: int = 5) -> sparse.csr_array:

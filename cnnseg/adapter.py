@@ -18,6 +18,7 @@ from cnnseg.unroll.region import RegionMean, Score
 from cnnseg.unroll.trace import Trace
 from wsss.errors import InputError
 from wsss.explanation import unwrap
+from wsss.words import counted
 
 
 class RegionClassifier(nn.Module):
@@ -61,7 +62,7 @@ class RegionClassifier(nn.Module):
         """Raise InputError if the network takes no images of this size, or the regions are of another batch."""
         regions = len(self.pool.region)
         if regions not in (1, len(images)):
-            raise InputError(f"region: expected 1 or {len(images)} regions for {len(images)} images, got {regions}")
+            raise InputError(f"region: expected 1 or {len(images)} for {counted(len(images), 'image')}, got {regions}")
         check = getattr(self.network, "check_input_shape", None)  # of segmentation-models-pytorch
         if check is not None:
             try:
@@ -103,9 +104,10 @@ def adapt(network: nn.Module, region: Tensor | None = None, score: Score = "logi
             does not have the maps' size (as soon as there are images).
 
     Example:
-        >>> network = cnnseg.load_network("runs/segmentation")                              # doctest: +SKIP
-        >>> adapted = cnnseg.adapt(network, pixel_region((320, 320), [(80, 120)]))          # doctest: +SKIP
-        >>> cnnseg.explain(adapted, images, targets=3, method="gradcam").maps.shape         # doctest: +SKIP
+        >>> import cnnseg, torch
+        >>> adapted = cnnseg.adapt(cnnseg.load_network("runs/segmentation"), pixel_region((320, 320), [(80, 120)]))
+        >>> images = torch.randn(1, 3, 320, 320)  # yours, normalised
+        >>> cnnseg.explain(adapted, images, targets=3, method="gradcam").maps.shape
         torch.Size([1, 10, 10])
     """
     module = network if isinstance(network, nn.Module) else getattr(network, "module", network)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from segmentation_models_pytorch import Unet
-from segmentation_models_pytorch.base import SegmentationHead
-from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
-from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
-from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsss.backbones import strides_first
 from wsss.errors import InputError, did_you_mean
+from wsss.extras import extra
 from wsss.weights import fitting
 from wsss.words import counted
+
+with extra("cnnseg"):
+    from segmentation_models_pytorch import Unet
+    from segmentation_models_pytorch.base import SegmentationHead
+    from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
+    from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+    from segmentation_models_pytorch.encoders import get_encoder
 
 WIDTHS = (256, 128, 64, 32, 16)
 """Channels of the decoder's blocks, the ones of segmentation-models-pytorch."""

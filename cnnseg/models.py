@@ -10,15 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cnnseg.baselines import create_fcn, create_unet, load_encoder
 from cnnseg.classifiers import create_classifier, file_weights, normalisation, without_head
 from cnnseg.reading import Reading, check_options, find_reading, read_reading
-from cnnseg.segmentation.network import create_module, encoder_colours
 from cnnseg.segmentation.settings import SEGMENTATION, SegmentationConfig
 from cnnseg.settings import BEST, LAST, NETWORKS, STAGE, NetworkConfig
 from cnnseg.unroll import UnrolledNetwork, unroll
 from cnnseg.unroll.composites import find_composite
 from wsss.errors import InputError, did_you_mean
+from wsss.extras import MissingExtraError
 from wsss.weights import read_checkpoint, stored_state, widened, write_checkpoint
 
 FORMAT = "relseg-network"
@@ -135,6 +134,8 @@ def create_segmentation(
     config: SegmentationConfig, class_names: tuple[str, ...], learnt_from: str | None = None
 ) -> Network:
     """A segmentation network for these classes and the background. InputError as of `create_module`."""
+    from cnnseg.segmentation.network import encoder_colours
+
     network = _build_segmentation(config, class_names, load_weights=True, colours=encoder_colours(config.encoder))
     return replace(network, learnt_from=learnt_from)
 
@@ -189,6 +190,8 @@ def load_network(path: Path, *, classes_at_once: int | None = None) -> Network:
             reading = read_reading(description) if config.kind in UNROLLED else None
             network = _build(config, len(names) + 1, names, pretrained=False, colours=(mean, std), reading=reading)
         network.module.load_state_dict(widened(state))
+    except MissingExtraError:
+        raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"network {path}: does not fit its own description ({str(error).splitlines()[0]})") from None
     network.module.eval()
@@ -244,6 +247,8 @@ def _build(
         options = reading.options(model) | UNROLLED[kind]
         module = unroll(model, classes_at_once=config.classes_at_once, baseline=baseline, **options)
     else:
+        from cnnseg.baselines import create_fcn, create_unet, load_encoder
+
         if kind == "fcn":
             module = create_fcn(config.architecture, outputs)
         else:
@@ -262,6 +267,8 @@ def _build_segmentation(
     load_weights: bool,
     colours: tuple[tuple[float, ...], tuple[float, ...]],
 ) -> Network:
+    from cnnseg.segmentation.network import create_module
+
     module = create_module(config, len(class_names) + 1, load_weights=load_weights)
     shape = {"decoder": config.decoder, "width": config.width}
     return Network(module, SEGMENTATION, config.encoder, class_names, *colours, **shape)
@@ -271,6 +278,8 @@ def _load_encoder(network: Network, state: dict[str, Tensor], *, keep_head: bool
     """Whether the layer of the class scores was taken with it."""
     module = network.module
     if not isinstance(module, (PlainClassifier, UnrolledNetwork)):
+        from cnnseg.baselines import load_encoder
+
         return load_encoder(module, state, head=keep_head)
     module.model.load_state_dict(state if keep_head else without_head(state), strict=False)
     if isinstance(module, UnrolledNetwork):

@@ -17,6 +17,7 @@ from cnnseg.settings import BEST, CHOSEN, LAST, STAGE, STATE, NetworkConfig, Tra
 from cnnseg.training import Trained, train_network
 from wsss.data import Dataset, Sample, check_foreground
 from wsss.errors import InputError
+from wsss.extras import need
 from wsss.processes import from_first, is_first
 from wsss.progress import note, warn
 from wsss.provenance import command_line
@@ -104,6 +105,8 @@ def train_stage(
     import torch
 
     begin = time.monotonic()
+    if val is not None:
+        need("wsss")
     where = choose_device(device)
     if masks:
         train.check_maskable()

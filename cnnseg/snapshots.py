@@ -17,6 +17,7 @@ from wsss.data import Dataset, Sample
 from wsss.errors import InputError
 from wsss.store import atomic
 from wsss.store.atomic import remove_leftovers
+from wsss.words import counted
 
 SNAPSHOTS = "snapshots"
 """Folder of a training that holds them: ``<step>/<id>.npz``."""
@@ -70,7 +71,8 @@ def read_snapshot(path: Path, outputs: int) -> tuple[np.ndarray, float]:
         raise InputError(f"{path}: expected finite scores (classes, h, w), got {maps.shape}; {again}")
     if len(maps) != outputs:
         raise InputError(
-            f"{path}: expected scores of {outputs} classes with background, as in this data set, got {len(maps)}"
+            f"{path}: expected scores of {counted(outputs, 'class')}, background included, as in this data set, got "
+            f"{len(maps)}"
         )
     if not (math.isfinite(strength) and strength > 0):
         raise InputError(f"{path}: expected a strength above 0, got {strength:g}; {again}")

@@ -18,8 +18,7 @@ from affinity.cli import app
 from affinity.combine import CombineConfig, combine_seeds
 from affinity.labels import LabelsConfig, confident_labels
 from affinity.network import AffinityNetwork
-from affinity.refine import RefineConfig
-from affinity.settings import NetworkConfig
+from affinity.settings import NetworkConfig, RefineConfig
 from wsss.console import run
 from wsss.data import read_image
 from wsss.errors import InputError

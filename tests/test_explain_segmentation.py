@@ -338,7 +338,9 @@ def test_a_photograph_that_cannot_be_read_is_named_and_the_others_are_made(files
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: 1 of 3 photographs was left out")
     assert "bad.png" in error and "not an image" in error
-    assert {path.name for path in tmp_path.glob("*.jpg")} == {f"{n}_background.gradcam.encoder.jpg" for n in "ab"}
+    assert {path.name for path in tmp_path.glob("*.jpg")} == {
+        f"{n}_background.gradcam.encoder{kind}.jpg" for n in "ab" for kind in ("", ".sheet")
+    }
 
 
 def test_the_command_draws_classes_and_layers(files: Path, tmp_path: Path) -> None:

@@ -517,7 +517,7 @@ def test_what_cannot_be_exported_is_one_line(checkpoint: Path, tmp_path: Path, m
             export_onnx(odd, tmp_path / "odd.onnx", [picture(40, 40)])
         assert "\n" not in str(error.value)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(InputError, match=r"the package onnx\w* is not installed; pip install 'relseg\[export\]'"):
+    with pytest.raises(InputError, match=r"onnx\w* is not installed: pip install 'relseg\[export\]'"):
         export_onnx(network, tmp_path / "net.onnx", [])
     assert not list(tmp_path.iterdir())
 

@@ -75,9 +75,11 @@ def explain(
             targets of a wrong shape or out of range, a walk of maps that are no patches.
 
     Example:
-        >>> model = timm.create_model("vit_tiny_patch16_224", pretrained=True)            # doctest: +SKIP
-        >>> explain(model, images, targets=281).maps.shape                                # doctest: +SKIP
-        torch.Size([8, 14, 14])
+        >>> import timm, torch, vitseg
+        >>> model = timm.create_model("vit_tiny_patch16_224", pretrained=True)
+        >>> images = torch.randn(2, 3, 224, 224)  # yours, normalised
+        >>> vitseg.explain(model, images, targets=281).maps.shape
+        torch.Size([2, 14, 14])
     """
     chosen, formulation = find_method(method), find_rules(rules)
     bare = unwrap(model)

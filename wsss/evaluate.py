@@ -98,8 +98,8 @@ def _check_complete(stage: Stage, name: str, samples: Sequence[Sample], split: s
         command = history[-1].get("command") or "the command that makes it"
         raise InputError(
             f"{stage.folder}: {len(missing)} of {counted(len(samples), 'image')} of split {split} "
-            f"{agreeing(len(missing), 'is', 'are')} missing "
-            f"(first: {missing[0]}{SUFFIX[STAGES[name]]}); run again for split {split}: {command}"
+            f"{agreeing(len(missing), 'is', 'are')} missing (first: {missing[0]}{SUFFIX[STAGES[name]]}); "
+            f"run again for split {split}: {command}"
         )
 
 
@@ -134,8 +134,8 @@ def _evaluate_stage(
     declared = bool(made.get("labels_given", True))
     labels_given = declared and not unlabelled
     if declared and unlabelled:
-        show = f"{counted(unlabelled, 'image')} {agreeing(unlabelled, 'shows', 'show')}"
-        note(f"{name}: {show} classes that their labels do not name: not counted as made from labels")
+        shown = f"{counted(unlabelled, 'image')} {agreeing(unlabelled, 'shows', 'show')}"
+        note(f"{name}: {shown} classes that their labels do not name: not counted as made from labels")
 
     def entry(rule: str, matrix: ConfusionMatrix, how: str, **extra) -> MetricEntry:
         given = (

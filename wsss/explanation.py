@@ -198,7 +198,9 @@ def class_targets(targets: Targets, logits: Tensor) -> tuple[Tensor, bool]:
     if wanted.ndim == 0:
         wanted = wanted.expand(batch)
     if wanted.ndim not in (1, 2) or len(wanted) != batch or wanted.numel() == 0:
-        raise InputError(f"targets: expected ({batch},) or ({batch}, K) for {batch} images, got {tuple(wanted.shape)}")
+        raise InputError(
+            f"targets: expected ({batch},) or ({batch}, K) for {counted(batch, 'image')}, got {tuple(wanted.shape)}"
+        )
     many = wanted.ndim == 2
     if many and _multi_hot(wanted, classes):
         raise InputError(

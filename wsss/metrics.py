@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from wsss.data.sample import IGNORE
+from wsss.extras import extra
 
 ORACLE_THRESHOLDS: tuple[float, ...] = tuple(
     float(t) for t in np.round(np.concatenate([np.arange(0.01, 0.1, 0.005), np.arange(0.1, 0.901, 0.01)]), 4)
@@ -249,7 +250,8 @@ def classification_scores(
         probabilities: (N, C) in [0, 1]; labels: (N, C) of 0 and 1.
         threshold: a class is predicted where its probability is >= threshold.
     """
-    from sklearn.metrics import average_precision_score, f1_score  # a second to import: only here
+    with extra("wsss"):
+        from sklearn.metrics import average_precision_score, f1_score  # a second to import: only here
 
     probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
     if probabilities.shape != labels.shape or labels.ndim != 2 or not len(labels):

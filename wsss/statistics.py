@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wsss.data.sample import IGNORE
+from wsss.extras import extra
 
 FRACTIONS: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Shares of an image's pixels that the perturbation test removes, the clean image first."""
@@ -52,7 +53,8 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
     Returns:
         The average precision in [0, 1]; NaN where every pixel is ignored.
     """
-    from sklearn.metrics import average_precision_score  # a second to import: only here
+    with extra("wsss"):
+        from sklearn.metrics import average_precision_score  # a second to import: only here
 
     scores, truth = np.asarray(scores), np.asarray(truth)
     if scores.shape != truth.shape or scores.ndim != 2:

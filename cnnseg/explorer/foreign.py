@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cnnseg.adapter import maps_of
 from cnnseg.models import Network
 from wsss.errors import InputError
+from wsss.words import counted
 
 PROBE = 128
 """Side of the black image that a network is tried on."""
@@ -86,5 +87,5 @@ def _names(names: Sequence[str] | None, outputs: int, name: str) -> tuple[str, .
     if names is None:
         return ("background", *(f"class {index}" for index in range(1, outputs)))
     if len(names) != outputs:
-        raise InputError(f"`model` {name}: expected names for {outputs} classes, got {len(names)}")
+        raise InputError(f"`model` {name}: expected names for {counted(outputs, 'class')}, got {len(names)}")
     return tuple(map(str, names))

@@ -17,6 +17,7 @@ from cnnseg.segmentation.settings import (
 from cnnseg.settings import BEST, LAST
 from wsss.console import Flat, together
 from wsss.errors import InputError
+from wsss.extras import extra
 from wsss.options import (
     Data,
     Device,
@@ -260,7 +261,9 @@ def export(
 def _own_photographs() -> list[Image.Image]:
     """What scikit-image brings: a cat, a person, and a cup, of three sizes."""
     from PIL import Image
-    from skimage import data
+
+    with extra("export"):
+        from skimage import data
 
     return [Image.fromarray(photograph()) for photograph in (data.chelsea, data.astronaut, data.coffee)]
 

@@ -10,9 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 from cnnseg.models import Network, load_network, save_network
 from cnnseg.unroll import UnrolledNetwork
 from wsss.errors import InputError
+from wsss.extras import extra, need
 from wsss.store import atomic
 
 TOLERANCE = 1e-3
@@ -74,7 +73,9 @@ def export_onnx(network: Network, path: Path, photographs: Sequence[Image.Image]
     Raises:
         InputError: the extra `export` is not installed, a network that cannot be exported, or a result that differs.
     """
-    onnx, runtime = _needed("onnx"), _needed("onnxruntime")
+    with extra("export"):
+        import onnx
+        import onnxruntime
     _check(network)
     module = Deployed(network).cpu().eval()
     with atomic(path) as temporary:
@@ -87,9 +88,9 @@ def export_onnx(network: Network, path: Path, photographs: Sequence[Image.Image]
         }.items():
             model.metadata_props.add(key=key, value=value)
         onnx.save(model, temporary)
-        quiet = runtime.SessionOptions()
+        quiet = onnxruntime.SessionOptions()
         quiet.log_severity_level = 4
-        session = runtime.InferenceSession(temporary.read_bytes(), quiet, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(temporary.read_bytes(), quiet, providers=["CPUExecutionProvider"])
 
         def exported(image: Tensor) -> list[Tensor]:
             try:
@@ -124,15 +125,6 @@ def _check(network: Network) -> None:
         )
 
 
-def _needed(package: str) -> ModuleType:
-    try:
-        return import_module(package)
-    except ImportError:
-        raise InputError(
-            f"`format` onnx: the package {package} is not installed; pip install 'relseg[export]' brings it"
-        ) from None
-
-
 def _trace(module: nn.Module, path: Path) -> None:
     """Export by tracing, which takes a second; or else by torch.export, which knows more and takes up to minutes."""
     image = torch.zeros(1, 100, 130, 3, dtype=torch.uint8)
@@ -154,7 +146,7 @@ def _trace(module: nn.Module, path: Path) -> None:
     reasons = []
     for way in ways:
         if way["dynamo"]:
-            _needed("onnxscript")
+            need("export")
         try:
             with _silence():
                 torch.onnx.export(module, (image,), str(path), **(common | way))

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import segmentation_models_pytorch as smp
 import timm
 import torch
 from torch import Tensor, nn
@@ -18,8 +17,12 @@ from cnnseg.segmentation.settings import DECODERS, SegmentationConfig
 from wsss.backbones import PACKAGE, quiet, strides_first
 from wsss.backbones import read_weights as read_timm_weights
 from wsss.errors import InputError, did_you_mean, near_name
+from wsss.extras import extra
 from wsss.fetching import fetching
 from wsss.weights import fitting, read_weights
+
+with extra("cnnseg"):
+    import segmentation_models_pytorch as smp
 
 TIMM = "tu-"
 """What segmentation-models-pytorch puts before the names of timm's models."""

@@ -14,6 +14,7 @@ from PIL import Image
 from wsss.data.config import DataConfig
 from wsss.data.sample import Sample
 from wsss.errors import InputError
+from wsss.extras import extra
 
 if TYPE_CHECKING:
     import h5py
@@ -104,7 +105,8 @@ def find_file(root: Path) -> Path:
 
 @contextmanager
 def _open(path: Path) -> Iterator[h5py.File]:
-    import h5py  # a quarter of a second: only where a file is read
+    with extra("wsss"):
+        import h5py  # a quarter of a second: only where a file is read
 
     try:
         with h5py.File(path, "r") as file:

@@ -107,7 +107,9 @@ def perturbation_test(
         tested: ModelUnderTest, photographs: Photographs, due: np.ndarray
     ) -> Generator[None, None, dict[str, np.ndarray]]:
         if photographs.pixels.shape[1] != len(mean):
-            raise InputError(f"images: expected {len(mean)} channels, as mean has, got {photographs.pixels.shape[1]}")
+            raise InputError(
+                f"images: expected {counted(len(mean), 'channel')}, as mean has, got {photographs.pixels.shape[1]}"
+            )
         lowest, highest = (NEGATIVE, 0) if photographs.outputs == 1 else (0, photographs.outputs - 1)
         if due.min() < lowest or due.max() > highest:
             hint = f"; of one output 0 is that output, {NEGATIVE} the other class" if lowest else ""
@@ -250,7 +252,7 @@ def _run_test(
             raise InputError("images: none")
         for name, given in ((what, due), ("ids", names)):
             if given is not None and len(given) != start:
-                raise InputError(f"{name}: expected one for each of {start} images, got {len(given)}")
+                raise InputError(f"{name}: expected one for each of {counted(start, 'image')}, got {len(given)}")
 
     with evaluating(tested.model):
         total = len(images) if isinstance(images, Tensor) else None if due is None else len(due)

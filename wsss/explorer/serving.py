@@ -13,6 +13,7 @@ from wsss.errors import InputError
 from wsss.explorer.asking import Explorer
 from wsss.explorer.explained import ExplainedModel
 from wsss.explorer.uploads import LARGEST_FILE
+from wsss.extras import extra
 from wsss.progress import note, warn
 
 Message = MutableMapping[str, Any]
@@ -133,11 +134,9 @@ def build(explorer: Explorer, *, hosts: tuple[str, ...] | None = LOOPBACK) -> Do
         InputError: Gradio is not installed.
     """
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1")
-    try:
+    with extra("explorer"):
         import fastapi
         import gradio
-    except ImportError:
-        raise InputError("the explorer needs Gradio: pip install 'relseg[explorer]'") from None
     from wsss.explorer.look import theme
     from wsss.explorer.page import Page
     from wsss.explorer.widgets import static
@@ -179,7 +178,8 @@ def serve(explained: ExplainedModel, *, host: str = "127.0.0.1", port: int = 786
         explorer = Explorer(explained)
         explorer.warm_up()
         app = build(explorer, hosts=LOOPBACK if local else None)
-        import uvicorn
+        with extra("explorer"):
+            import uvicorn
 
         if not local:
             warn(f"`host` {host}: anybody who reaches this machine can use the page; there is no password")

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from wsss.errors import InputError
@@ -38,6 +37,8 @@ class Seed:
         Bilinear with pixel centres at half integers and the border value beyond it, as
         ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)``.
         """
+        import cv2  # takes as long as all else that `wsss --help` loads: only where maps are resized
+
         height, width = size or self.size
         maps = np.empty((len(self.scores), height, width), np.float32)
         for source, target in zip(self.scores.astype(np.float32), maps, strict=True):
