@@ -376,14 +376,14 @@ def test_what_a_table_shows() -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"budgets": []}, "budgets: Tuple should have at least 1 item"),
-        ({"training": {"lrate": 1}}, "lrate: Extra inputs are not permitted"),
+        ({"budgets": []}, "budgets: expected a list of at least 1, got []"),
+        ({"training": {"lrate": 1}}, "training.lrate: unknown; did you mean 'lr'"),
         ({"training": {"seed": 1}}, "training: seed is the table's; give it under seeds"),
         ({"rows": [TABLE["rows"][0]] * 2}, "expected each once"),
         ({"rows": [{"label": "x", "kind": "classifier"}]}, "rows.0.kind: a classifier gives no masks"),
         ({"rows": [{"label": "x", "network": "unet"}]}, "network is called kind; expected kind: unet"),
-        ({"rows": [{"label": "x", "kind": "unets"}]}, "rows.0.kind: Input should be 'unrolled', "),
-        ({"colour": 3}, "colour: Extra inputs are not permitted"),
+        ({"rows": [{"label": "x", "kind": "unets"}]}, "rows.0.kind: expected 'unrolled', "),
+        ({"colour": 3}, "colour: unknown; known: "),
     ],
 )
 def test_mistakes_in_a_table(tmp_path: Path, cnnseg: Cnnseg, change: dict, line: str, capsys) -> None:

@@ -262,7 +262,7 @@ def test_what_cannot_be_asked_is_refused_in_one_line(explainer: RegionExplainer)
         explainer.explain(seen, SegmentationQuestion())
     with pytest.raises(InputError, match="less than the network's stride"):
         explainer.see(picture(1, 5))
-    with pytest.raises(InputError, match="explain_segmentation: nothing: Extra inputs"):
+    with pytest.raises(InputError, match="explain_segmentation: nothing: unknown; "):
         explain_segmentation(explainer.network, picture(24, 32), nothing=1)
 
 

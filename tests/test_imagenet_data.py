@@ -24,10 +24,12 @@ from wsss.data import (
     read_image,
 )
 from wsss.data.check import check_dataset
+from wsss.data.wordnet import place_of
 from wsss.errors import InputError
 
 PETS = DataConfig(name="pets", layout="imagenet", classes=("dog", "cat", "sea", "sea_lion"))
 SEG = DataConfig(name="seg", layout="imagenet_seg")
+IMAGENET = [str(index) for index in range(1000)]
 
 
 def photograph(path: Path, height: int = 6, width: int = 8, value: int = 0) -> None:
@@ -370,3 +372,41 @@ def test_animals_of_one_class(shared: Path) -> None:
         stored = data.load_mask(sample)
         truth = foreground_truth(stored, sample.classes[0])
         assert np.array_equal(truth == 255, stored == 255) and (truth == 1).any()  # nothing but the border is ignored
+
+
+# Classes of an ImageNet head by their words
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("281", 281), ("tabby cat", 281), ("Tabby_Cat", 281), ("tabby", 281), ("golden  retriever", 207), ("0", 0)],
+)
+def test_classes_have_indices_and_names(name: str, place: int) -> None:
+    assert place_of(name, IMAGENET) == place
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("cat", r"expected an index, 0 to 999, or a name such as .*'tabby cat' \(281\)"),
+        ("golden retreiver", r"such as 'golden retriever' \(207\)$"),
+        ("crane", r"^class 'crane' is 2 classes of ImageNet: expected an index, 134 or 517$"),
+        (
+            "1000",
+            r"^class '1000' is none of ImageNet's 1,000: expected an index, 0 to 999, or a name, such as 'tabby cat'$",
+        ),
+    ],
+)
+def test_unknown_names_are_told_with_near_ones(name: str, told: str) -> None:
+    with pytest.raises(InputError, match=told) as caught:
+        place_of(name, IMAGENET)
+    assert len(str(caught.value)) < 250
+
+
+def test_words_are_of_imagenet_heads_alone() -> None:
+    assert place_of("dog", ["cat", "dog"]) == 1
+    with pytest.raises(InputError, match=r"class 'tabby cat' is unknown to the classifier: known: cat, dog"):
+        place_of("tabby cat", ["cat", "dog"])
+    many = [f"class {number:03}" for number in range(500)]
+    with pytest.raises(InputError, match=r"did you mean 'class 007'\? known: class 000, .*class 039 and 460 more$"):
+        place_of("clas 007", many)
