@@ -282,5 +282,5 @@ def _strongest(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _finite(values: Tensor, sample: Sample) -> Tensor:
     if not values.isfinite().all():
-        raise InputError(f"the network gives NaN or infinite values for {sample.id}: train it again, with a lower --lr")
+        raise InputError(f"the network gives NaN or infinite values for {sample.id}: train it again, with a lower `lr`")
     return values

@@ -15,6 +15,7 @@ from wsss.data import Dataset
 from wsss.entries import save_metrics
 from wsss.errors import InputError
 from wsss.evaluate import evaluate_run
+from wsss.extras import need
 from wsss.metrics import ClassificationScores
 from wsss.progress import note, warn
 from wsss.provenance import command_line
@@ -22,6 +23,7 @@ from wsss.store import DATA, Stage, account, due, file_hash, inputs_of, locked, 
 from wsss.store.atomic import remove_leftovers
 from wsss.store.spelling import respelt
 from wsss.training import choose_device
+from wsss.words import counted
 
 SCORES = "scores.json"
 
@@ -57,6 +59,7 @@ def evaluate_checkpoint(
         The entry of ``scores.json``: "miou" and the classification figures in per cent, None where undefined.
     """
     begin = time.monotonic()
+    need("wsss")
     path = find_network(name_or_path, runs, which)
     network = load_network(path, classes_at_once=classes_at_once)
     check_classes(network, dataset)
@@ -201,7 +204,7 @@ def _print_scores(scores: ClassificationScores | None, dataset: Dataset, title: 
         note(f"{class_name:>16s}  F1 {_show(percent(f1)):>6s}  AP {_show(percent(precision)):>6s}")
     macro, average = percent(scores.macro_f1), percent(scores.mean_average_precision)
     note(
-        f"{'mean':>16s}  F1 {_show(macro):>6s}  AP {_show(average):>6s}  ({len(dataset)} images of "
+        f"{'mean':>16s}  F1 {_show(macro):>6s}  AP {_show(average):>6s}  ({counted(len(dataset), 'image')} of "
         f"{dataset.name}/{dataset.split}, threshold {scores.threshold}){title}"
     )
 

@@ -12,6 +12,7 @@ from wsss.options import Data, Device, ForegroundValue, Root, Runs, Shard, check
 from wsss.processes import take_shard
 from wsss.progress import note
 from wsss.provenance import command_line
+from wsss.words import counted
 
 if TYPE_CHECKING:
     from wsss.data import Sample
@@ -62,8 +63,7 @@ def seeds(
     from wsss.training import choose_device
 
     take_shard(shard)
-    for option, value in (("--batch-size", batch_size), ("--classes-at-once", classes_at_once)):
-        check_positive(option, value)
+    check_positive(batch_size=batch_size, classes_at_once=classes_at_once)
     dataset = load_dataset(data, split, root)
     path = find_network(network, runs, {"last": LAST, "best": BEST}[which])
     model = load_network(path, classes_at_once=classes_at_once)
@@ -124,4 +124,4 @@ def evolution(
     dataset = load_dataset(data, split, root, foreground_value=foreground_value)
     folder = resolve_run(network, runs)
     shown = write_evolution(folder, dataset, out, images=images, columns=columns, command=command_line("cnnseg"))
-    note(f"wrote {out}: {shown} images")
+    note(f"wrote {out}: {counted(shown, 'image')}")

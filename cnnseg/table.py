@@ -22,6 +22,7 @@ from wsss.errors import InputError
 from wsss.progress import note
 from wsss.provenance import command_line
 from wsss.store import atomic, read_json, write_json
+from wsss.words import counted
 
 BEST_LABEL = "best: chosen on the validation split"
 
@@ -68,7 +69,7 @@ def run_table(
     cells = list(table.cells())
     for pattern in only:
         if not any(fnmatchcase(cell.name, pattern) for cell in cells):
-            raise InputError(f"--only {pattern}: fits none of the {len(cells)} trainings, such as {cells[0].name}")
+            raise InputError(f"`only` {pattern}: fits none of the {len(cells)} trainings, such as {cells[0].name}")
     common = {"runs": runs, "device": device, "workers": workers}
     ready: set[str] = set()
     for cell in cells:
@@ -96,7 +97,8 @@ def run_table(
             )
         results = collect(table, val, runs)
         write_table(table, results, out)
-        note(f"{cell.name}: {len([r for r in results if r.checkpoint == 'last'])} of {len(cells)} trainings finished")
+        finished = sum(one.checkpoint == "last" for one in results)
+        note(f"{cell.name}: {finished} of {counted(len(cells), 'training')} finished")
     results = collect(table, val, runs)
     write_table(table, results, out)
     return results

@@ -92,7 +92,7 @@ class TableConfig(Config):
         self.pretraining_config()
         names = [cell.name for cell in self.cells()]
         if len(set(names)) < len(names):
-            raise ValueError("budgets, seeds and (kind, architecture) of the rows: each may stand there once")
+            raise ValueError("budgets, seeds and (kind, architecture) of the rows: expected each once")
         return self
 
     def cells(self) -> Iterator[Cell]:
@@ -160,7 +160,7 @@ def read_table(name: str) -> tuple[Path, TableConfig]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
-            raise InputError(f"{path}: not a table (title, data, budgets, rows)")
+            raise InputError(f"{path}: expected a table (title, data, budgets, rows), got a {type(content).__name__}")
         return path, TableConfig(**content)
     except ValidationError as error:
         raise InputError(f"{path}: {validation_line(error)}") from None

@@ -18,9 +18,8 @@ from affinity.checkpoint import load_affinity_network, save_affinity_network
 from affinity.loss import EPSILON, affinity_loss, pair_distances, pair_kinds, stride_labels
 from affinity.network import AffinityNetwork
 from affinity.settings import NetworkConfig
-from wsss.backbones import convert_weights, create_backbone, read_weights
+from wsss.backbones import convert_weights, create_backbone, read_weights, strides_first
 from wsss.errors import InputError
-from wsss.weights import strides_first
 
 SMALL = {"weights": None, "widths": (8, 8), "dim": 12, "groups": 4, "stem_width": 4}
 TRUNKS = {

@@ -16,8 +16,8 @@ import yaml
 from safetensors.torch import save_file
 from small_run import make_data
 
-from cnnseg import checkpoints
 from cnnseg import runs as stages
+from cnnseg import scores as scoring
 from cnnseg.classifiers import create_classifier
 from cnnseg.cli import app
 from cnnseg.history import read_history
@@ -287,8 +287,8 @@ TABLE = {
     "training": {"steps": 2, "batch_size": 2, "crop": 32, "evaluate_every": 1},
     "best": True,
     "rows": [
-        {"label": "ours", "network": "unrolled", "architecture": "test_resnet", "published": {3: 12.34}},
-        {"label": "autoencoder", "network": "ws_ae", "architecture": "test_resnet", "train": {"lr": 1e-4}},
+        {"label": "ours", "kind": "unrolled", "architecture": "test_resnet", "published": {3: 12.34}},
+        {"label": "autoencoder", "kind": "ws_ae", "architecture": "test_resnet", "train": {"lr": 1e-4}},
     ],
 }
 
@@ -322,7 +322,7 @@ def test_a_table(place: Path, cnnseg: Cnnseg, refused: Callable[..., str], capsy
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "train_network", no_training)
-        patch.setattr(checkpoints, "evaluate_network", no_training)
+        patch.setattr(scoring, "evaluate_network", no_training)
         assert cnnseg(*call) == 0
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")} == before
     assert read_json(runs / "small.json") == content
@@ -345,8 +345,8 @@ def test_what_a_table_shows() -> None:
         return Result("r", network, "resnet50", budget, seed, checkpoint, 23_551_061, miou, f1, f1, 70.0)
 
     rows = [
-        {"label": "ours", "network": "unrolled", "published": {20: 39.8}, "published_f1": {0: 81.62, 20: 80.35}},
-        {"label": "U-Net", "network": "unet", "published": {20: 25.89}},
+        {"label": "ours", "kind": "unrolled", "published": {20: 39.8}, "published_f1": {0: 81.62, 20: 80.35}},
+        {"label": "U-Net", "kind": "unet", "published": {20: 25.89}},
     ]
     table = TableConfig(title="T", data="voc12", budgets=(20, 100), rows=rows)
     values = {0: 30.0, 1: 33.0, 2: 31.5}

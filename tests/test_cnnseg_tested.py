@@ -211,7 +211,7 @@ def test_imagenet_heads(architecture: str, tmp_path: Path) -> None:
     assert cnn.class_names == tuple(map(str, range(1000))) and not cnn.model.training
     images = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(cnn.model(images), model.eval()(images))
-    with pytest.raises(InputError, match=r"--weights .*w\.safetensors: not the weights of a resnet18"):
+    with pytest.raises(InputError, match=r"`weights` .*w\.safetensors: not the weights of a resnet18"):
         load_imagenet_cnn("resnet18", str(tmp_path / "w.safetensors"))
     with pytest.raises(InputError, match="no such file"):
         load_imagenet_cnn(architecture, str(tmp_path / "x.safetensors"))

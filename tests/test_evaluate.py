@@ -194,7 +194,7 @@ def test_without_ground_truth(tiny, tmp_path, capsys):
     (tmp_path / "data" / "masks" / "a.png").unlink()
     entries = evaluate_run(run, val(data), stages=["masks"])
     assert entries[0].images == 3
-    assert "1 of 4 images have no ground truth" in capsys.readouterr().out
+    assert "1 of 4 images has no ground truth" in capsys.readouterr().out
 
 
 def test_run_without_files_of_the_split(tiny, tmp_path):

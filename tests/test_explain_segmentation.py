@@ -336,9 +336,11 @@ def test_a_photograph_that_cannot_be_read_is_named_and_the_others_are_made(files
     tokens = ("--network", files / "net.safetensors", "--class", "background", "--out", tmp_path, "--format", "jpg")
     assert asks(files / "a.png", files / "bad.png", files / "b.png", *tokens) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: 1 of 3 photographs were left out")
+    assert error.startswith("error: 1 of 3 photographs was left out")
     assert "bad.png" in error and "not an image" in error
-    assert {path.name for path in tmp_path.glob("*.jpg")} == {f"{n}_background.gradcam.encoder.jpg" for n in "ab"}
+    assert {path.name for path in tmp_path.glob("*.jpg")} == {
+        f"{n}_background.gradcam.encoder{kind}.jpg" for n in "ab" for kind in ("", ".sheet")
+    }
 
 
 def test_the_command_draws_classes_and_layers(files: Path, tmp_path: Path) -> None:
@@ -385,14 +387,14 @@ def test_bad_networks_and_photographs_end_in_one_line(files: Path, tmp_path: Pat
     given = tmp_path / "it.json"
     given.write_text(SegmentationQuestion(class_name="cat").json_text())
     for tokens, message in (
-        ((photograph, *out), "--network: needed"),
+        ((photograph, *out), "--network: expected a checkpoint"),
         (("--network", files / "net.safetensors", *out), "images: none given"),
         ((photograph, "--network", tmp_path / "none", *out), "none: no such file"),
         ((photograph, "--network", photograph, *out), "network"),
         ((tmp_path / "none.png", "--network", files / "net.safetensors", *out), "no such file or folder"),
         (("--settings", given, "--class", "dog", *out), "--class: --settings"),
         (("--settings", given, "--method", "lrp", *out), "--method: --settings"),
-        (("--settings", given, *out), "--network: needed"),
+        (("--settings", given, *out), "--network: expected a checkpoint"),
     ):
         assert asks(*tokens) == 2
         assert message in capsys.readouterr().err

@@ -83,7 +83,7 @@ def test_the_chain(place: Path, vitseg: Vitseg, capsys: pytest.CaptureFixture[st
     scores = read_json(folder / "scores.json")
     assert scores["images"] == 4 and set(scores["f1"]) == {"cat", "dog"} and 0 <= scores["macro_f1"] <= 100
     entry = read_json(folder / "manifest.json")["history"][-1]
-    assert entry["counts"] == {"images": 6} and len(entry["losses"]) == 2
+    assert entry["counts"] == {"images": 6} and len(entry["losses"]) == 2 and entry["val_split"] == "val"
     before = (folder / "classifier.safetensors").stat().st_mtime_ns
     assert vitseg(*training) == 0
     assert (folder / "classifier.safetensors").stat().st_mtime_ns == before
@@ -180,7 +180,7 @@ def test_mistakes_in_seeds(place: Path, refused: Callable[..., str]) -> None:
     )
     for shard in ("0/3", "4/3", "3", "a/b", "1/0"):
         assert refused(*command, "--shard", shard).startswith(f"--shard {shard}: expected i/n with 1 <= i <= n")
-    assert "--batch-size 0: at least 1" in refused(*command, "--batch-size", 0)
+    assert "--batch-size 0: expected at least 1" in refused(*command, "--batch-size", 0)
     assert "first_block 6: the model has blocks 0 to 5" in refused(*command, "--first-block", 6)
     assert "--power: Input should be greater than 0" in refused(*command, "--power", 0)
     assert "--split vall: no such split" in refused("seeds", "--classifier", "trained", "--split", "vall")
@@ -212,7 +212,7 @@ def test_explain(place: Path, vitseg: Vitseg, refused: Callable[..., str], capsy
     out = place / "out"
     assert vitseg("explain", *photographs, "--classifier", "trained", *QUICK, "--top", 2, "--out", out) == 0
     printed = capsys.readouterr().out.splitlines()
-    written = sorted(out.iterdir())
+    written = sorted(out.glob("*_*"))
     assert len(written) == 4 and [path.name[:2] for path in written] == ["a_", "a_", "b_", "b_"]
     assert all(any(line.startswith(f"{path}: ") for line in printed) for path in written)
     for photograph in photographs:
@@ -223,7 +223,8 @@ def test_explain(place: Path, vitseg: Vitseg, refused: Callable[..., str], capsy
                     assert np.ptp(np.asarray(overlay, int) - np.asarray(image, int)) > 0
     named = ("explain", photographs[0], "--classifier", "trained", *QUICK)
     assert vitseg(*named, "--classes", "cat", "--classes", "bird", "--out", place / "named") == 0
-    assert {path.name for path in (place / "named").iterdir()} == {"a_cat.png", "a_bird.png"}
+    overlays = {"a_cat.png", "a_bird.png"}
+    assert {path.name for path in (place / "named").iterdir()} == overlays | {"a.sheet.png", "a.sheet.json"}
 
     weights = place / "test_vit.safetensors"
     save_file(timm.create_model("test_vit").state_dict(), weights)
@@ -235,12 +236,12 @@ def test_explain(place: Path, vitseg: Vitseg, refused: Callable[..., str], capsy
 
     line = refused(*named, "--classes", "cart")
     assert line.startswith("class 'cart' is unknown to the classifier: did you mean 'cat'?")
-    assert refused(*named, "--top", 4) == "--top 4: the classifier has 1 to 3 classes"
-    assert refused("explain", photographs[0]) == "--classifier or --architecture: give one of the two"
+    assert refused(*named, "--top", 4) == "--top 4: expected 1 to 3, the number of classes"
+    assert refused("explain", photographs[0]) == "--classifier or --architecture: expected one of the two"
     labels = place / "data/labels.csv"
     line = refused("explain", photographs[1], labels, "--classifier", "trained", *QUICK, "--out", place / "half")
-    assert line == f"1 of 2 photographs have no overlay: image {labels}: cannot be read (not an image)"
-    assert [path.name[:2] for path in (place / "half").iterdir()] == ["b_"]
+    assert line == f"1 of 2 photographs has no overlay: image {labels}: cannot be read (not an image)"
+    assert {path.name[:2] for path in (place / "half").iterdir()} == {"b_", "b."}
     assert refused("explain", place / "none.png", "--classifier", "trained").endswith("none.png: no such file")
     twin = place / "a.jpg"
     line = refused("explain", photographs[0], twin, "--classifier", "trained")

@@ -64,7 +64,7 @@ def explain(
     find_method(cfg.method)
     take_shard(shard)
     if (classifier is None) == (architecture is None):
-        raise InputError("--classifier or --architecture: give one of the two")
+        raise InputError("--classifier or --architecture: expected one of the two")
     if classifier is not None:
         model = load_classifier(find_checkpoint(classifier, runs))
     else:
@@ -103,7 +103,7 @@ def explore(
     from wsss.training import choose_device
 
     if (classifier is None) == (architecture is None):
-        raise InputError("--classifier or --architecture: give one of the two")
+        raise InputError("--classifier or --architecture: expected one of the two")
     if classifier is not None:
         path = find_checkpoint(classifier, runs)
         model, title = load_classifier(path), f"{checkpoint_name(path)}: ViT classifier"

@@ -75,9 +75,11 @@ def explain(
             targets of a wrong shape or out of range, a walk of maps that are no patches.
 
     Example:
-        >>> model = timm.create_model("vit_tiny_patch16_224", pretrained=True)            # doctest: +SKIP
-        >>> explain(model, images, targets=281).maps.shape                                # doctest: +SKIP
-        torch.Size([8, 14, 14])
+        >>> import timm, torch, vitseg
+        >>> model = timm.create_model("vit_tiny_patch16_224", pretrained=True)
+        >>> images = torch.randn(2, 3, 224, 224)  # yours, normalised
+        >>> vitseg.explain(model, images, targets=281).maps.shape
+        torch.Size([2, 14, 14])
     """
     chosen, formulation = find_method(method), find_rules(rules)
     bare = unwrap(model)
@@ -91,7 +93,7 @@ def explain(
         if first_block is not None:
             check_integer(first_block, "first_block")
         if first_block is not None and not 0 <= first_block < depth:
-            raise InputError(f"first_block {first_block}: the model has blocks 0 to {depth - 1}")
+            raise InputError(f"`first_block` {first_block}: expected a block of the model, 0 to {depth - 1}")
         first = chosen.first_block(depth, first_block)
         blocks = walked_blocks(attention_walk, attention_blocks, depth)
         with torch.no_grad():

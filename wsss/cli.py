@@ -19,6 +19,7 @@ from wsss.entries import ALPHAS, MetricEntry, save_metrics
 from wsss.errors import InputError
 from wsss.options import Data, ForegroundValue, Root, Runs, Workers, worker_count
 from wsss.progress import note
+from wsss.words import agreeing, counted
 
 app = App(
     name="wsss",
@@ -67,7 +68,9 @@ def data_check(
     for line in report.problems:
         print(f"problem: {line}", file=sys.stderr)
     if report.problems:
-        print(f"error: data set {report.name}: {len(report.problems)} problems, listed above", file=sys.stderr)
+        print(
+            f"error: data set {report.name}: {counted(len(report.problems), 'problem')}, listed above", file=sys.stderr
+        )
         return 2
     note("no problems found")
     return 0
@@ -235,7 +238,11 @@ def status(
     stale = [state for state in states if state.stale]
     if data is None:
         note("images, labels and masks were not looked at: give --data")
-    note(f"{len(stale)} of {len(states)} are stale" if stale else "everything is up to date")
+    note(
+        f"{len(stale)} of {len(states)} {agreeing(len(stale), 'is', 'are')} stale"
+        if stale
+        else "everything is up to date"
+    )
     return int(check and bool(stale))
 
 
@@ -244,7 +251,7 @@ def _print_figures(name: str, entries: Sequence[MetricEntry]) -> None:
 
     rows = figure_rows({name: entries})
     columns = columns_of(rows)
-    title = f"{name} on {entries[0].data} / {entries[0].split}, {entries[0].images} images"
+    title = f"{name} on {entries[0].data} / {entries[0].split}, {counted(entries[0].images, 'image')}"
     table = Table("stage", "rule", box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for column in columns:
         table.add_column(COLUMNS[column], justify="right")

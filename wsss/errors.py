@@ -10,8 +10,9 @@ from pathlib import Path
 class InputError(ValueError):
     """What the user gave is wrong.
 
-    The message is one line: it names the file or the option, says what is wrong and what would be right. The command
-    line prints it without a traceback and leaves with status 2.
+    The message is one line: it names the file or, in backticks, the argument, and says what was expected and what it
+    got. The command line prints it without a traceback, arguments as its options (`wsss.naming`), and leaves with
+    status 2.
     """
 
 
@@ -22,10 +23,10 @@ def check_name(name: object, what: str, choices: Iterable[str] = ()) -> None:
         raise InputError(f"{what}: expected a name, got a {type(name).__name__}{known and f'; known: {known}'}")
 
 
-def check_folder(path: Path, option: str) -> None:
-    """InputError if something else than a folder lies where an option's folder is or is to be made."""
+def check_folder(path: Path, argument: str) -> None:
+    """InputError if something else than a folder lies where the folder of an argument is or is to be made."""
     if path.exists() and not path.is_dir():
-        raise InputError(f"{option} {path}: is a file; expected a folder, which is made if it is not there")
+        raise InputError(f"`{argument}` {path}: expected a folder, or a name that is free, got a file")
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

@@ -14,10 +14,11 @@ from wsss.entries import STAGES, TESTS, read_metrics, read_tests
 from wsss.errors import InputError
 from wsss.evaluate import content_of_figures
 from wsss.store import Stage, file_hash, inputs_of
-from wsss.store.inputs import IMAGE, LABELS, MASK, Inputs, counted, differing, of_images
+from wsss.store.inputs import IMAGE, LABELS, MASK, Inputs, differing, of_images
 from wsss.store.locks import holders, is_held
 from wsss.store.stage import MANIFEST
 from wsss.store.work import DATA, known_records
+from wsss.words import counted
 
 Splits = Mapping[str, Dataset]
 """The data set's splits by name; empty where it is not given."""
@@ -55,7 +56,7 @@ def chain_of(run: Path, data: str | None = None, root: Path | None = None) -> li
     """
     stages = _stages(run)
     if not stages:
-        raise InputError(f"{run}: no stage in it ({MANIFEST}); a run of one of the commands is due")
+        raise InputError(f"{run}: expected a run of one of the commands, got a folder without stages ({MANIFEST})")
     splits = {} if data is None else _load(data, root, stages.values())
     states: dict[Path, State] = {}
     for folder, stage in stages.items():

@@ -17,6 +17,7 @@ from cnnseg.segmentation.settings import (
 from cnnseg.settings import BEST, LAST
 from wsss.console import Flat, together
 from wsss.errors import InputError
+from wsss.extras import extra
 from wsss.options import (
     Data,
     Device,
@@ -32,6 +33,7 @@ from wsss.options import (
 from wsss.processes import take_shard
 from wsss.progress import note
 from wsss.settings import MixedPrecision
+from wsss.words import agreeing, counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -128,8 +130,7 @@ def pseudo_masks(
     from wsss.data import load_dataset
 
     take_shard(shard)
-    for option, value in (("--size", size), ("--batch-size", batch_size)):
-        check_positive(option, value)
+    check_positive(size=size, batch_size=batch_size)
     write_pseudo_masks(
         network,
         load_dataset(data, split, root),
@@ -184,8 +185,7 @@ def segment(
     from wsss.training import choose_device
 
     take_shard(shard)
-    for option, value in (("--batch-size", batch_size), ("--workers", workers)):
-        check_positive(option, value)
+    check_positive(batch_size=batch_size, workers=workers)
     photographs = find_photographs(images, out)
     path = find_network(network, runs, {"last": LAST, "best": BEST}[which])
     model = load_network(path)
@@ -205,10 +205,11 @@ def segment(
     for name, shares in written.shares.items() if len(photographs) <= FEW else ():
         parts = ", ".join(f"{key} {100 * share:.1f} %" for key, share in shares.items() if share)
         note(f"{out / 'masks' / name}.png: {parts}")
-    note(f"{out}: {written.made} photographs segmented now; class shares: {written.table}")
+    note(f"{out}: {counted(written.made, 'photograph')} segmented now; class shares: {written.table}")
     if written.failed:
         first = next(iter(written.failed.values()))
-        raise InputError(f"{len(written.failed)} of {len(photographs)} photographs were left out; the first: {first}")
+        left = f"{len(written.failed)} of {len(photographs)} photographs {agreeing(len(written.failed), 'was', 'were')}"
+        raise InputError(f"{left} left out; the first: {first}" if len(photographs) > 1 else first)
 
 
 def export(
@@ -240,7 +241,7 @@ def export(
     from wsss.data import read_image
 
     if out.suffix != f".{format}":
-        raise InputError(f"--out {out}: a name that ends in .{format} is due with --format {format}")
+        raise InputError(f"--out {out}: expected a name that ends in .{format}, as --format {format} wants")
     path = find_network(network, runs, {"last": LAST, "best": BEST}[which])
     if out.exists() and out.samefile(path):
         raise InputError(f"--out {out}: is the network itself; give another file")
@@ -250,7 +251,8 @@ def export(
     images = [read_image(file) for file in files.values()] or _own_photographs()
     found = (export_onnx if format == "onnx" else export_small)(model, out, images)
     note(
-        f"compared on {found.photographs} photographs: probabilities of pixels differ by at most {found.largest:.2g}, "
+        f"compared on {counted(found.photographs, 'photograph')}: "
+        f"probabilities of pixels differ by at most {found.largest:.2g}, "
         f"{100 * found.pixels:.4f} % of the pixels have another class"
     )
     note(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
@@ -259,7 +261,9 @@ def export(
 def _own_photographs() -> list[Image.Image]:
     """What scikit-image brings: a cat, a person, and a cup, of three sizes."""
     from PIL import Image
-    from skimage import data
+
+    with extra("export"):
+        from skimage import data
 
     return [Image.fromarray(photograph()) for photograph in (data.chelsea, data.astronaut, data.coffee)]
 

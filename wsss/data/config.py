@@ -93,17 +93,17 @@ class DataConfig(Config):
         if self.layout not in (*BUILT_IN, *LAYOUTS):
             raise ValueError(
                 f"layout: {self.layout!r} is unknown: {did_you_mean(self.layout, (*BUILT_IN, *LAYOUTS))}; one of your "
-                "own goes with --extension FILE"
+                "own goes with `extension` FILE"
             )
         for field, names in (("classes", self.classes), ("mask_values", self.mask_values)):
             if names is None:
                 continue
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
-                raise ValueError(f"{field}: {twice[0]!r} stands there twice")
+                raise ValueError(f"{field}: expected each name once, got {twice[0]!r} twice")
             most = MAX_CLASSES if field == "mask_values" else MAX_LABELS
             if not 1 <= len(names) <= most:
-                raise ValueError(f"{field}: {len(names)} names; 1 to {most} are possible")
+                raise ValueError(f"{field}: expected 1 to {most} names, got {len(names)}")
             for name in names:
                 if name != name.strip() or not name or ";" in name or name == "background":
                     raise ValueError(f"{field}: {name!r} cannot be a class name (background has index 0 by itself)")
@@ -166,7 +166,7 @@ class DataConfig(Config):
         try:
             return DataConfig(**(dict(self) | {"foreground_value": value}))
         except ValidationError as error:
-            raise InputError(f"--foreground-value {value}: {validation_line(error)}") from None
+            raise InputError(f"`foreground_value` {value}: {validation_line(error)}") from None
 
     def find_root(self, root: Path | None = None) -> Path:
         """The folder of the data: `root`, else the environment variable, else the file's own.
@@ -175,14 +175,14 @@ class DataConfig(Config):
         """
         from_env = os.environ.get(self.root_env) if self.root_env else None
         if root is not None:
-            given, source = root, "--root"
+            given, source = root, "`root`"
         elif from_env:
             given, source = Path(from_env), self.root_env
         elif self.root is not None:
             given, source = self.root, f"root of data set {self.name}"
         else:
             variable = f" or the environment variable {self.root_env}" if self.root_env else ""
-            raise InputError(f"data set {self.name}: no root folder known; give it with --root PATH{variable}")
+            raise InputError(f"data set {self.name}: no root folder known; give it with `root` PATH{variable}")
         path = Path(given).expanduser()
         if not path.is_dir() and not (self.layout == "imagenet_seg" and path.is_file()):
             raise InputError(f"{source} {path}: no such folder")
@@ -202,7 +202,9 @@ def load_config(config: str | Path | DataConfig) -> DataConfig:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: a data set is described by keys such as name, layout, root_env, classes")
+        raise InputError(
+            f"{path}: expected keys such as name, layout, root_env, classes, got a {type(content).__name__}"
+        )
     if isinstance(content.get("root"), str):
         content["root"] = path.parent / Path(content["root"]).expanduser()
     try:

@@ -14,10 +14,15 @@ def wordnet_ids() -> tuple[str, ...]:
     return tuple(ImageNetInfo().label_names())
 
 
+def is_imagenet_head(class_names: Sequence[str]) -> bool:
+    """Whether these are the classes of an ImageNet head, of which one excludes the others: named by index, 0 to 999."""
+    return len(class_names) == 1000 and all(name.isdigit() for name in class_names)
+
+
 def describe(class_names: Sequence[str], place: int) -> str:
     """The name of a class; of an ImageNet head, whose classes are named by index, with its words."""
     name = class_names[place]
-    if len(class_names) != 1000 or not name.isdigit():
+    if not is_imagenet_head(class_names):
         return name
     from timm.data import ImageNetInfo
 

@@ -1,4 +1,4 @@
-"""Stages that are made image by image: what is there, what is due, the account of what was done."""
+"""Stages that are made image by image: what is there, what is to be made, the account of what was done."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from wsss.errors import InputError
 from wsss.processes import from_first, gathered, is_first, is_sharded, of_other_shards, of_shard, portion, shard
 from wsss.progress import note
 from wsss.store.atomic import locked, read_json, write_json
-from wsss.store.inputs import counted, differing, inputs_of, of_images
+from wsss.store.inputs import differing, inputs_of, of_images
 from wsss.store.records import Record
 from wsss.store.stage import Stage
+from wsss.words import agreeing, counted
 
 DATA = "data"
 """Name of the data set among the sources of a stage."""
@@ -36,7 +37,7 @@ def require(stage: Stage, dataset: Dataset, what: str, remedy: str) -> None:
 
 def _require(stage: Stage, dataset: Dataset, samples: Sequence[Sample], what: str, remedy: str) -> None:
     records = known_records(stage, [sample.id for sample in samples])
-    counted = f"of {len(samples)} images of split {dataset.split}"
+    whole = f"of {counted(len(samples), 'image')} of split {dataset.split}"
     missing = [sample.id for sample in samples if sample.id not in records]
     if missing:
         file = stage.folder / f"{missing[0]}{stage.manifest['suffix']}"
@@ -44,14 +45,15 @@ def _require(stage: Stage, dataset: Dataset, samples: Sequence[Sample], what: st
             maker = (stage.manifest["history"] or [{}])[-1].get("command") or "the command that makes it"
             raise InputError(f"{what} {file}: damaged (half-written?); run again, which makes it anew: {maker}")
         raise InputError(
-            f"{stage.folder}: {len(missing)} {counted} have no {what} ({missing[0]} is the first); {remedy}"
+            f"{stage.folder}: {len(missing)} {whole} {agreeing(len(missing), 'has', 'have')} no {what} "
+            f"({missing[0]} is the first); {remedy}"
         )
     now = inputs_of(samples)
     stale = [name for place, name in enumerate(now.ids) if differing(records[name] or {}, now.row(place))]
     if stale:
         raise InputError(
-            f"{stage.folder}: {len(stale)} {counted} have changed, or their labels have, since their {what} was made "
-            f"({stale[0]} is the first); {remedy}"
+            f"{stage.folder}: {len(stale)} {whole} {agreeing(len(stale), 'has', 'have')} changed, or their labels, "
+            f"since their {what} was made ({stale[0]} is the first); {remedy}"
         )
 
 
@@ -122,7 +124,7 @@ def _due(
     kept = len(samples) - len(todo)
     if kept or changed:
         reasons = [f"{of_images(name)}{counted(number, 'image')} changed" for name, number in changed.items()]
-        note(", ".join([f"{kept} of {len(samples)} {what} are up to date", *reasons]))
+        note(", ".join([f"{kept} of {len(samples)} {what} {agreeing(kept, 'is', 'are')} up to date", *reasons]))
     return [replace(samples[place], made_of=now.record(place)) for place in sorted(todo)]
 
 
@@ -142,7 +144,7 @@ def account(
         counts = {"images": len(dataset), "made": made}
         seconds = time.monotonic() - begin
         stage.done(command=command, split=split, counts=counts, seconds=seconds, **extra)
-    note(f"{stage.folder}: {made} of {len(dataset)} images made now")
+    note(f"{stage.folder}: {made} of {counted(len(dataset), 'image')} made now")
     return made
 
 
@@ -160,7 +162,8 @@ def all_done(items: Sequence[T], missing: Callable[[Sequence[T]], Sequence[T]]) 
         return True
     left = missing(of_other_shards(items))
     if left:
-        note(f"shard {shard()} is made; {len(left)} of {len(items)} are left to other shards")
+        are = agreeing(len(left), "is", "are")
+        note(f"shard {shard()} is made; {len(left)} of {len(items)} {are} left to other shards")
     return not left
 
 
@@ -183,15 +186,15 @@ def records_of(
         names: of results. now: what one of them would be made of now. what, outdated: see `due`.
     """
     records = known_records(stage, names)
-    strangers = {name: now(name) for name, record in records.items() if record is None and not outdated(name)}
-    if strangers:
+    unrecorded = {name: now(name) for name, record in records.items() if record is None and not outdated(name)}
+    if unrecorded:
         with locked(stage.folder / f"{_TAKEN_OVER}.lock"):
-            write_json(stage.folder / _TAKEN_OVER, _taken_over(stage) | strangers)
+            write_json(stage.folder / _TAKEN_OVER, _taken_over(stage) | unrecorded)
         note(
-            f"{stage.folder}: {len(strangers)} {what} do not say what they were made of (an older version's, or not "
+            f"{stage.folder}: {len(unrecorded)} {what} do not say what they were made of (an older version's, or not "
             "made here); taken over as made of what is there now: delete them if they are not"
         )
-    return {name: record for name, record in (records | strangers).items() if record is not None}
+    return {name: record for name, record in (records | unrecorded).items() if record is not None}
 
 
 def _taken_over(stage: Stage) -> dict[str, Record]:
@@ -209,7 +212,7 @@ def check_root(stage: Stage, what: str, changed: str) -> None:
     if old is not None and new is not None and old.exists() and not old.samefile(new):
         raise InputError(
             f"{stage.folder}: holds {what} of the data in {old}; {changed} of the same name in {new} differ: write "
-            "into another run (--name)"
+            "into another run (`name`)"
         )
 
 
