@@ -35,19 +35,22 @@ def require(stage: Stage, dataset: Dataset, what: str, remedy: str) -> None:
 
 
 def _require(stage: Stage, dataset: Dataset, samples: Sequence[Sample], what: str, remedy: str) -> None:
-    records = known_records(stage, [sample.id for sample in samples])
+    names = [sample.id for sample in samples]
     counted = f"of {len(samples)} images of split {dataset.split}"
-    missing = [sample.id for sample in samples if sample.id not in records]
+    missing = stage.absent(names)
     if missing:
-        file = stage.folder / f"{missing[0]}{stage.manifest['suffix']}"
-        if file.exists():
-            maker = (stage.manifest["history"] or [{}])[-1].get("command") or "the command that makes it"
-            raise InputError(f"{what} {file}: damaged (half-written?); run again, which makes it anew: {maker}")
         raise InputError(
             f"{stage.folder}: {len(missing)} {counted} have no {what} ({missing[0]} is the first); {remedy}"
         )
-    now = inputs_of(samples)
-    stale = [name for place, name in enumerate(now.ids) if differing(records[name] or {}, now.row(place))]
+    now, taken = inputs_of(samples), _taken_over(stage)
+    stale = []
+    for place, (whole, record) in enumerate(stage.inspected(names)):
+        if not whole:
+            file = stage.folder / f"{names[place]}{stage.manifest['suffix']}"
+            maker = (stage.manifest["history"] or [{}])[-1].get("command") or "the command that makes it"
+            raise InputError(f"{what} {file}: damaged (half-written?); run again, which makes it anew: {maker}")
+        if differing(record or taken.get(names[place], {}), now.row(place)):
+            stale.append(names[place])
     if stale:
         raise InputError(
             f"{stage.folder}: {len(stale)} {counted} have changed, or their labels have, since their {what} was made "
@@ -102,18 +105,20 @@ def _due(
     now = inputs_of(samples, image=image, labels=labels, files=files)
     todo: set[int] = set()
     changed: Counter[str] = Counter()
-    places = {sample.id: place for place, sample in enumerate(samples)}
     for stage in stages:
-        records = records_of(
-            stage, places, lambda name: now.row(places[name]), what, lambda name: outdated(samples[places[name]])
-        )
-        for place, sample in enumerate(samples):
-            record = records.get(sample.id)
+        taken, strangers = _taken_over(stage), {}
+        for place, (whole, record) in enumerate(stage.inspected(sample.id for sample in samples)):
+            sample = samples[place]
+            if whole and record is None:
+                record = taken.get(sample.id)
+                if record is None and not outdated(sample):
+                    record = strangers[sample.id] = now.row(place)
             if record is None:
                 todo.add(place)
             elif place not in todo and (names := differing(record, now.row(place))):
                 todo.add(place)
                 changed.update(names[:1])
+        _take_over(stage, strangers, what)
     if changed:
         check_root(stages[0], what, counted(sum(changed.values()), "image"))
     else:
@@ -170,28 +175,28 @@ def known_records(stage: Stage, names: Iterable[str]) -> dict[str, Record | None
     return {name: taken.get(name) if record is None else record for name, record in stage.records(names).items()}
 
 
-def records_of(
-    stage: Stage,
-    names: Iterable[str],
-    now: Callable[[str], Record],
-    what: str,
-    outdated: Callable[[str], bool] = lambda name: False,
-) -> dict[str, Record]:
+def records_of(stage: Stage, names: Iterable[str], now: Callable[[str], Record], what: str) -> dict[str, Record]:
     """The record of every result that is there; those without one are taken over.
 
     Args:
-        names: of results. now: what one of them would be made of now. what, outdated: see `due`.
+        names: of results. now: what one of them would be made of now. what: see `due`.
     """
     records = known_records(stage, names)
-    strangers = {name: now(name) for name, record in records.items() if record is None and not outdated(name)}
-    if strangers:
-        with locked(stage.folder / f"{_TAKEN_OVER}.lock"):
-            write_json(stage.folder / _TAKEN_OVER, _taken_over(stage) | strangers)
-        note(
-            f"{stage.folder}: {len(strangers)} {what} do not say what they were made of (an older version's, or not "
-            "made here); taken over as made of what is there now: delete them if they are not"
-        )
+    strangers = {name: now(name) for name, record in records.items() if record is None}
+    _take_over(stage, strangers, what)
     return {name: record for name, record in (records | strangers).items() if record is not None}
+
+
+def _take_over(stage: Stage, strangers: Mapping[str, Record], what: str) -> None:
+    """Keep what results that do not say so count as made of from now on."""
+    if not strangers:
+        return
+    with locked(stage.folder / f"{_TAKEN_OVER}.lock"):
+        write_json(stage.folder / _TAKEN_OVER, _taken_over(stage) | dict(strangers))
+    note(
+        f"{stage.folder}: {len(strangers)} {what} do not say what they were made of (an older version's, or not "
+        "made here); taken over as made of what is there now: delete them if they are not"
+    )
 
 
 def _taken_over(stage: Stage) -> dict[str, Record]:
