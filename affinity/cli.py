@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from affinity.label_commands import combine, labels
 from affinity.network_commands import refine, train
-from wsss.console import run, versions
+from wsss.console import LISTS, run, versions
 
 app = App(
     name="affinity",
     version=versions,
     help="Seeds of any method to pseudo-masks: dense CRF, affinity network, random walk.",
-    default_parameter=Parameter(negative_iterable=""),
+    default_parameter=LISTS,
 )
 app.command(combine)
 app.command(labels)

@@ -11,9 +11,12 @@ from cyclopts import Parameter
 from affinity.combine import CombineConfig
 from affinity.labels import LabelsConfig
 from affinity.runs import files_of, join_seeds, joint_name, older_than, open_data, open_run
-from wsss.console import Flat, note, together, warn
-from wsss.options import Data, Root, Runs, SeedRuns, Shard, Workers, command_line, worker_count
+from wsss.console import Flat, together
+from wsss.options import Data, Root, Runs, SeedRuns, Shard, Workers, worker_count
 from wsss.processes import gathered, is_first, take_shard
+from wsss.progress import note, warn
+from wsss.provenance import command_line
+from wsss.words import agreeing, counted
 
 FEW_FOREGROUND = 0.02
 """Share of confident foreground below which the network has too little to learn from."""
@@ -113,6 +116,8 @@ def labels(
             if counts.foreground < FEW_FOREGROUND * known:
                 warn("hardly any confident foreground: raise --alpha-low, or check the scale of the seeds")
         if counts.images_without_classes:
-            note(f"{counts.images_without_classes} images show no class of the list: background throughout")
+            number = counts.images_without_classes
+            shows = f"{counted(number, 'image')} {agreeing(number, 'shows', 'show')}"
+            note(f"{shows} no class of the list: background throughout")
         extra = {key: value for key, value in vars(counts).items() if key != "images"}
         account(output, dataset, len(todo), begin, command=command_line("affinity"), pixels=extra)

@@ -19,8 +19,9 @@ from wsss.data import IGNORE
 from wsss.distributed import same_start
 from wsss.epochs import EpochBatches, train_epochs
 from wsss.errors import InputError
+from wsss.precision import autocast
 from wsss.processes import is_first
-from wsss.training import autocast, descend, stable_seed
+from wsss.training import descend, stable_seed
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def _step(
     with autocast(images.device, config.precision):
         features = network(images.to(memory_format=torch.channels_last))
     losses = affinity_loss(features, stride_labels(labels, STRIDE), config.radius)
-    return descend(network, optimizer, losses, step=number, remedy=f"lower --lr (now {config.lr:g})")
+    return descend(network, optimizer, losses, step=number, remedy=f"lower `lr` (now {config.lr:g})")
 
 
 def _optimizer(network: AffinityNetwork, config: TrainConfig) -> torch.optim.Optimizer:

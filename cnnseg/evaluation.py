@@ -17,10 +17,10 @@ from torch import Tensor
 from cnnseg.models import Network
 from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.views import check_finite, likely_outputs, look, resized
-from wsss.console import track
 from wsss.data import BACKGROUND, IGNORE, Dataset, Sample, check_foreground
 from wsss.errors import InputError
 from wsss.metrics import ClassificationScores, ConfusionMatrix, classification_scores
+from wsss.progress import track
 from wsss.store import write_mask
 
 PAPER_SIDE = 256
@@ -88,7 +88,7 @@ def predict(
     masks: bool = True,
     device: str = "cpu",
     batch_size: int = 4,
-    precision: str = "fp32",
+    precision: str = "float32",
     views: ViewsConfig = ViewsConfig(),
     labels_given: bool = False,
     pixels: bool = False,
@@ -101,7 +101,7 @@ def predict(
             enlarged to native size (bilinear) before the strongest is taken. None: native size.
         centre: the largest square in the middle, resized to that side, is treated as the image.
         masks: False: class probabilities alone, without the cost of a decoder.
-        precision: "bf16" for autocast.
+        precision: "float32" or "bfloat16", see `wsss.precision.autocast`.
         views: sizes and mirror images over which the probabilities of pixels are averaged, and the gate of classes.
         labels_given: a pixel can only be background or a class that its image is labelled with.
         pixels: the probabilities of pixels are wanted too; with labels given, among background and those classes.

@@ -20,12 +20,13 @@ from cnnseg.models import Network, save_network
 from cnnseg.optimiser import ENCODERS, make_optimizer, set_lr
 from cnnseg.settings import BEST, LAST, STATE, TrainConfig
 from cnnseg.snapshots import SNAPSHOTS, pictured_samples, write_snapshot
-from wsss.console import note, track
 from wsss.data import Dataset, Sample, check_foreground, evenly_spread
 from wsss.distributed import part_of, same_start, whole_batch
 from wsss.errors import InputError
+from wsss.precision import autocast
 from wsss.processes import is_first, size
-from wsss.training import autocast, descend, loader_errors, read_batches, read_state, save_state, stable_seed
+from wsss.progress import note, track
+from wsss.training import descend, loader_errors, read_batches, read_state, save_state, stable_seed
 
 
 @dataclass(frozen=True)
@@ -233,7 +234,7 @@ def _step(
     if places and maps is not None:
         parts[1] = segmentation_loss(maps.float(), masks)
     loss = config.classification_weight * parts[0] + config.segmentation_weight * parts[1]
-    remedy = f"lower --lr (now {config.lr:g})" + (" or give --clip" if config.clip is None else "")
+    remedy = f"lower `lr` (now {config.lr:g})" + (" or give `clip`" if config.clip is None else "")
     _, *values = descend(module, optimizer, [loss, *parts], step=step, clip=config.clip, remedy=remedy)
     return values[0], values[1]
 
@@ -244,7 +245,7 @@ def _check_learnable(network: Network, masked: Sequence[Sample], datasets: Seque
     for dataset in datasets:
         check_classes(network, dataset)
     if module.segments and not module.classifies and not masked:
-        raise InputError(f"network {network.kind} learns from masks alone: give a --budget, and data with masks")
+        raise InputError(f"network {network.kind} learns from masks alone: give a `budget`, and data with masks")
     if not masked and not any(sample.classes for sample in train):
         raise InputError(
             f"data set {train.name}/{train.split}: no image shows any of the classes {', '.join(train.class_names)}"
@@ -256,7 +257,7 @@ def _check_processes(batch_size: int, places: int) -> None:
     least = min(count for count in (batch_size, places, batch_size - places) if count)
     if size() > least:
         what = f"a batch of {batch_size}, {places} of them with masks, can be shared by at most {least}"
-        raise InputError(f"{size()} processes: {what}; start fewer, or raise --batch-size")
+        raise InputError(f"{size()} processes: {what}; start fewer, or raise `batch_size`")
 
 
 def _mode(module: nn.Module, config: TrainConfig) -> None:

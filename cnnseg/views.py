@@ -13,7 +13,7 @@ from cnnseg.models import Network
 from cnnseg.segmentation.settings import ViewsConfig
 from wsss.data import BACKGROUND
 from wsss.errors import InputError
-from wsss.training import autocast
+from wsss.precision import autocast
 
 
 def look(
@@ -24,7 +24,7 @@ def look(
     *,
     masks: bool = True,
     device: str = "cpu",
-    precision: str = "fp32",
+    precision: str = "float32",
 ) -> tuple[Tensor | None, Tensor | None]:
     """Class scores (B, C + 1) of pictures, and the scores of their pixels (B, C + 1, h, w) at about `size`.
 
@@ -34,7 +34,7 @@ def look(
     Args:
         size: (height, width) that the network sees the pictures at, times each scale.
         masks: False: class scores alone, without the cost of a decoder.
-        precision: "bf16" for autocast.
+        precision: "float32" or "bfloat16", see `wsss.precision.autocast`.
     """
     passes = [(scale, mirrored) for scale in views.scales for mirrored in ((False, True) if views.flip else (False,))]
     scores: list[Tensor] = []
@@ -65,7 +65,7 @@ def likely_outputs(network: Network, logits: Tensor | None, gate: float) -> list
     if not gate:
         return None
     if logits is None:
-        raise InputError(f"--gate {gate:g}: {network.title} does not say which classes an image shows")
+        raise InputError(f"`gate` {gate:g}: {network.title} does not say which classes an image shows")
     probable = (logits.float().sigmoid() >= gate).tolist()
     return [output for output, may in enumerate(probable) if may or output == BACKGROUND]
 
@@ -80,6 +80,6 @@ def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def check_finite(values: Tensor, image: str = "") -> Tensor:
     """Scores or maps that a network gives, as they are. InputError, naming the image, if a value is not finite."""
     if not values.isfinite().all():
-        where = f" for {image}" if image else ""
-        raise InputError(f"the network gives NaN or infinite values{where}: train it again, with a lower --lr")
+        where = f"image {image}: " if image else ""
+        raise InputError(f"{where}the network gives NaN or infinite values: train it again, at a lower learning rate")
     return values

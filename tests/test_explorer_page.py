@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import http.client
 import io
@@ -24,12 +25,15 @@ from small_explorer import NAMES, SIZE, colour_network, photograph, png
 from cnnseg.explorer.segmenting import ExplainedSegmenter
 from cnnseg.regions.explaining import explain_segmentation
 from cnnseg.regions.settings import question_of
+from wsss.colours import scale_colours
 from wsss.explorer.asking import Explorer
 from wsss.explorer.explained import Cancelled
 from wsss.explorer.serving import build
 
 pytest.importorskip("gradio", reason="Gradio is not installed: pip install 'relseg[explorer]'")
 import uvicorn  # comes with Gradio
+from gradio.queueing import Queue
+from gradio.server_messages import ProcessCompletedMessage
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WAIT_MS = 60_000
@@ -212,7 +216,9 @@ def test_lrp_with_composite_is_signed_and_equals_the_python_api(visit):
     visit.open()
     visit.after(lambda: visit.choose("Method", "lrp"))
     visit.after(lambda: visit.choose("Composite", "gamma"))
-    assert "rgb(0, 0, 255)" in visit.page.locator("#map-a .ramp").evaluate("e => getComputedStyle(e).backgroundImage")
+    scale = visit.page.locator("#map-a .ramp").evaluate("e => getComputedStyle(e).backgroundImage")
+    below, above = scale_colours(signed=True, count=2).tolist()
+    assert below[2] > 200 and all(f"rgb({r}, {g}, {b})" in scale for r, g, b in (below, above))
     assert visit.page.locator("#map-a .low").inner_text().startswith("-")
     with np.load(io.BytesIO(visit.download("Map")[1]), allow_pickle=False) as found:
         wanted = explain_segmentation(colour_network(), photograph(), method="lrp", rules="gamma", class_name="blue")
@@ -330,31 +336,117 @@ def test_tall_photograph_is_clicked_where_it_is(visit):
     assert x == pytest.approx(60, abs=2) and y == pytest.approx(480, abs=2)
 
 
-def test_long_work_can_be_cancelled(visit, explorer, monkeypatch):
-    visit.open()
-    shown = visit.page.locator("#map-a figcaption").inner_text()
-    going, ended, explain = threading.Event(), threading.Event(), explorer.explained.explain
+@pytest.fixture
+def slow(explorer, monkeypatch) -> Iterator[Slow]:
+    """Maps that take half a minute while `held`, if they are not cancelled."""
+    made = Slow(explorer.explained.explain)
+    monkeypatch.setattr(explorer.explained, "explain", made)
+    yield made
+    made.held = False
 
-    def slow(look, setting, region, told):
+
+class Slow:
+    """An `explain` that tells when it is at work and when that was ended."""
+
+    def __init__(self, explain: Callable) -> None:
+        self._explain, self.held, self.quick = explain, True, 0
+        self.going, self.ended = threading.Event(), threading.Event()
+
+    def __call__(self, look, setting, region, told):
+        if self.quick:
+            self.quick -= 1
+        elif self.held:
+            self._wait(told)
+        return self._explain(look, setting, region, told)
+
+    def _wait(self, told: Callable) -> None:
         try:
             for step in range(600):
                 told(step / 600)
-                going.set()
+                self.going.set()
                 time.sleep(0.05)
         except Cancelled:
-            ended.set()
+            self.ended.set()
             raise
-        return explain(look, setting, region, told)
 
-    monkeypatch.setattr(explorer.explained, "explain", slow)
+
+@pytest.fixture
+def late_ends(monkeypatch) -> Callable[[], None]:
+    """Gradio's closing message of every answer, which repeats its last value, comes late; waits until all have come."""
+    send, coming = Queue.send_message, set()
+
+    def late(self, event, message):
+        if isinstance(message, ProcessCompletedMessage):
+            coming.add(event._id)
+            asyncio.get_running_loop().call_later(0.7, arrive, self, event, message)
+        else:
+            send(self, event, message)
+
+    def arrive(self, event, message):
+        send(self, event, message)
+        coming.discard(event._id)
+
+    def wait():
+        until = time.monotonic() + WAIT_MS / 1000
+        while coming:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        time.sleep(0.3)  # on its way to the page
+
+    monkeypatch.setattr(Queue, "send_message", late)
+    return wait
+
+
+IDLE = "document.querySelector('#map-a figure').ariaBusy !== 'true'"
+
+
+def test_map_that_is_cancelled(visit, slow, late_ends):
+    slow.held = False
+    visit.open()
+    before = visit.number, visit.page.locator("#map-a figcaption").inner_text()
+    slow.held = True
     visit.click(116, 44)
-    assert going.wait(30)
+    assert slow.going.wait(30)
     visit.page.locator("#map-a .busy").get_by_role("button", name="Cancel").click()
-    visit.page.wait_for_function("document.querySelector('#map-a figure').ariaBusy !== 'true'")
-    assert visit.page.locator("#map-a figcaption").inner_text() == shown
-    assert ended.wait(30)
-    monkeypatch.undo()
+    visit.page.wait_for_function(IDLE)
+    assert slow.ended.wait(30)
+    late_ends()
+    assert visit.page.evaluate(IDLE) and visit.page.locator("#map-a .busy").is_hidden()
+    assert (visit.number, visit.page.locator("#map-a figcaption").inner_text()) == before
+    slow.held = False
     visit.after(lambda: visit.click(100, 44))
+
+
+def test_map_that_is_replaced_by_another_click(visit, slow, late_ends):
+    slow.quick = 1
+    visit.open()
+    visit.click(116, 44)
+    visit.page.locator("#map-a .busy").wait_for()
+    slow.held = False
+    visit.after(lambda: visit.click(100, 44))
+    number = visit.number
+    late_ends()
+    assert visit.page.evaluate(IDLE) and visit.number == number
+    assert visit.settings()["region"] == {"kind": "pixels", "points": [[100, 44]]}
+
+
+def test_small_multiples_that_are_cancelled(visit, slow, late_ends):
+    slow.quick = 3  # the map of the photograph, and two of the four
+    visit.open()
+    visit.page.get_by_role("button", name="All classes").click()
+    assert slow.going.wait(30)
+    tiles = visit.page.locator("#tiles")
+    tiles.get_by_role("button", name="Cancel").click()
+    visit.page.get_by_text("Cancelled.").wait_for()
+    assert slow.ended.wait(30)
+    late_ends()
+    assert tiles.locator(".line").inner_text() == "Cancelled." and tiles.locator(".going").is_hidden()
+    assert tiles.locator("figcaption").all_inner_texts() == list(NAMES)[:2]
+    slow.held = False
+    visit.page.get_by_role("button", name="All classes").click()
+    visit.page.wait_for_function("document.querySelectorAll('#tiles figure').length === 4")
+    late_ends()
+    assert not tiles.locator(".line").inner_text() and tiles.locator(".going").is_hidden()
 
 
 def test_visitor_who_leaves_is_forgotten(browser, server, explorer):

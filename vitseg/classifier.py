@@ -16,14 +16,15 @@ from torchvision.transforms import v2
 from vitseg.hybrid import freeze_levels, split_name, trunk_of
 from vitseg.models import HEAD, Classifier, create_classifier, save_classifier
 from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig
-from wsss.console import track
 from wsss.data import Dataset, Sample
 from wsss.distributed import all_sum, same_start
 from wsss.epochs import EpochBatches, train_epochs
 from wsss.errors import InputError
 from wsss.metrics import ClassificationScores, classification_scores
+from wsss.precision import autocast
 from wsss.processes import is_first
-from wsss.training import autocast, descend, parameter_groups, stable_seed
+from wsss.progress import track
+from wsss.training import descend, parameter_groups, stable_seed
 
 UNKNOWN = -1
 """In the place of a label, 0 or 1, that takes no part in the loss."""
@@ -105,13 +106,13 @@ def train_classifier(
     if trunk is not None:
         model.to(memory_format=torch.channels_last)  # in bfloat16 a step takes a seventh less time
     elif config.trunk_lr_factor != 1:
-        raise InputError(f"--trunk-lr-factor {config.trunk_lr_factor}: {config.architecture} has no trunk")
+        raise InputError(f"`trunk_lr_factor` {config.trunk_lr_factor}: {config.architecture} has no trunk")
     if split_name(config.architecture) is not None:
         freeze_levels(model, config.frozen_levels)
     elif config.frozen_levels:
-        raise InputError(f"--frozen-levels {config.frozen_levels}: {config.architecture} is no TRUNK+VIT")
+        raise InputError(f"`frozen_levels` {config.frozen_levels}: {config.architecture} is no TRUNK+VIT")
     for size in config.sizes:
-        check_side(classifier, size, "--sizes")
+        check_side(classifier, size, "sizes")
     same_start(model)
     optimizer = _optimizer(classifier, config)
     batches = _SizedBatches(len(train), config)
@@ -158,12 +159,12 @@ def train_classifier(
     return trained
 
 
-def check_side(classifier: Classifier, size: int, option: str) -> None:
+def check_side(classifier: Classifier, size: int, argument: str) -> None:
     """InputError if a square of that side is no whole number of the model's patches."""
     step = classifier.model.patch_embed.feat_ratio()
     if size < 1 or size % step:
         raise InputError(
-            f"{option} {size}: the sides of inputs are multiples of {step} for a {classifier.architecture}"
+            f"`{argument}` {size}: expected a multiple of {step}, as sides of inputs are of a {classifier.architecture}"
         )
 
 
@@ -175,10 +176,10 @@ def predict(
     *,
     device: str = "cpu",
     batch_size: int = 32,
-    precision: str = "fp32",
+    precision: str = "float32",
 ) -> np.ndarray:
     """Class probabilities (N, C) float32 of every image, squeezed to a square of side `size`."""
-    check_side(classifier, size, "--size")
+    check_side(classifier, size, "size")
     model = classifier.model.to(device).eval()
     rows: list[Tensor] = []
     samples = dataset.samples
@@ -189,7 +190,7 @@ def predict(
             rows.append(model(images.to(device)).float().sigmoid().cpu())
     probabilities = torch.cat(rows).numpy()
     if not np.isfinite(probabilities).all():
-        raise InputError("the classifier gives NaN or infinite scores: train it again, with a lower --lr")
+        raise InputError("the classifier gives NaN or infinite scores: train it again, at a lower learning rate")
     return probabilities
 
 
@@ -206,7 +207,7 @@ def _step(
     known = labels != UNKNOWN
     losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
     loss = torch.where(known, losses, 0).sum() / all_sum(known.sum())
-    remedy = f"lower --lr (now {config.lr:g})" + (" or give --clip" if config.clip is None else "")
+    remedy = f"lower `lr` (now {config.lr:g})" + (" or give `clip`" if config.clip is None else "")
     return descend(classifier.model, optimizer, [loss], step=number, clip=config.clip, remedy=remedy)
 
 

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from vitseg.checkpoints import find_checkpoint
 from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig
-from wsss.console import Flat, note, together
-from wsss.options import Data, Device, Readers, Restart, Root, Runs, command_line
+from wsss.console import Flat, together
+from wsss.extras import need
+from wsss.options import Data, Device, Readers, Restart, Root, Runs
 from wsss.processes import from_first
+from wsss.progress import note
+from wsss.provenance import command_line
+from wsss.words import counted
 
 if TYPE_CHECKING:
     from wsss.data import Dataset
@@ -52,6 +56,8 @@ def train_classifier(
     from wsss.training import choose_device
 
     begin = time.monotonic()
+    if val_split:
+        need("wsss")
     train_set = load_dataset(data, train_split, root)
     val_set = load_dataset(data, val_split, root) if val_split else None
     training = Training(
@@ -65,6 +71,7 @@ def train_classifier(
             "sources": {DATA: train_set.root},
         },
         learnt=from_first(lambda: inputs_of(train_set.samples)),
+        beside=from_first(lambda: {} if val_set is None else {"val": inputs_of(val_set.samples)}),
     )
     if restart:
         training.restart()
@@ -81,6 +88,7 @@ def train_classifier(
                 counts={"images": len(train_set)},
                 seconds=time.monotonic() - begin,
                 losses=list(trained.losses),
+                val_split=val_split,
             )
 
         trained = train(
@@ -117,6 +125,7 @@ def evaluate_classifier(
     from wsss.metrics import classification_scores
     from wsss.training import choose_device
 
+    need("wsss")
     dataset = load_dataset(data, split, root)
     model = load_classifier(find_checkpoint(classifier, runs))
     columns = list(outputs_for(model, dataset).values())
@@ -132,7 +141,7 @@ def _report_scores(scores: ClassificationScores, dataset: Dataset, path: Path | 
         note(f"{class_name:>16s}  F1 {100 * f1:5.1f}  AP {100 * precision:5.1f}")
     note(
         f"{'mean':>16s}  F1 {100 * scores.macro_f1:5.1f}  AP {100 * scores.mean_average_precision:5.1f}"
-        f"  ({len(dataset)} images of {dataset.name}/{dataset.split}, threshold {scores.threshold})"
+        f"  ({counted(len(dataset), 'image')} of {dataset.name}/{dataset.split}, threshold {scores.threshold})"
     )
     if path is not None:
         content = {

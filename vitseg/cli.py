@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import sys
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from vitseg.classifier_commands import evaluate_classifier, train_classifier
 from vitseg.evaluation_commands import perturbation_test, segmentation_test
 from vitseg.explain_commands import explain, explore, list_methods
 from vitseg.seed_commands import seeds
-from wsss.console import run, versions
+from wsss.console import LISTS, run, versions
 
 app = App(
     name="vitseg",
     version=versions,
     help="Relevance through vision transformers: explanations of images, and seeds for segmentation.",
-    default_parameter=Parameter(negative_iterable=""),
+    default_parameter=LISTS,
 )
 app.command(train_classifier)
 app.command(evaluate_classifier)

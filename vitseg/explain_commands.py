@@ -7,11 +7,12 @@ from typing import Annotated
 
 from vitseg.checkpoints import checkpoint_name, find_checkpoint
 from vitseg.settings import ExplainConfig
-from wsss.console import Flat, note, together
+from wsss.console import Flat, together
 from wsss.errors import check_one_of
 from wsss.explorer.options import Host, Port
 from wsss.options import Device, FullSize, OutFolder, Runs, Shard
 from wsss.processes import take_shard
+from wsss.progress import note
 
 
 @together
@@ -31,10 +32,11 @@ def explain(
     shard: Shard = "1/1",
     cfg: Annotated[ExplainConfig, Flat] = ExplainConfig(),
 ) -> None:
-    """Explain photographs: one overlay for each of the top or the named classes.
+    """Explain photographs: an overlay for each of the top or the named classes, and a sheet with their scores.
 
     Either with a classifier of train-classifier (--classifier), or with any ImageNet ViT of timm (--architecture,
-    --weights).
+    --weights). The map is that of vitseg.explain for the photograph at the model's own size (--preset plain), or the
+    smoother one that vitseg seeds makes (--preset seed); in Python: vitseg.explain_photograph.
 
     Parameters
     ----------
@@ -47,23 +49,27 @@ def explain(
     weights
         Weights of --architecture: 'pretrained' (fetched by timm) or a file.
     classes
-        Classes to explain, by name (by index, of an ImageNet model); may be given several times.
+        Classes to explain, by name; of an ImageNet model by index or name (281, 'tabby cat').
     top
         Number of most probable classes to explain where none is named.
     out
-        Folder of the overlays, IMAGE_CLASS.png.
+        Folder of overlays, ``IMAGE_CLASS.png``, and of sheets, which have them all beside the photograph,
+        ``IMAGE.sheet.png``.
     """
+    from vitseg.methods import find_method
     from vitseg.models import load_classifier, load_imagenet_vit
+    from vitseg.photographs import settings_for
     from vitseg.pictures import explain_photographs
     from wsss.training import choose_device
 
+    find_method(cfg.method)
     take_shard(shard)
     check_one_of(classifier=classifier, architecture=architecture)
     if classifier is not None:
         model = load_classifier(find_checkpoint(classifier, runs))
     else:
         model = load_imagenet_vit(architecture, weights)
-    where = choose_device(device, cfg.dtype)
+    where = choose_device(device, settings_for(model, cfg).dtype)
     explain_photographs(model, images, out, cfg, classes=classes, top=top, full_size=full_size, device=where)
 
 
@@ -91,7 +97,7 @@ def explore(
     weights
         Weights of --architecture: 'pretrained' (fetched by timm) or a file.
     """
-    from vitseg.explorer import ClassifyingSubject
+    from vitseg.explorer import ExplainedClassifier
     from vitseg.models import load_classifier, load_imagenet_vit
     from wsss.explorer.serving import serve
     from wsss.training import choose_device
@@ -104,7 +110,7 @@ def explore(
     else:
         model, title = load_imagenet_vit(architecture, weights), f"{architecture}, ImageNet"
         named = {"architecture": architecture, "weights": weights}
-    serve(ClassifyingSubject(model, title, named, device=choose_device(device)), host=host, port=port)
+    serve(ExplainedClassifier(model, title, named, device=choose_device(device)), host=host, port=port)
 
 
 def list_methods() -> None:

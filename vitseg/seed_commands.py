@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 from vitseg.checkpoints import find_checkpoint
 from vitseg.settings import SeedConfig
 from wsss.console import Flat, together
-from wsss.options import Data, Device, Root, Runs, Shard, check_positive, command_line
+from wsss.extensions import source_file
+from wsss.options import Data, Device, Root, Runs, Shard, check_positive
 from wsss.processes import take_shard
+from wsss.provenance import command_line
 
 if TYPE_CHECKING:
     from wsss.data import Sample
@@ -54,9 +56,9 @@ def seeds(
     from wsss.store import config_of, file_hash
     from wsss.training import choose_device
 
-    find_method(cfg.method)
+    method = find_method(cfg.method)
     take_shard(shard)
-    check_positive("--batch-size", batch_size)
+    check_positive(batch_size=batch_size)
     dataset = load_dataset(data, split, root)
     path = find_checkpoint(classifier, runs)
     model = load_classifier(path)
@@ -75,5 +77,6 @@ def seeds(
         config=cfg.identity,
         inputs={"classifier": file_hash(path), "data": dataset.name},
         sources={"classifier": path},
+        code=source_file(method.compute),
         command=command_line("vitseg"),
     )

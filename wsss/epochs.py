@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import data
 
-from wsss.console import note, track
 from wsss.distributed import whole_batch
 from wsss.processes import is_first, rank
+from wsss.progress import note, track
 from wsss.training import loader_errors, read_batches, read_state, save_state, stable_seed
 
 _FORMERLY = {"model": "network", "losses": "history"}

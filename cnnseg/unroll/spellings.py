@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cnnseg.unroll import activations, mixing, weighted, weightless
 from cnnseg.unroll.call import Call, Place
 from cnnseg.unroll.called import Called
-from cnnseg.unroll.kinds import EINOPS, FEATURE_NORMS, is_batch_norm, kind_of
+from cnnseg.unroll.kinds import EINOPS, FEATURE_NORMS, REGISTERED, is_batch_norm, kind_of
 from cnnseg.unroll.layers import Layer
 from cnnseg.unroll.region import OverRegion, RegionMean
 from cnnseg.unroll.transposed import Transposed
@@ -102,6 +102,8 @@ def layer_of(node: Written) -> Layer | None:
 
 
 def _of_module(module: nn.Module, node: Written) -> Layer | None:
+    if type(module) in REGISTERED:
+        return REGISTERED[type(module)](module)
     kind = kind_of(module)
     if kind is nn.Conv2d or (kind.__name__ == "Conv2dSame" and is_published(kind)):
         return weighted.Convolution(module)

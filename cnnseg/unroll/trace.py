@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx, nn
 
-from cnnseg.unroll.kinds import kind_of
+from cnnseg.unroll.kinds import REGISTERED, kind_of
 from cnnseg.unroll.reading import Reading
 from cnnseg.unroll.steps import Step, Trace, Untraceable
 from cnnseg.unroll.tracer import Tracer
@@ -51,7 +51,7 @@ def _settings(module: nn.Module) -> tuple[Any, ...]:
     for key, value in vars(module).items():
         if key != "training" and not (isinstance(value, dict) and not value):  # most are empty lists of hooks
             own.append((key, _setting(value)))
-    return id(module), kind, id(getattr(kind, "forward", None)), tuple(own)
+    return id(module), kind, id(getattr(kind, "forward", None)), REGISTERED.get(kind), tuple(own)
 
 
 def _setting(value: Any) -> Any:

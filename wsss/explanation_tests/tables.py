@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich import box
 from rich.table import Table
 
-from wsss.console import note
 from wsss.printing import print_table
+from wsss.progress import note
 from wsss.report.explanation import Column, TestSection, show, show_difference, show_interval, verdict
 
 

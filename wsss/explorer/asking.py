@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
-from wsss.console import validation_line
 from wsss.errors import InputError
 from wsss.explorer import pictures
 from wsss.explorer.drawing import Mode, Stroke, after_stroke, combined
@@ -20,6 +19,8 @@ from wsss.explorer.explained import ExplainedModel, LayerChoice, Progress, Regio
 from wsss.explorer.sessions import Made, Photograph, Session, Sessions
 from wsss.explorer.uploads import read_photograph
 from wsss.explorer.work import Done, Waiting, Worker
+from wsss.extras import extra
+from wsss.settings import validation_line
 from wsss.store import voc_palette
 
 NO_PHOTOGRAPH = "Open a photograph first; those of visitors who are idle for half an hour are forgotten."
@@ -153,33 +154,37 @@ class Explorer:
 
     # Maps
 
-    def map(self, key: str, place: str, setting: Setting) -> Iterator[Waiting | Done[Made]]:
+    def map(self, key: str, place: str, setting: Setting, ticket: int | None = None) -> Iterator[Waiting | Done[Made]]:
         """The map of the region, and words of waiting before it; it stays as the one of its place.
+
+        Nothing more comes once the wish is void (`ticket`, see `Session.ticket`; a new one unless given).
 
         Raises:
             InputError: no photograph, or options that do not go together.
         """
         session, photograph = self._seen(key)
         region = session.region
-        for step in self._worker.run(session, place, lambda told: self._made(photograph, region, setting, told)):
+        steps = self._worker.run(session, place, lambda told: self._made(photograph, region, setting, told), ticket)
+        for step in steps:
             if isinstance(step, Done):
                 session.made[place] = step.result
             yield step
 
     def multiples(
-        self, key: str, setting: Setting, over: Literal["classes", "layers"]
+        self, key: str, setting: Setting, over: Literal["classes", "layers"], ticket: int | None = None
     ) -> Iterator[tuple[list[Tile], float]]:
         """Maps for each class, or for each layer: those that are there so far, and the share of all, 0 to 1.
 
         Of classes whose predicted pixels are the region each has its own pixels for region, as in figure 2 of Humer et
-        al., 2022; of a region that was drawn the score of each class is explained.
+        al., 2022; of a region that was drawn the score of each class is explained. The share stays below 1 where the
+        wish has become void (`ticket`, as in `map`).
 
         Raises:
             InputError: no photograph, or a method that looks at no layer.
         """
         session, photograph = self._seen(key)
         parts = self._classes(session, photograph, setting) if over == "classes" else self._layers(session, setting)
-        ticket = session.ticket(MULTIPLES)
+        ticket = session.ticket(MULTIPLES) if ticket is None else ticket
         tiles: list[Tile] = []
         for number, (name, region, one) in enumerate(parts):
             yield tiles, number / len(parts)
@@ -262,6 +267,7 @@ EXAMPLES = ("chelsea", "astronaut", "coffee", "rocket")
 
 def example_file(name: str) -> bytes:
     """A photograph of scikit-image as a PNG."""
-    from skimage import data
+    with extra("explorer"):
+        from skimage import data
 
     return pictures.png(getattr(data, name)(), fast=False)

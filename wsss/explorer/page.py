@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from html import escape
-from itertools import count
 from typing import Any, Literal
-
-import gradio as gr
 
 from wsss.errors import InputError
 from wsss.explorer import downloads, widgets
-from wsss.explorer.asking import Explorer
+from wsss.explorer.asking import MULTIPLES, Explorer
 from wsss.explorer.explained import ExplainedModel, Setting
 from wsss.explorer.panels import PLACES, Panel, layer_choices, make_panel, method_of, setting_of, settings_of
-from wsss.explorer.sessions import Made
+from wsss.explorer.sessions import Session, number
 from wsss.explorer.uploads import decoded
 from wsss.explorer.work import Done, Waiting
+from wsss.extras import extra
+
+with extra("explorer"):
+    import gradio as gr
 
 Updates = Iterator[dict[Any, Any]]
 """Of components, one after the other."""
@@ -30,7 +31,6 @@ class Page:
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer, self.explained = explorer, explorer.explained
-        self._numbers = count(1)
         with gr.Blocks(title="relseg explorer", analytics_enabled=False, fill_width=True) as self.blocks:
             gr.HTML(_header(self.explained), apply_default_css=False, elem_id="header")
             with gr.Row(elem_id="board"):
@@ -65,12 +65,12 @@ class Page:
             for one in (panel.target, panel.rules, panel.layer, panel.score):
                 one.input(self._chosen(panel), panel.inputs, panel.view, **_EVENT)
             panel.view.download(self._download(panel.place), None, self.courier, **_EVENT)
-            panel.view.cancel(self._cancelled, None, [*views, self.tiles], **_EVENT)
+            panel.view.cancel(self._cancelled, None, None, **_EVENT)
         second = panels[1]
         self.compare.input(self._compared, [self.compare, *second.inputs], [second.column, second.view], **_EVENT)
         self.all_classes.click(self._series("classes"), panels[0].inputs, self.tiles, **_EVENT)
         self.all_layers.click(self._series("layers"), panels[0].inputs, self.tiles, **_EVENT)
-        self.tiles.cancel(self._cancelled, None, [*views, self.tiles], **_EVENT)
+        self.tiles.cancel(self._cancelled, None, None, **_EVENT)
         self.blocks.unload(self._left)
 
     # Photographs
@@ -94,21 +94,22 @@ class Page:
 
     def _looked(self, key: str, steps: Callable[[], Iterator[Any]], given: tuple[Any, ...]) -> Updates:
         """Open a photograph, then make its maps; a line where that cannot be."""
+        found, begun = None, number()
         try:
-            found = None
             for step in steps():
                 if isinstance(step, Done):
                     found = step.result
                 else:
-                    yield {self.stage: {"keep": True, "line": f"Looking at it, {step.seconds:.0f} s"}}
+                    yield {self.stage: {"number": begun, "keep": True, "line": f"Looking at it, {step.seconds:.0f} s"}}
         except InputError as error:
             yield {self.stage: self._stage(key, error)}
             return
-        if found is None:
+        if found is None:  # cancelled, or another one was opened
+            yield {self.stage: self._stage(key)}
             return
         choices = layer_choices(found.look.layers)
         lists = {panel.layer: gr.update(choices=choices) for panel in self.panels}
-        yield {self.stage: self._stage(key), self.tiles: {}, **lists}
+        yield {self.stage: self._stage(key), self.tiles: {"number": number()}, **lists}
         yield from self._maps(key, settings_of(self.explained, given))
 
     # Regions
@@ -142,9 +143,10 @@ class Page:
         yield from self._maps(key, settings_of(self.explained, given))
 
     def _stage(self, key: str, error: InputError | None = None) -> dict[str, Any]:
+        own = number()  # before the session is looked at: of two values the later one is not the older state
         line = "" if error is None else str(error)
         value = widgets.stage_value(self.explained, self.explorer.session(key), line, wrong=error is not None)
-        return {**value, "number": next(self._numbers)}  # or the same line said twice would be said once
+        return {**value, "number": own}
 
     # Maps
 
@@ -173,42 +175,41 @@ class Page:
             yield from self._maps(_key(request), {second.place: setting_of(self.explained, values)})
 
     def _maps(self, key: str, asked: Mapping[str, Setting]) -> Updates:
+        session = self.explorer.session(key)
+        tickets = {place: session.ticket(place) for place in asked}  # of all at once: cancelling the first ends all
         for place, setting in asked.items():
             view = next(panel.view for panel in self.panels if panel.place == place)
+            ticket, step = tickets[place], None
             try:
-                for step in self.explorer.map(key, place, setting):
+                for step in self.explorer.map(key, place, setting, ticket):
                     if isinstance(step, Waiting):
-                        yield {view: widgets.busy_value(step)}
+                        yield {view: widgets.busy_value(step, ticket)}
                     else:
-                        yield {view: self._shown(step.result)}
+                        yield {view: widgets.map_value(self.explained, step.result, ticket)}
+                if not isinstance(step, Done):
+                    yield {view: _last_word(session, place, ticket)}
             except InputError as error:
-                yield {view: widgets.said(str(error))}
-
-    def _shown(self, made: Made) -> dict[str, Any]:
-        return widgets.map_value(self.explained, made, next(self._numbers))
+                yield {view: widgets.said(str(error), ticket)}
 
     def _series(self, over: Literal["classes", "layers"]) -> Callable[..., Updates]:
         def run(request: gr.Request, *values: Any) -> Updates:
-            setting, number = setting_of(self.explained, values), next(self._numbers)
-            title = f"{setting.method}: all {over}"
-            share = 0.0
+            key, setting = _key(request), setting_of(self.explained, values)
+            title, share = f"{setting.method}: all {over}", 0.0
+            session = self.explorer.session(key)
+            ticket = session.ticket(MULTIPLES)
             try:
-                for tiles, share in self.explorer.multiples(_key(request), setting, over):
-                    yield {self.tiles: widgets.tiles_value(title, number, tiles, share if share < 1 else None)}
+                for tiles, share in self.explorer.multiples(key, setting, over, ticket):
+                    yield {self.tiles: widgets.tiles_value(title, ticket, tiles, share if share < 1 else None)}
+                if share < 1:
+                    yield {self.tiles: _last_word(session, MULTIPLES, ticket)}
             except InputError as error:
-                yield {self.tiles: {"title": title, "line": str(error), "wrong": True}}
+                yield {self.tiles: {"title": title, **widgets.said(str(error), ticket)}}
 
         return run
 
-    def _cancelled(self, request: gr.Request) -> dict[Any, Any]:
-        key = _key(request)
-        self.explorer.cancel(key)
-        made = self.explorer.session(key).made
-        stopped = {"keep": True, "line": "Cancelled.", "share": None}
-        views = {
-            panel.view: self._shown(made[panel.place]) if panel.place in made else stopped for panel in self.panels
-        }
-        return {**views, self.tiles: stopped}
+    def _cancelled(self, request: gr.Request) -> None:
+        """Says nothing itself: whoever is at work for the visitor has the last word about it."""
+        self.explorer.cancel(_key(request))
 
     # Everything else
 
@@ -224,12 +225,17 @@ class Page:
                 file = downloads.settings_file(self.explained, made)
             else:
                 file = downloads.picture_file(self.explained, made, opacity if isinstance(opacity, int | float) else 1)
-            return widgets.file_value(file, next(self._numbers))
+            return widgets.file_value(file, number())
 
         return run
 
     def _left(self, request: gr.Request) -> None:
         self.explorer.sessions.forget(_key(request))
+
+
+def _last_word(session: Session, place: str, ticket: int) -> dict[str, Any]:
+    """About a wish that came to nothing: that it was cancelled; none where another one has taken the place."""
+    return gr.skip() if session.replaced(place, ticket) else widgets.stopped_value(ticket)
 
 
 def _key(request: gr.Request) -> str:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from wsss.explorer.explained import Answer, Look, Region, Setting
@@ -18,6 +19,13 @@ ROOM = 1_000_000_000
 
 MOST = 200
 """Visitors at a time."""
+
+_NUMBERS = count(1)
+
+
+def number() -> int:
+    """Greater than all that were given out before, to whichever visitor."""
+    return next(_NUMBERS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +58,7 @@ class Made:
 
 @dataclass(eq=False)
 class Session:
-    """One visitor. `tickets`: the number of the latest wish for each place of the page; older wishes are void."""
+    """One visitor. `tickets`: the number of the wish for each place of the page that holds; all others are void."""
 
     used: float = field(default_factory=time.monotonic)
     photograph: Photograph | None = None
@@ -62,18 +70,27 @@ class Session:
     def ticket(self, place: str) -> int:
         """A new wish for a place; whatever was wished before is void."""
         with self.lock:
-            self.tickets[place] = self.tickets.get(place, 0) + 1
+            self.tickets[place] = number()
             return self.tickets[place]
 
     def holds(self, place: str, ticket: int) -> bool:
-        """Whether nothing else has been wished for since."""
+        """Whether a wish is neither cancelled nor replaced."""
         return self.tickets.get(place) == ticket
+
+    def replaced(self, place: str, ticket: int) -> bool:
+        """Whether something else has been wished for since."""
+        return self.tickets.get(place, ticket) != ticket
+
+    def drop(self, place: str, ticket: int) -> None:
+        """A wish is void, unless it is already."""
+        with self.lock:
+            if self.holds(place, ticket):
+                del self.tickets[place]
 
     def cancel(self) -> None:
         """All wishes are void."""
         with self.lock:
-            for place in self.tickets:
-                self.tickets[place] += 1
+            self.tickets.clear()
 
     @property
     def nbytes(self) -> int:

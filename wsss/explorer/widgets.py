@@ -1,7 +1,9 @@
 """The parts of the page that Gradio has no component for: HTML, CSS and JavaScript from files of this package.
 
 Each is a `gr.HTML` whose JavaScript draws its value and triggers events; what a value holds is said by the functions
-that make one.
+that make one. Every value has the number of the wish that it answers (`wsss.explorer.sessions.Session.ticket`), and a
+view takes none of an older wish than it has seen: Gradio runs the answers to several clicks beside each other, and
+repeats the last value of each at its end, so that they arrive in any order.
 """
 
 from __future__ import annotations
@@ -11,10 +13,9 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-import cv2
-import gradio as gr
 import numpy as np
 
+from wsss.colours import OPACITY, css_scale, muted
 from wsss.explorer import pictures
 from wsss.explorer.asking import EXAMPLES, MOST_CLASSES, Tile, example_file
 from wsss.explorer.downloads import File
@@ -22,12 +23,14 @@ from wsss.explorer.explained import ExplainedModel
 from wsss.explorer.sessions import Made, Session
 from wsss.explorer.uploads import LARGEST_FILE, read_photograph
 from wsss.explorer.work import Waiting
+from wsss.extras import extra
 from wsss.store import voc_palette
+
+with extra("explorer"):
+    import gradio as gr
 
 TILE = 260
 """Longest side of the small multiples, in pixels."""
-
-TILE_OPACITY = 0.65
 
 
 def static(name: str) -> str:
@@ -118,13 +121,19 @@ def _classes(explained: ExplainedModel, shares: Sequence[float]) -> list[dict[st
     ]
 
 
-def busy_value(step: Waiting) -> dict[str, Any]:
+def busy_value(step: Waiting, number: int) -> dict[str, Any]:
     """A map view that waits; what it shows stays beneath."""
-    return {"keep": True, "busy": f"{step.seconds:.0f} s" if step.seconds >= 1 else "…", "share": step.share}
+    waited = f"{step.seconds:.0f} s" if step.seconds >= 1 else "…"
+    return {"number": number, "keep": True, "busy": waited, "share": step.share}
+
+
+def stopped_value(number: int) -> dict[str, Any]:
+    """A map view, or small multiples, of a wish that was cancelled; what they show stays."""
+    return {"number": number, "keep": True, "line": "Cancelled."}
 
 
 def map_value(explained: ExplainedModel, made: Made, number: int) -> dict[str, Any]:
-    """What a map view shows of a map; `number` tells it from the one before."""
+    """What a map view shows of a map."""
     photograph = made.photograph.look.photograph
     size = pictures.shown_size(photograph.shape[:2])
     small = pictures.shrunk(photograph, size)
@@ -137,33 +146,25 @@ def map_value(explained: ExplainedModel, made: Made, number: int) -> dict[str, A
     )
     return {
         "number": number,
-        "under": pictures.jpeg_url(pictures.grey(small)) if found.signed else made.photograph.url,
-        "over": pictures.png_url(found.colours),
+        "under": pictures.jpeg_url(muted(small, found.signed)),
+        "over": pictures.png_url(pictures.veil(found)),
         "edge": None if made.region is None else pictures.png_url(pictures.edge(made.region, size)),
         "low": f"{found.limits[0]:.3g}",
         "high": f"{found.limits[1]:.3g}",
         "middle": "0" if found.signed else f"{sum(found.limits) / 2:.3g}",
-        "ramp": ramp(found.signed),
+        "ramp": css_scale(found.signed),
         "line": line,
         "alt": f"Map of {made.setting.method} for {name} over the photograph. {line}",
     }
 
 
-def said(line: str) -> dict[str, Any]:
+def said(line: str, number: int) -> dict[str, Any]:
     """A map view without a map, and a line that says why."""
-    return {"line": line, "wrong": True}
-
-
-def ramp(signed: bool) -> str:
-    """The colours of the bar, as CSS."""
-    if signed:
-        return "linear-gradient(to right, #00f, #fff, #f00)"
-    stops = cv2.applyColorMap(np.linspace(0, 255, 9).astype(np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1]
-    return f"linear-gradient(to right, {', '.join('#{:02x}{:02x}{:02x}'.format(*stop) for stop in stops)})"
+    return {"number": number, "line": line, "wrong": True}
 
 
 def tiles_value(title: str, number: int, tiles: Sequence[Tile], share: float | None, line: str = "") -> dict[str, Any]:
-    """What the small multiples show; `number` tells one series from the one before."""
+    """What the small multiples show."""
     shown = [{"name": tile.name, "note": tile.note, "url": _tile_url(tile)} for tile in tiles]
     return {"title": title, "number": number, "tiles": shown, "share": share, "line": line}
 
@@ -174,7 +175,7 @@ def _tile_url(tile: Tile) -> str | None:
     photograph = tile.made.photograph.look.photograph
     size = pictures.shown_size(photograph.shape[:2], TILE)
     found = pictures.coloured(tile.made.answer, size)
-    return pictures.jpeg_url(pictures.blended(pictures.shrunk(photograph, size), found, TILE_OPACITY))
+    return pictures.jpeg_url(pictures.blended(pictures.shrunk(photograph, size), found, OPACITY))
 
 
 def file_value(file: File, number: int) -> dict[str, Any]:

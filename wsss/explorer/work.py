@@ -45,10 +45,10 @@ class Worker:
 
         Args:
             place: of the page; a later wish for it makes this one void, and ends its work.
-            ticket: of a wish that consists of several parts; a new one unless given.
+            ticket: of the wish, see `Session.ticket`; a new one unless given.
 
         Raises:
-            Whatever `compute` raises, `Cancelled` excepted.
+            Whatever `compute` raises, `Cancelled` excepted, while the wish holds.
         """
         ticket = session.ticket(place) if ticket is None else ticket
         began, share = time.monotonic(), None
@@ -73,11 +73,15 @@ class Worker:
                 result = future.result()
             except Cancelled:
                 return
+            except Exception:
+                if session.holds(place, ticket):
+                    raise
+                return
             if session.holds(place, ticket):
                 yield Done(result)
         finally:
-            if not future.done() and session.holds(place, ticket):
-                session.ticket(place)  # the page was closed: nobody waits any more
+            if not future.done():  # the page was closed: nobody waits any more
+                session.drop(place, ticket)
 
     def submit(self, compute: Callable[[Progress], object]) -> None:
         """Work that nobody waits for; if it fails, whoever asks for the same hears of it."""

@@ -26,11 +26,15 @@ function wait({ busy, share }) {
   find(".map").setAttribute("aria-busy", Boolean(busy));
 }
 
+let newest = 0; // number of the latest wish; values of older ones may still arrive
 function show() {
-  wait(props.value || {});
-  if (props.value && props.value.keep) return;
-  const { number, under, over, edge, low, high, middle, ramp, line, wrong, alt } = props.value || {};
-  find(".map").dataset.number = number || 0;
+  const value = props.value || {};
+  const { number = 0, under, over, edge, low, high, middle, ramp, line, wrong, alt } = value;
+  if (number < newest) return;
+  newest = number;
+  wait(value);
+  if (value.keep) return;
+  find(".map").dataset.number = over ? number : 0;
   put(".under", under, "");
   put(".over", over, alt);
   put(".edge", edge, "");

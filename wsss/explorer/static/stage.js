@@ -238,8 +238,12 @@ element.addEventListener("change", (event) => {
   if (event.target.dataset.role === "tool") find(".size").hidden = chosen("tool") !== "brush";
 });
 
+let newest = 0; // values may arrive after later ones
 function show() {
   const value = props.value || {};
+  const { number = 0 } = value;
+  if (number < newest) return;
+  newest = number;
   if (value.keep) {
     status.textContent = value.line;
     return;

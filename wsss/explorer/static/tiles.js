@@ -15,19 +15,18 @@ function tile({ name, note, url }) {
 }
 
 find(".going button").addEventListener("click", () => trigger("cancel", {}));
+let newest = 0; // number of the latest wish; values of older ones may still arrive
+let series = 0; // number of the wish whose maps are shown
 let shown = 0;
-let series = null;
-let stopped = null;
 function show() {
-  if (props.value && props.value.keep) {
-    stopped = series || null;
+  const { number = 0, keep, title, tiles, line, wrong, share } = props.value || {};
+  if (number < newest) return;
+  newest = number;
+  if (keep) {
     find(".going").hidden = true;
-    if (!find("section").hidden) find(".line").textContent = props.value.line;
+    find(".line").textContent = line;
     return;
   }
-  const { title, tiles, line, wrong, share, number } = props.value || {};
-  // The end of a stream repeats its last value, maybe after what came in its place.
-  if (number < series || number === stopped) return;
   const box = find(".sheet");
   if (number !== series) {
     series = number;

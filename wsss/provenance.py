@@ -1,12 +1,18 @@
-"""Which code makes a result, for its manifest."""
+"""What results say of where they come from: the command, the versions of its libraries, the commit."""
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+
+
+def command_line(program: str) -> str:
+    """The command as it was typed, for manifests and reports."""
+    return shlex.join([program, *sys.argv[1:]])
 
 
 @cache
@@ -24,7 +30,7 @@ def versions() -> dict[str, str]:
 @cache
 def commit() -> str | None:
     """The commit of the checkout this package runs from ("-dirty" if changed), None outside a checkout."""
-    checkout = Path(__file__).resolve().parents[2]
+    checkout = Path(__file__).resolve().parents[1]
     if not (checkout / ".git").exists():  # installed: a repository further up is somebody else's
         return None
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
