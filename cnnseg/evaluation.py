@@ -17,9 +17,10 @@ from torch import Tensor
 from cnnseg.models import Network
 from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.views import check_finite, likely_outputs, look, resized
+from wsss.classification import ClassificationScores, classification_scores
 from wsss.data import BACKGROUND, IGNORE, Dataset, Sample, check_foreground
 from wsss.errors import InputError
-from wsss.metrics import ClassificationScores, ConfusionMatrix, classification_scores
+from wsss.metrics import ConfusionMatrix
 from wsss.progress import track
 from wsss.store import write_mask
 

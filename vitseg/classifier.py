@@ -16,11 +16,11 @@ from torchvision.transforms import v2
 from vitseg.hybrid import freeze_levels, split_name, trunk_of
 from vitseg.models import HEAD, Classifier, create_classifier, save_classifier
 from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig
+from wsss.classification import ClassificationScores, classification_scores
 from wsss.data import Dataset, Sample
 from wsss.distributed import all_sum, same_start
 from wsss.epochs import EpochBatches, train_epochs
 from wsss.errors import InputError
-from wsss.metrics import ClassificationScores, classification_scores
 from wsss.precision import autocast
 from wsss.processes import is_first
 from wsss.progress import track
