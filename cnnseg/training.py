@@ -246,10 +246,8 @@ def _check_learnable(network: Network, masked: Sequence[Sample], datasets: Seque
         check_classes(network, dataset)
     if module.segments and not module.classifies and not masked:
         raise InputError(f"network {network.kind} learns from masks alone: give a `budget`, and data with masks")
-    if not masked and not any(sample.classes for sample in train):
-        raise InputError(
-            f"data set {train.name}/{train.split}: no image shows any of the classes {', '.join(train.class_names)}"
-        )
+    if not masked:
+        train.check_labelled()
 
 
 def _check_processes(batch_size: int, places: int) -> None:

@@ -95,34 +95,15 @@ def train_classifier(
     Raises:
         InputError: no labelled image, unreadable files, weights of another model, a loss that is not finite.
     """
-    if not any(sample.classes for sample in train):
-        raise InputError(
-            f"data set {train.name}/{train.split}: no image shows any of the classes {', '.join(train.class_names)}"
-        )
-    torch.manual_seed(stable_seed(config.seed))
-    classifier = create_classifier(config.architecture, train.class_names, config.weights, config.trunk_weights)
-    model = classifier.model.to(device)
-    trunk = trunk_of(model)
-    if trunk is not None:
-        model.to(memory_format=torch.channels_last)  # in bfloat16 a step takes a seventh less time
-    elif config.trunk_lr_factor != 1:
-        raise InputError(f"`trunk_lr_factor` {config.trunk_lr_factor}: {config.architecture} has no trunk")
-    if split_name(config.architecture) is not None:
-        freeze_levels(model, config.frozen_levels)
-    elif config.frozen_levels:
-        raise InputError(f"`frozen_levels` {config.frozen_levels}: {config.architecture} is no TRUNK+VIT")
-    for size in config.sizes:
-        check_side(classifier, size, "sizes")
-    same_start(model)
+    train.check_labelled()
+    classifier = _start(train, config, device)
+    model = classifier.model
     optimizer = _optimizer(classifier, config)
     batches = _SizedBatches(len(train), config)
     identity = {
         "config": config.model_dump(mode="json"),
         "labels": {sample.id: list(sample.classes) for sample in train},
     }
-    model.train()
-    if trunk is not None:
-        trunk.eval()  # batches are too small and too varied in size for statistics of their own
     steps = config.epochs * batches.steps
 
     def step(images: Tensor, labels: Tensor, number: int) -> list[float]:
@@ -157,6 +138,29 @@ def train_classifier(
     report(trained)
     (folder / STATE).unlink(missing_ok=True)  # last: without it the training is finished
     return trained
+
+
+def _start(train: Dataset, config: ClassifierConfig, device: str) -> Classifier:
+    """The classifier as it is before the first step, in the mode that it is trained in."""
+    torch.manual_seed(stable_seed(config.seed))
+    classifier = create_classifier(config.architecture, train.class_names, config.weights, config.trunk_weights)
+    model = classifier.model.to(device)
+    trunk = trunk_of(model)
+    if trunk is not None:
+        model.to(memory_format=torch.channels_last)  # in bfloat16 a step takes a seventh less time
+    elif config.trunk_lr_factor != 1:
+        raise InputError(f"`trunk_lr_factor` {config.trunk_lr_factor}: {config.architecture} has no trunk")
+    if split_name(config.architecture) is not None:
+        freeze_levels(model, config.frozen_levels)
+    elif config.frozen_levels:
+        raise InputError(f"`frozen_levels` {config.frozen_levels}: {config.architecture} is no TRUNK+VIT")
+    for size in config.sizes:
+        check_side(classifier, size, "sizes")
+    same_start(model)
+    model.train()
+    if trunk is not None:
+        trunk.eval()  # batches are too small and too varied in size for statistics of their own
+    return classifier
 
 
 def check_side(classifier: Classifier, size: int, argument: str) -> None:

@@ -151,6 +151,13 @@ class Dataset:
         table[self.foreground_value] = sample.classes[0] if sample.classes else IGNORE
         return table
 
+    def check_labelled(self) -> None:
+        """InputError if no image shows a class of the list: there is nothing to learn from its labels."""
+        if not any(sample.classes for sample in self.samples):
+            raise InputError(
+                f"data set {self.name}/{self.split}: no image shows any of the classes {', '.join(self.class_names)}"
+            )
+
     def check_maskable(self) -> None:
         """InputError if the data set has more classes than a mask can show."""
         if self.num_classes >= IGNORE:
