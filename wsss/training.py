@@ -1,8 +1,6 @@
 """What every training here shares: its batches, a step of optimisation, and a state to go on from.
 
 All randomness is a function of (seed, epoch or step, place), see `stable_seed`.
-
-With `augment` and `weights` the modules of the ground floor that import torch.
 """
 
 from __future__ import annotations
