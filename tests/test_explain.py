@@ -214,7 +214,7 @@ def test_unsupported_parts_are_named() -> None:
         ({"targets": [[True, False], [False, True]]}, "targets: expected integer class indices, got torch.bool"),
         ({"targets": [[0], [1, 2]]}, r"\(2, K\) with the same K for every image, got \[\[0\], \[1, 2\]\]"),
         ({"targets": ["cat", "dog"]}, "targets: expected class indices"),
-        ({"images": torch.zeros(3, 24, 24)}, r"\(3, 24, 24\); expected \(B, 3, H, W\).*; one image is images\[None\]"),
+        ({"images": torch.zeros(3, 24, 24)}, r"expected \(B, 3, H, W\).*, got \(3, 24, 24\); one image is images\[None\]"),
         ({"images": np.zeros((2, 3, 24, 24))}, "images: expected a torch.Tensor .*, got a ndarray; torch.from_numpy"),
         ({"images": [torch.zeros(3, 24, 24)]}, "images: expected a torch.Tensor .*, got a list"),
         ({"images": torch.zeros(0, 3, 24, 24)}, r"images: expected .* B >= 1, got \(0, 3, 24, 24\)"),
