@@ -409,6 +409,14 @@ CASES = [
             (f"{ON} --name a/b", r"--name a/b: expected the name of a folder", None),
         )
     ),
+    Case(
+        "vitseg train-classifier --data data/data.yaml --train-split vel",
+        r"^error: --train-split vel: no such split in .*did you mean 'val'",
+    ),
+    Case(
+        "cnnseg train-unrolled --data data/data.yaml --train-split val --val-split vel",
+        r"^error: --val-split vel: no such split in .*did you mean 'val'",
+    ),
     # names and values of older versions
     *(
         Case(f"{command} {more}" + " --data data/data.yaml" * ("segment " not in command), rf"^error: {told}")
