@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from wsss.settings import Config, MixedPrecision
+from wsss.words import counted
 
 CHECKPOINT = "affinity_net.safetensors"
 """Name of a finished network in its stage folder."""
@@ -69,7 +70,7 @@ class NetworkConfig(Config):
         if not self.levels or list(self.levels) != sorted(set(self.levels)) or self.levels[0] < 0:
             raise ValueError(f"levels {self.levels}: expected indices from 0 in ascending order")
         if len(self.widths) != len(self.levels):
-            raise ValueError(f"widths {self.widths}: expected one for each of the {len(self.levels)} levels")
+            raise ValueError(f"widths {self.widths}: expected one for each of {counted(len(self.levels), 'level')}")
         if self.groups and any(width % self.groups for width in (*self.widths, self.stem_width)):
             raise ValueError(
                 f"widths {self.widths} and stem_width {self.stem_width}: expected multiples of groups {self.groups}"

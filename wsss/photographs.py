@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from wsss.data import read_image
-from wsss.data.wordnet import describe, is_imagenet_head
-from wsss.errors import InputError, check_folder, did_you_mean
+from wsss.data.wordnet import describe, is_imagenet_head, place_of
+from wsss.errors import InputError, check_folder
 from wsss.lettering import ColourBar
 from wsss.overlay import overlay
 from wsss.processes import gathered, of_shard, share
@@ -115,7 +115,7 @@ def explain_photographs(
             image or whose map is not finite.
     """
     check_folder(out, "out")
-    fixed = [_output(name, class_names) for name in classes or ()]
+    fixed = [place_of(name, class_names) for name in classes or ()]
     if top < 1 or top > len(class_names):
         raise InputError(f"`top` {top}: expected 1 to {len(class_names)}, the number of classes")
     twice = {path.stem for path in paths if sum(other.stem == path.stem for other in paths) > 1}
@@ -222,9 +222,3 @@ def _tell(failed: Sequence[str], count: int) -> None:
     named = "; ".join(failed[:NAMED]) + more
     have = agreeing(len(failed), "has", "have")
     raise InputError(named if count == 1 else f"{len(failed)} of {count} photographs {have} no overlay: {named}")
-
-
-def _output(name: str, names: Sequence[str]) -> int:
-    if name not in names:
-        raise InputError(f"class {name!r} is unknown to the classifier: {did_you_mean(name, names[:50])}")
-    return list(names).index(name)
