@@ -246,7 +246,7 @@ def test_no_root_names_the_ways_to_give_one(monkeypatch: pytest.MonkeyPatch) -> 
         ("name: x\nlayout: folder\nclasses: [background, cat]", "'background' cannot be a class name"),
         ("name: x\nlayout: voc\nclass: [cat]", "class: unknown; did you mean 'classes'"),
         ("name: [x", "not valid YAML"),
-        ("- name", "expected keys such as name, layout"),
+        ("- name", "expected keys such as name.*got a list"),
     ],
 )
 def test_faults_of_a_description(tmp_path: Path, text: str, told: str) -> None:

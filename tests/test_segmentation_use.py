@@ -256,7 +256,7 @@ def test_from_python_in_every_form(checkpoint: Path, tmp_path: Path) -> None:
         (lambda: cnnseg.segment(network, np.zeros((4, 4), np.uint8)), "expected uint8 RGB"),
         (lambda: cnnseg.segment(network, picture(20, 70)), "70 x 20 pixels .* stride of 32"),
         (lambda: cnnseg.load_network("net", runs=tmp_path), "`network` net: no such file"),
-        (lambda: found.save(tmp_path / "mask.jpg"), "has to end in .png"),
+        (lambda: found.save(tmp_path / "mask.jpg"), "expected a name that ends in .png"),
         (lambda: found.overlay(picture(40, 40)), "a photograph of"),
     ):
         with pytest.raises(InputError, match=line):

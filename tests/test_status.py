@@ -148,7 +148,7 @@ def test_the_command(place: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     assert "nobody: no such run" in capsys.readouterr().err
     (place / "runs/empty").mkdir()
     assert run(wsss, ["status", "empty", "--runs", str(place / "runs")]) == 2
-    assert "no stage in it" in capsys.readouterr().err
+    assert "got a folder without stages" in capsys.readouterr().err
     assert run(wsss, [*common, "--root", str(place)]) == 2
 
 

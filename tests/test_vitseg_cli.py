@@ -181,7 +181,7 @@ def test_mistakes_in_seeds(place: Path, refused: Callable[..., str]) -> None:
     for shard in ("0/3", "4/3", "3", "a/b", "1/0"):
         assert refused(*command, "--shard", shard).startswith(f"--shard {shard}: expected i/n with 1 <= i <= n")
     assert "--batch-size 0: expected at least 1" in refused(*command, "--batch-size", 0)
-    assert "first_block 6: the model has blocks 0 to 5" in refused(*command, "--first-block", 6)
+    assert "--first-block 6: expected a block of the model, 0 to 5" in refused(*command, "--first-block", 6)
     assert "--power: expected more than 0, got 0" in refused(*command, "--power", 0)
     assert "--split vall: no such split" in refused("seeds", "--classifier", "trained", "--split", "vall")
     plain = place / "plain.safetensors"

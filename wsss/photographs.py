@@ -69,11 +69,11 @@ def percent(probability: float) -> str:
     """ "99.9 %", "0.3 %"; what would round to 0 or 100 is said as less or more.
 
     >>> percent(0.99987), percent(0.25), percent(0.0002)
-    ('> 99.9 %', '25 %', '< 0.1 %')
+    ('> 99.9 %', '25.0 %', '< 0.1 %')
     """
     if probability > 0.9995:
         return "> 99.9 %"
-    return f"{100 * probability:.3g} %" if probability >= 0.0005 else "< 0.1 %"
+    return f"{100 * probability:.1f} %" if probability >= 0.0005 else "< 0.1 %"
 
 
 def explain_photographs(
@@ -138,7 +138,7 @@ def explain_photographs(
         if not np.isfinite(maps).all():
             failed.append(f"image {path}: the {method} map is not finite; try `precision` float64")
             continue
-        claims = _claims(logits[first:], chosen, class_names, f"{path.stem}_{{}}{suffix}.png")
+        claims = _claims(logits[first:], chosen, class_names, path.stem, suffix)
         scaled = on_one_scale(maps, None if comparable else [claim.probability for claim in claims])
         photograph = image if full_size else _fitting(image, LONGEST)
         written += _write_overlays(photograph, claims, scaled, out)
@@ -160,7 +160,7 @@ def on_one_scale(maps: np.ndarray, probabilities: Sequence[float] | None) -> Sca
     return Scaled(shares, ColourBar((0, largest), False, "relevance: share of the class's largest, times probability"))
 
 
-def _claims(logits: Tensor, chosen: Sequence[int], class_names: Sequence[str], file: str) -> list[Claim]:
+def _claims(logits: Tensor, chosen: Sequence[int], class_names: Sequence[str], stem: str, suffix: str) -> list[Claim]:
     one_of_all = is_imagenet_head(class_names)
     probabilities = logits.softmax(0) if one_of_all else logits.sigmoid()
     return [
@@ -170,7 +170,7 @@ def _claims(logits: Tensor, chosen: Sequence[int], class_names: Sequence[str], f
             float(logits[place]),
             float(probabilities[place]),
             one_of_all or bool(logits[place] > 0),
-            file.format(class_names[place].replace(os.sep, "_")),
+            f"{stem}_{class_names[place].replace(os.sep, '_')}{suffix}.png",
         )
         for place in chosen
     ]
