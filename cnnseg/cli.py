@@ -28,6 +28,7 @@ from wsss.options import (
     Runs,
     Workers,
     check_positive,
+    suggest,
     worker_count,
 )
 from wsss.progress import note
@@ -90,6 +91,7 @@ def train_classifier(
     train_set, val_set = _splits(data, train_split, val_split, root)
     how = {"runs": runs, "device": device, "workers": workers, "restart": restart}
     train_run(runs / name, train_set, val_set, net, cfg, **how)
+    suggest("cnnseg", "seeds", "--network", name, data=data, split=train_split, root=root, runs=runs)
 
 
 @together
