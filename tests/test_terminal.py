@@ -12,6 +12,7 @@ from small_networks import APPS
 
 from wsss import progress
 from wsss.console import run
+from wsss.options import suggest
 from wsss.progress import track
 from wsss.words import agreeing, counted
 
@@ -243,3 +244,20 @@ def test_nouns_and_verbs_fit_their_number() -> None:
     assert [counted(number, "image") for number in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
     assert (counted(1, "class"), counted(7, "class")) == ("1 class", "7 classes")
     assert (agreeing(1, "is", "are"), agreeing(0, "is", "are"), agreeing(2, "is", "are")) == ("is", "are", "are")
+
+
+# What comes next
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_somebody_at_a_terminal_is_told_what_comes_next(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal, raising=False)
+    suggest("affinity", "labels", "--seeds", "my run", data="my.yaml", split="all", root=None, runs=Path("runs"))
+    suggest("affinity", "train", data="d", split="s", root=Path("here"), runs=Path("elsewhere"))
+    told = capsys.readouterr().out.splitlines()
+    assert told == terminal * [
+        "next: affinity labels --seeds 'my run' --data my.yaml --split all",
+        "next: affinity train --data d --split s --root here --runs elsewhere",
+    ]
