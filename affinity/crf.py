@@ -34,7 +34,7 @@ class DenseCRF:
             ValueError: on another shape or dtype.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise ValueError(f"image is {image.dtype} {image.shape}, expected uint8 (H, W, 3)")
+            raise ValueError(f"image: expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
         self._size, self._config, self._device = image.shape[:2], config, device
         colours = torch.from_numpy(np.array(image)).to(device).reshape(-1, 3).float()
         rows, columns = (torch.arange(side, device=device, dtype=torch.float32) for side in self._size)
@@ -61,11 +61,9 @@ class DenseCRF:
             ValueError: if the shape is not that of the image, or a score is not finite.
         """
         if scores.ndim < 3 or scores.shape[-2:] != self._size or 0 in scores.shape:
-            raise ValueError(
-                f"scores have shape {scores.shape}, expected (..., labels, {self._size[0]}, {self._size[1]})"
-            )
+            raise ValueError(f"scores: expected (..., L, {self._size[0]}, {self._size[1]}), got {scores.shape}")
         if not np.isfinite(scores).all():
-            raise ValueError("scores are not finite")
+            raise ValueError("scores: expected finite values, got NaN or infinite ones")
         likely = np.log(np.clip(scores, self._config.clip, 1)).astype(np.float32)
         likely = torch.from_numpy(likely).to(self._device)
         labels, pixels = scores.shape[-3], scores.shape[-2] * scores.shape[-1]

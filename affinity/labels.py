@@ -33,7 +33,7 @@ class LabelsConfig(Config):
     @model_validator(mode="after")
     def _ordered(self) -> LabelsConfig:
         if self.alpha_low > self.alpha_high:
-            raise ValueError(f"alpha_low {self.alpha_low} must not exceed alpha_high {self.alpha_high}")
+            raise ValueError(f"alpha_low {self.alpha_low}: expected at most alpha_high, {self.alpha_high}")
         return self
 
     def for_refined(self) -> LabelsConfig:

@@ -6,9 +6,8 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-from affinity.refine import RefineConfig
 from affinity.runs import files_of, older_than, open_data, open_run
-from affinity.settings import CHECKPOINT, STATE, TrainConfig
+from affinity.settings import CHECKPOINT, STATE, RefineConfig, TrainConfig
 from wsss.console import Flat, existing_file, together
 from wsss.errors import InputError
 from wsss.options import Data, Device, Restart, Root, Runs, SeedRuns, Shard, Workers, check_positive, worker_count
@@ -132,7 +131,7 @@ def refine(
     from wsss.training import choose_device
 
     begin = time.monotonic()
-    check_positive("--batch-size", batch_size)
+    check_positive(batch_size=batch_size)
     take_shard(shard)
     dataset = open_data(data, split, root)
     folder, stage = open_run(seeds, dataset, runs, workers=worker_count(workers))

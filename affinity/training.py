@@ -64,7 +64,7 @@ def train_affinity_network(
     other settings.
     """
     if workers < 0:
-        raise InputError(f"--workers {workers}: 0 or more")
+        raise InputError(f"`workers` {workers}: expected 0 or more")
     if not examples:
         raise InputError("no images to train on")
     device = torch.device(device)
@@ -153,7 +153,7 @@ def _step(
     optimizer.step()
     values = all_sum(torch.stack(loss)).cpu().double().numpy()
     if not np.isfinite(values).all():
-        raise InputError(f"the loss is {values[0]}: lower --lr (now {config.lr})")
+        raise InputError(f"the loss is {values[0]}: lower `lr` (now {config.lr})")
     return values
 
 

@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import sparse
 
 from affinity.pairs import half_disk, pair_slices
+from wsss.extras import extra
+
+with extra("wsss"):
+    from scipy import sparse
 
 
 def pair_affinity(features: ArrayLike, radius: int = 5) -> sparse.csr_array:
@@ -40,7 +43,7 @@ def pair_affinity(features: ArrayLike, radius: int = 5) -> sparse.csr_array:
     """
     grid = _array(features)
     if grid.ndim != 3:
-        raise ValueError(f"features have shape {grid.shape}, expected (D, h, w)")
+        raise ValueError(f"features: expected (D, h, w), got {grid.shape}")
     if not np.isfinite(grid).all():
         raise ValueError("features are not finite")
     height, width = grid.shape[1:]
@@ -96,14 +99,14 @@ def random_walk(affinity: sparse.sparray | sparse.spmatrix, scores: ArrayLike, b
     """
     vectors = _array(scores)
     if vectors.ndim != 3:
-        raise ValueError(f"scores have shape {vectors.shape}, expected (K, h, w)")
+        raise ValueError(f"scores: expected (K, h, w), got {vectors.shape}")
     channels, height, width = vectors.shape
     if affinity.shape != (height * width, height * width):
         raise ValueError(
-            f"affinity has shape {affinity.shape}, scores of {height} x {width} need {(height * width,) * 2}"
+            f"affinity: expected {(height * width,) * 2} for scores of {height} x {width}, got {affinity.shape}"
         )
     if beta <= 0 or steps < 0:
-        raise ValueError(f"beta {beta} must be > 0 and steps {steps} >= 0")
+        raise ValueError(f"beta {beta}, steps {steps}: expected beta above 0, steps of at least 0")
     exact = affinity.dtype == np.float64 and vectors.dtype == np.float64
 
     transition = transition_matrix(affinity, beta)

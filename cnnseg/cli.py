@@ -204,8 +204,7 @@ def evaluate(
     from cnnseg.scores import evaluate_checkpoint
     from wsss.data import load_dataset
 
-    for option, value in (("--size", size), ("--batch-size", batch_size), ("--classes-at-once", classes_at_once)):
-        check_positive(option, value)
+    check_positive(size=size, batch_size=batch_size, classes_at_once=classes_at_once)
     evaluate_checkpoint(
         network,
         load_dataset(data, split, root, foreground_value=foreground_value),
@@ -266,7 +265,7 @@ def run_table(
     train, val = (load_dataset(content.data, split, root) for split in (content.train_split, content.val_split))
     target = out or runs / f"{path.stem}.md"
     if target.suffix != ".md":
-        raise InputError(f"--out {target}: a name that ends in .md; .csv and .json are written beside it")
+        raise InputError(f"--out {target}: expected a name that ends in .md; .csv and .json are written beside it")
     results = make(content, train, val, target, runs=runs, only=only or (), device=device, workers=workers)
     note(markdown(content, results))
     note(f"wrote {target}, {target.with_suffix('.csv')} and {target.with_suffix('.json')}")
@@ -274,7 +273,7 @@ def run_table(
 
 @app.command
 def list_networks() -> None:
-    """List the networks that train-unrolled trains."""
+    """List the kinds of networks that train-unrolled trains."""
     for name, line in NETWORKS.items():
         note(f"{name:20s} {line}")
 

@@ -17,6 +17,7 @@ from cnnseg.settings import BEST, CHOSEN, LAST, STAGE, STATE, NetworkConfig, Tra
 from cnnseg.training import Trained, train_network
 from wsss.data import Dataset, Sample, check_foreground
 from wsss.errors import InputError
+from wsss.extras import need
 from wsss.processes import from_first, is_first
 from wsss.progress import note, warn
 from wsss.provenance import command_line
@@ -44,11 +45,11 @@ def train_run(
     """
     start = None
     if net.classifier is not None:
-        start = find_network(net.classifier, runs, option="--classifier")
+        start = find_network(net.classifier, runs, argument="classifier")
         if (start.parent / STATE).exists():
-            raise InputError(f"--classifier {net.classifier}: its training is not finished; run that command again")
+            raise InputError(f"`classifier` {net.classifier}: its training is not finished; run that command again")
         if net.weights != "pretrained":
-            raise InputError(f"--weights {net.weights}: the encoder starts at --classifier {net.classifier}; give one")
+            raise InputError(f"`weights` {net.weights}: the encoder starts at `classifier` {net.classifier}; give one")
         net = net.model_copy(update={"classifier": str(start)})
     identity, inputs = _start_of(net)
     return train_stage(
@@ -104,6 +105,8 @@ def train_stage(
     import torch
 
     begin = time.monotonic()
+    if val is not None:
+        need("wsss")
     where = choose_device(device)
     if masks:
         train.check_maskable()
@@ -199,7 +202,7 @@ def _start_of(net: NetworkConfig) -> tuple[dict[str, Any], dict[str, str]]:
         return config, {}
     path = Path(net.weights)
     if not path.is_file():
-        raise InputError(f"--weights {path}: no such file (or the word 'pretrained', or 'none')")
+        raise InputError(f"`weights` {path}: no such file (or the word 'pretrained', or 'none')")
     return config | {"weights": "file"}, {"weights": file_hash(path)}
 
 

@@ -15,6 +15,7 @@ from wsss.data import Dataset
 from wsss.entries import save_metrics
 from wsss.errors import InputError
 from wsss.evaluate import evaluate_run
+from wsss.extras import need
 from wsss.metrics import ClassificationScores
 from wsss.progress import note, warn
 from wsss.provenance import command_line
@@ -58,6 +59,7 @@ def evaluate_checkpoint(
         The entry of ``scores.json``: "miou" and the classification figures in per cent, None where undefined.
     """
     begin = time.monotonic()
+    need("wsss")
     path = find_network(name_or_path, runs, which)
     network = load_network(path, classes_at_once=classes_at_once)
     check_classes(network, dataset)

@@ -63,8 +63,7 @@ def seeds(
     from wsss.training import choose_device
 
     take_shard(shard)
-    for option, value in (("--batch-size", batch_size), ("--classes-at-once", classes_at_once)):
-        check_positive(option, value)
+    check_positive(batch_size=batch_size, classes_at_once=classes_at_once)
     dataset = load_dataset(data, split, root)
     path = find_network(network, runs, {"last": LAST, "best": BEST}[which])
     model = load_network(path, classes_at_once=classes_at_once)

@@ -69,7 +69,7 @@ def run_table(
     cells = list(table.cells())
     for pattern in only:
         if not any(fnmatchcase(cell.name, pattern) for cell in cells):
-            raise InputError(f"--only {pattern}: fits none of the {len(cells)} trainings, such as {cells[0].name}")
+            raise InputError(f"`only` {pattern}: fits none of the {len(cells)} trainings, such as {cells[0].name}")
     common = {"runs": runs, "device": device, "workers": workers}
     ready: set[str] = set()
     for cell in cells:

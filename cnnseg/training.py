@@ -86,12 +86,12 @@ def train_network(
     """
     module = network.module
     if workers < 0:
-        raise InputError(f"--workers {workers}: 0 or more")
+        raise InputError(f"`workers` {workers}: expected 0 or more")
     datasets = (train, *((val,) if val is not None else ()))
     for dataset in datasets:
         check_classes(network, dataset)
     if module.segments and not module.classifies and not masked:
-        raise InputError(f"network {network.kind} learns from masks alone: give a --budget, and data with masks")
+        raise InputError(f"network {network.kind} learns from masks alone: give a `budget`, and data with masks")
     if not masked and not any(sample.classes for sample in train):
         raise InputError(
             f"data set {train.name}/{train.split}: no image shows any of the classes {', '.join(train.class_names)}"
@@ -225,7 +225,7 @@ def _step(
     values = [*all_sum(torch.stack([*parts, loss])).tolist(), norm.item()]
     if not all(map(math.isfinite, values)):  # before the weights take it in
         what = f"loss {values[2]:g}, norm of its gradient {values[3]:g}"
-        raise InputError(f"step {step}: {what}: not finite; lower --lr (now {config.lr:g}) or give --clip")
+        raise InputError(f"step {step}: {what}: not finite; lower `lr` (now {config.lr:g}) or give `clip`")
     optimizer.step()
     return values[0], values[1]
 
@@ -235,7 +235,7 @@ def _check_processes(batch_size: int, places: int) -> None:
     least = min(count for count in (batch_size, places, batch_size - places) if count)
     if size() > least:
         what = f"a batch of {batch_size}, {places} of them with masks, can be shared by at most {least}"
-        raise InputError(f"{size()} processes: {what}; start fewer, or raise --batch-size")
+        raise InputError(f"{size()} processes: {what}; start fewer, or raise `batch_size`")
 
 
 def _mode(module: nn.Module, config: TrainConfig) -> None:

@@ -65,7 +65,7 @@ def likely_outputs(network: Network, logits: Tensor | None, gate: float) -> list
     if not gate:
         return None
     if logits is None:
-        raise InputError(f"--gate {gate:g}: {network.title} does not say which classes an image shows")
+        raise InputError(f"`gate` {gate:g}: {network.title} does not say which classes an image shows")
     probable = (logits.float().sigmoid() >= gate).tolist()
     return [output for output, may in enumerate(probable) if may or output == BACKGROUND]
 

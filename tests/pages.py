@@ -33,18 +33,18 @@ _FILE = re.compile(r"# (\S+\.(?:py|yaml|csv))\n")
 _REGISTRIES: tuple[dict, ...] = (CNN_METHODS, VIT_METHODS, COMPOSITES, REGISTERED, LAYOUTS)
 
 
-def run_page(name: str, *, only: int | None = None) -> None:
+def run_page(name: str, **given: Any) -> None:
     """Run the blocks of docs/NAME in the working folder.
 
     A block whose first line is ``# FILE`` is written to that file, and its tests are called if it is ``test_*.py``; the
     other Python blocks share their names; in blocks without a language the lines that begin with a command of this
-    toolkit are run, and must end with status 0.
+    toolkit are run, and must end with status 0. `given` are names of the reader's own.
     """
-    names: dict[str, Any] = {"__name__": "page"}
+    names: dict[str, Any] = {"__name__": "page", **given}
     blocks = [
         (kind, inspect.cleandoc(code) + "\n") for _, kind, code in _BLOCK.findall((ROOT / "docs" / name).read_text())
     ]
-    for kind, code in blocks[:only]:
+    for kind, code in blocks:
         if written := _FILE.match(code):
             Path(written[1]).write_text(code)
             if written[1].startswith("test_"):
@@ -90,6 +90,9 @@ def as_it_was(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     before, path, environment = [dict(one) for one in _REGISTRIES], list(sys.path), dict(os.environ)
     monkeypatch.setattr(timm, "create_model", create)
+    monkeypatch.setattr(
+        os, "sched_getaffinity", lambda process: {0}
+    )  # no worker processes, which take seconds to start
     monkeypatch.chdir(place)
     sys.path.insert(0, str(place))
     importlib.invalidate_caches()
@@ -114,7 +117,9 @@ def write_photographs(place: Path, classes: dict[str, str]) -> Path:
     (place / "my_data/images").mkdir(parents=True)
     rows = ["image,classes"]
     for name, shown in classes.items():
-        Image.fromarray(getattr(data, name)()).save(place / "my_data/images" / f"{name}.png")
+        photograph = Image.fromarray(getattr(data, name)())
+        photograph.thumbnail((240, 240))  # CRF and walk take their time
+        photograph.save(place / "my_data/images" / f"{name}.png")
         rows.append(f"{name}.png,{shown}")
     (place / "my_data/labels.csv").write_text("\n".join(rows) + "\n")
     names = ", ".join(dict.fromkeys(classes.values()))

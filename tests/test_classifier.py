@@ -171,7 +171,7 @@ def test_learning_rate_and_decay(options: dict[str, object]) -> None:
 
 
 def test_faults_are_told(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"the loss is (nan|inf): lower --lr"):
+    with pytest.raises(InputError, match=r"the loss is (nan|inf): lower `lr`"):
         wild = {**POLY, "lr": 1e30, "clip": 1e30}
         train_classifier(dataset, None, tmp_path / "wild", CONFIG.model_copy(update=wild))
     assert not (tmp_path / "wild" / CHECKPOINT).exists()

@@ -16,8 +16,8 @@ import yaml
 from safetensors.torch import save_file
 from small_run import make_data
 
-from cnnseg import checkpoints
 from cnnseg import runs as stages
+from cnnseg import scores as scoring
 from cnnseg.classifiers import create_classifier
 from cnnseg.cli import app
 from cnnseg.history import read_history
@@ -243,14 +243,14 @@ def test_mistakes(trained: Path, place: Path, refused: Callable[..., str]) -> No
         "--kind classifier: expected another kind; `cnn"
     )
     assert refused("train-classifier", "--budget", 5).startswith("--budget 5: a classifier learns from image-level")
-    assert "has 4 images with masks" in refused("train-unrolled", "--budget", 5)
+    assert "--budget 5: expected at most 4" in refused("train-unrolled", "--budget", 5)
     assert "no such file, and no" in refused("train-unrolled", "--classifier", "nowhere")
     (trained / "start/network/resume.pt").touch()
     assert "its training is not finished" in refused("train-unrolled", "--classifier", "start")
     (trained / "start/network/resume.pt").unlink()
     assert "no such file, and no" in refused("evaluate", "--network", "nowhere", "--split", "val")
     for option in ("--size", "--batch-size", "--classes-at-once"):
-        line = f"{option} 0: at least 1"
+        line = f"{option} 0: expected at least 1"
         assert refused("evaluate", "--network", "mine", "--split", "val", option, 0) == line
     both = refused("train-unrolled", "--classifier", "start", "--weights", "none", "--name", "both")
     assert both == "--weights none: the encoder starts at --classifier start; give one"
@@ -287,8 +287,8 @@ TABLE = {
     "training": {"steps": 2, "batch_size": 2, "crop": 32, "evaluate_every": 1},
     "best": True,
     "rows": [
-        {"label": "ours", "network": "unrolled", "architecture": "test_resnet", "published": {3: 12.34}},
-        {"label": "autoencoder", "network": "ws_ae", "architecture": "test_resnet", "train": {"lr": 1e-4}},
+        {"label": "ours", "kind": "unrolled", "architecture": "test_resnet", "published": {3: 12.34}},
+        {"label": "autoencoder", "kind": "ws_ae", "architecture": "test_resnet", "train": {"lr": 1e-4}},
     ],
 }
 
@@ -322,7 +322,7 @@ def test_a_table(place: Path, cnnseg: Cnnseg, refused: Callable[..., str], capsy
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "train_network", no_training)
-        patch.setattr(checkpoints, "evaluate_network", no_training)
+        patch.setattr(scoring, "evaluate_network", no_training)
         assert cnnseg(*call) == 0
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")} == before
     assert read_json(runs / "small.json") == content
@@ -345,8 +345,8 @@ def test_what_a_table_shows() -> None:
         return Result("r", network, "resnet50", budget, seed, checkpoint, 23_551_061, miou, f1, f1, 70.0)
 
     rows = [
-        {"label": "ours", "network": "unrolled", "published": {20: 39.8}, "published_f1": {0: 81.62, 20: 80.35}},
-        {"label": "U-Net", "network": "unet", "published": {20: 25.89}},
+        {"label": "ours", "kind": "unrolled", "published": {20: 39.8}, "published_f1": {0: 81.62, 20: 80.35}},
+        {"label": "U-Net", "kind": "unet", "published": {20: 25.89}},
     ]
     table = TableConfig(title="T", data="voc12", budgets=(20, 100), rows=rows)
     values = {0: 30.0, 1: 33.0, 2: 31.5}
@@ -376,14 +376,14 @@ def test_what_a_table_shows() -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"budgets": []}, "budgets: Tuple should have at least 1 item"),
-        ({"training": {"lrate": 1}}, "lrate: Extra inputs are not permitted"),
+        ({"budgets": []}, "budgets: expected a list of at least 1, got []"),
+        ({"training": {"lrate": 1}}, "training.lrate: unknown; did you mean 'lr'"),
         ({"training": {"seed": 1}}, "training: seed is the table's; give it under seeds"),
-        ({"rows": [TABLE["rows"][0]] * 2}, "each may stand there once"),
+        ({"rows": [TABLE["rows"][0]] * 2}, "expected each once"),
         ({"rows": [{"label": "x", "kind": "classifier"}]}, "rows.0.kind: a classifier gives no masks"),
         ({"rows": [{"label": "x", "network": "unet"}]}, "network is called kind; expected kind: unet"),
-        ({"rows": [{"label": "x", "kind": "unets"}]}, "rows.0.kind: Input should be 'unrolled', "),
-        ({"colour": 3}, "colour: Extra inputs are not permitted"),
+        ({"rows": [{"label": "x", "kind": "unets"}]}, "rows.0.kind: expected 'unrolled', "),
+        ({"colour": 3}, "colour: unknown; known: "),
     ],
 )
 def test_mistakes_in_a_table(tmp_path: Path, cnnseg: Cnnseg, change: dict, line: str, capsys) -> None:

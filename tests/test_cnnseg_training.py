@@ -316,7 +316,7 @@ def test_a_loss_that_is_not_finite(
 
     monkeypatch.setattr(training, "segmentation_loss", broken)
     net = network()
-    with pytest.raises(InputError, match=r"^step 5: .*not finite; lower --lr \(now 0\.01\)"):
+    with pytest.raises(InputError, match=r"^step 5: .*not finite; lower `lr` \(now 0\.01\)"):
         train_network(net, *sets, tmp_path / "bad", CONFIG.model_copy(update={"save_every": save_every}))
     assert all(tensor.isfinite().all() for tensor in net.module.state_dict().values())  # not taken in
     good = load_file(tmp_path / "good" / LAST)
@@ -410,8 +410,8 @@ def test_what_cannot_be_trained(data: dict[str, Dataset], tmp_path: Path) -> Non
         return Dataset(**{**vars(dataset), "samples": samples, **change})
 
     refused("network unet learns from masks alone: give a --budget", "unet", masked=())
-    refused("--workers -1: 0 or more", workers=-1)
-    refused("--snapshots nowhere: no such image", config=CONFIG.model_copy(update={"snapshots": ("nowhere",)}))
+    refused("`workers` -1: expected 0 or more", workers=-1)
+    refused("`snapshots` nowhere: no such image", config=CONFIG.model_copy(update={"snapshots": ("nowhere",)}))
     refused("split val: no image has a mask to evaluate against", val=without(data["val"]))
     refused("network made for other classes: cat, dog; .* has: x, y", val=without(data["val"], class_names=("x", "y")))
     empty = tuple(Sample(s.id, s.image_path, (), None) for s in data["train"])

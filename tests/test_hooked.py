@@ -324,8 +324,8 @@ class Twice(nn.Module):
         ("bdy", "layer 'bdy' is unknown to the model: did you mean 'body'"),
         ("alone", "layer 'alone': gives no maps that reach the class scores"),
         ("pair", "layer 'pair': gives a tuple, no maps, to the class scores"),
-        ("flat", r"layer 'flat': its output is \(3, 4096\); expected maps .* tokens is known of timm's"),
-        ("body.head", r"layer 'body.head': its output is \(4,\); expected maps"),
+        ("flat", r"layer 'flat': expected maps .*, got \(3, 4096\).* tokens is known of timm's"),
+        ("body.head", r"layer 'body.head': expected maps .*, got \(4,\)"),
         ("twice", "layer 'twice': gives 4 outputs for 2 images"),
         ("unused", "layer 'unused': no gradient of the class scores reaches its output"),
     ],
@@ -377,6 +377,16 @@ class Attends(nn.Module):
         return self.head(self.attend(tokens).mean(1)) if images.isfinite().all() else images
 
 
+class Choosy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.layer(images)
+        raise InputError("images: this model wants them otherwise")
+
+
 def test_a_transformer_within_a_model_of_ones_own() -> None:
     torch.manual_seed(0)
     model = Fixed().double().eval()
@@ -385,9 +395,11 @@ def test_a_transformer_within_a_model_of_ones_own() -> None:
         explain(model, images(), 1, "layercam")
     with pytest.raises(InputError, match="images of 40 x 40: the model does not take them"):
         explain(model, images(2, 40, 40), 1, "gradcam")
-    with pytest.raises(InputError, match=r"layer 'vit.blocks.0.attn.q_norm': its output is .* 4 x 4 patches"):
+    with pytest.raises(InputError, match=r"^images: this model wants them otherwise$"):  # says it all itself
+        explain(Choosy().double().eval(), images(), 1, "gradcam")
+    with pytest.raises(InputError, match=r"layer 'vit.blocks.0.attn.q_norm': expected maps .* 4 x 4 patches"):
         explain(model, images(), 1, "gradcam", layer="vit.blocks.0.attn.q_norm")
-    with pytest.raises(InputError, match=r"layer 'attend': its output is \(16, 8\); .* known of timm's"):
+    with pytest.raises(InputError, match=r"layer 'attend': expected maps .*, got \(16, 8\).* known of timm's"):
         explain(Attends().double().eval(), images(), 1, "gradcam", layer="attend")
 
 

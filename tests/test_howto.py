@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pages import ROOT, as_it_was, run_page, write_photographs
 from PIL import Image
 from skimage import data as photographs
 
+import wsss
 from wsss.store import read_json, write_mask
 
 
@@ -21,9 +23,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "demo").symlink_to(ROOT / "demo")
     Image.fromarray(photographs.chelsea()).save(tmp_path / "cat.jpg")
     write_photographs(tmp_path, {"chelsea": "cat", "astronaut": "person"})
-    for name, height, width in (("chelsea", 300, 451), ("astronaut", 512, 512)):
+    for name, height, width in (("chelsea", 160, 240), ("astronaut", 240, 240)):
         mask = torch.zeros(height, width, dtype=torch.uint8)
-        mask[100:200, 100:200] = 1 + (name == "astronaut")
+        mask[50:100, 50:100] = 1 + (name == "astronaut")
         write_mask(tmp_path / "my_data/masks", name, mask.numpy())
     (tmp_path / "imagenet").mkdir()
     Image.fromarray(photographs.chelsea()).save(tmp_path / "imagenet/n02123045_cat.jpg")
@@ -51,7 +53,11 @@ def test_add_a_rule(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert list((place / "explanations").glob("cat_*.png"))
 
 
-def test_add_a_kind_of_data_set(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_add_a_kind_of_data_set(
+    place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With worker processes, to which samples of one's own travel."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
     write_pets(place / "pets")
     run_page("howto_data_set.md")
     assert "no problems found" in capfd.readouterr().out
@@ -59,6 +65,9 @@ def test_add_a_kind_of_data_set(place: Path, capfd: pytest.CaptureFixture[str]) 
 
 
 def test_another_backbone(place: Path) -> None:
+    with wsss.seed_run("runs/lrp_vit", data="my_data.yaml") as seeds:
+        for sample in seeds.missing():
+            seeds.write(sample.id, torch.rand(1, 14, 14), sample.classes)
     run_page("howto_backbone.md")
     assert (place / "runs/small/affinity_net/affinity_net.safetensors").is_file()
 

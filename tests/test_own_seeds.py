@@ -219,7 +219,7 @@ def test_one_writer_at_a_time(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_seeds_of_a_run_written_again_make_the_same_masks(data: Path, tmp_path: Path, network: Path) -> None:
-    """The oracle of all of it: maps of the toolkit's own, read and written by the stranger's way."""
+    """The oracle of all of it: maps of the toolkit's own, read and written as those of any other program."""
     make_run(tmp_path / "runs/own", data)
     shutil.rmtree(tmp_path / "runs/own/masks")
     with wsss.seed_run(tmp_path / "runs/mine", data=data, split="val", scale=False) as seeds:
@@ -258,7 +258,7 @@ def test_every_command_takes_them(data: Path, tmp_path: Path, network: Path, cap
     states = {state.name: state.words for state in chain_of(tmp_path / "runs/mine", str(data))}
     assert states["mine/seeds"] == "stale: 1 of 4 images changed (b)"
     assert run(affinity, ["labels", "--seeds", "mine", *split]) == 2
-    assert "1 of 4 images of split val have changed" in capfd.readouterr().err
+    assert "1 of 4 images of split val has changed" in capfd.readouterr().err
 
 
 def test_seeds_that_are_missing_are_named(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

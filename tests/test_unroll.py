@@ -526,7 +526,7 @@ def test_bfloat16_follows_float32() -> None:
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softsign(), Head(4)), r"layer 1 \(Softsign\)"),
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.LPPool2d(2, 2), Head(4)), r"layer 1 \(LPPool2d\)"),
         (lambda: Graph(lambda m, x: m.second(x) * m.third(x)), "multiplies two branches"),
-        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), "class scores are due"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), "expected class scores"),
     ],
 )
 def test_what_has_no_rule_is_named(model, named: str) -> None:
@@ -537,7 +537,7 @@ def test_what_has_no_rule_is_named(model, named: str) -> None:
 def test_bad_options_and_small_images() -> None:
     with pytest.raises(InputError, match="epsilon"):
         unroll(Tiny(), rule="epsilon")
-    with pytest.raises(InputError, match=r"alpha 0\.5: at least 1"):
+    with pytest.raises(InputError, match=r"alpha 0\.5: expected at least 1"):
         unroll(Tiny(), rule="alpha_beta", alpha=0.5)
     with pytest.raises(InputError, match="'alpha_beta' with more"):
         unroll(Tiny(), alpha=2)

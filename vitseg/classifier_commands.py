@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from vitseg.checkpoints import find_checkpoint
 from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig
 from wsss.console import Flat, together
+from wsss.extras import need
 from wsss.options import Data, Device, Readers, Restart, Root, Runs
 from wsss.processes import from_first
 from wsss.progress import note
@@ -55,6 +56,8 @@ def train_classifier(
     from wsss.training import choose_device
 
     begin = time.monotonic()
+    if val_split:
+        need("wsss")
     train_set = load_dataset(data, train_split, root)
     val_set = load_dataset(data, val_split, root) if val_split else None
     training = Training(
@@ -122,6 +125,7 @@ def evaluate_classifier(
     from wsss.metrics import classification_scores
     from wsss.training import choose_device
 
+    need("wsss")
     dataset = load_dataset(data, split, root)
     model = load_classifier(find_checkpoint(classifier, runs))
     columns = list(outputs_for(model, dataset).values())

@@ -32,7 +32,7 @@ def explain(
     shard: Shard = "1/1",
     cfg: Annotated[ExplainConfig, Flat] = ExplainConfig(),
 ) -> None:
-    """Explain photographs: one overlay for each of the top or the named classes.
+    """Explain photographs: an overlay for each of the top or the named classes, and a sheet with their scores.
 
     Either with a classifier of train-classifier (--classifier), or with any ImageNet ViT of timm (--architecture,
     --weights). The map is that of vitseg.explain for the photograph at the model's own size (--preset plain), or the
@@ -53,7 +53,8 @@ def explain(
     top
         Number of most probable classes to explain where none is named.
     out
-        Folder of the overlays, IMAGE_CLASS.png.
+        Folder of overlays, ``IMAGE_CLASS.png``, and of sheets, which have them all beside the photograph,
+        ``IMAGE.sheet.png``.
     """
     from vitseg.methods import find_method
     from vitseg.models import load_classifier, load_imagenet_vit
@@ -64,7 +65,7 @@ def explain(
     find_method(cfg.method)
     take_shard(shard)
     if (classifier is None) == (architecture is None):
-        raise InputError("--classifier or --architecture: give one of the two")
+        raise InputError("--classifier or --architecture: expected one of the two")
     if classifier is not None:
         model = load_classifier(find_checkpoint(classifier, runs))
     else:
@@ -103,7 +104,7 @@ def explore(
     from wsss.training import choose_device
 
     if (classifier is None) == (architecture is None):
-        raise InputError("--classifier or --architecture: give one of the two")
+        raise InputError("--classifier or --architecture: expected one of the two")
     if classifier is not None:
         path = find_checkpoint(classifier, runs)
         model, title = load_classifier(path), f"{checkpoint_name(path)}: ViT classifier"

@@ -93,7 +93,7 @@ def explain(
         if first_block is not None:
             check_integer(first_block, "first_block")
         if first_block is not None and not 0 <= first_block < depth:
-            raise InputError(f"first_block {first_block}: the model has blocks 0 to {depth - 1}")
+            raise InputError(f"`first_block` {first_block}: expected a block of the model, 0 to {depth - 1}")
         first = chosen.first_block(depth, first_block)
         blocks = walked_blocks(attention_walk, attention_blocks, depth)
         with torch.no_grad():

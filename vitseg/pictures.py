@@ -28,7 +28,7 @@ def explain_photographs(
     full_size: bool = False,
     device: str = "cpu",
 ) -> list[Path]:
-    """Write an overlay for the named classes or the `top` most probable ones, see `wsss.photographs`."""
+    """Write overlays and a sheet of the named classes or the `top` most probable ones, see `wsss.photographs`."""
     settings = settings_for(classifier, config)
     classifier.model.to(device, getattr(torch, settings.dtype)).eval()
 
@@ -45,6 +45,6 @@ def explain_photographs(
         top=top,
         sees=max(settings.sizes),
         full_size=full_size,
-        limits=(0, 1),
+        comparable=False,
         method=settings.method,
     )

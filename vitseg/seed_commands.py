@@ -58,7 +58,7 @@ def seeds(
 
     method = find_method(cfg.method)
     take_shard(shard)
-    check_positive("--batch-size", batch_size)
+    check_positive(batch_size=batch_size)
     dataset = load_dataset(data, split, root)
     path = find_checkpoint(classifier, runs)
     model = load_classifier(path)

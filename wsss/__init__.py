@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from wsss.lazy import lazily
 
 if TYPE_CHECKING:
     from wsss.explanation_tests.api import TestResult, compare_tests, perturbation_test, segmentation_test
@@ -26,12 +27,8 @@ __all__ = [
 
 _OF_SEEDS = ("SeedRun", "read_seed", "seed_run", "write_seeds")
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:  # on demand, as commands that need no torch import this package too
-        return getattr(import_module("wsss.own_seeds" if name in _OF_SEEDS else "wsss.explanation_tests.api"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+# on demand, as commands that need no torch import this package too
+__getattr__, __dir__ = lazily(
+    __name__,
+    {name: "wsss.own_seeds" if name in _OF_SEEDS else "wsss.explanation_tests.api" for name in __all__},
+)

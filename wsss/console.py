@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -16,13 +17,14 @@ from cyclopts.config import Yaml
 from pydantic import ValidationError
 from rich.console import Console
 
-from wsss.configs import find_config
+from wsss.configs import find_config, read_yaml
 from wsss.errors import InputError
 from wsss.extensions import load_extension
+from wsss.faults import fault_line
 from wsss.naming import named, naming
 from wsss.processes import lost, processes, size, tells
 from wsss.progress import printable
-from wsss.settings import renamed, validation_line
+from wsss.settings import validation_line
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -86,17 +88,14 @@ def _outcome(app: App, tokens: list[str] | None) -> int:
             list[str] | None, Parameter(help=_EXTENSION, negative_iterable="", env_var="RELSEG_EXTENSION")
         ] = None,
     ) -> int | None:
-        for given in extension or ():
-            load_extension(given)
-        source = () if config is None else (Yaml(find_config(config), must_exist=True, use_commands_as_keys=False),)
-        app.config = source
-        if size() > 1 and not getattr(app.parse_args(tokens, exit_on_error=False, print_error=False)[0], _TOGETHER, 0):
-            raise InputError(f"{' '.join(tokens[:1])}: works in one process; start it without torchrun")
-        with naming(lambda: _options(app, tokens)):
-            try:
-                return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
-            except InputError as error:
-                raise InputError(named(str(error))) from error
+        with _naming_options(app, tokens):
+            for given in extension or ():
+                load_extension(given)
+            app.config = () if config is None else (_config_source(config),)
+            called = app.parse_args(tokens, exit_on_error=False, print_error=False)[0] if size() > 1 else None
+            if called is not None and not getattr(called, _TOGETHER, False):
+                raise InputError(f"{' '.join(tokens[:1])}: works in one process; start it without torchrun")
+            return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
 
     if app.meta.default_command is None:
         app.meta.default(launch)
@@ -105,7 +104,7 @@ def _outcome(app: App, tokens: list[str] | None) -> int:
         status = app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         return status if isinstance(status, int) else 0
     except cyclopts.CycloptsError as error:
-        return _fail(_cyclopts_line(error))
+        return _fail(fault_line(error))
     except ValidationError as error:
         return _fail(validation_line(error))
     except InputError as error:
@@ -129,23 +128,34 @@ def _outcome(app: App, tokens: list[str] | None) -> int:
         return 130
 
 
+def _config_source(config: str) -> Yaml:
+    path = find_config(config)
+    read_yaml(path, "the options of the command")  # cyclopts would not name a file that it cannot read
+    return Yaml(path, must_exist=True, use_commands_as_keys=False)
+
+
+@contextmanager
+def _naming_options(app: App, tokens: Sequence[str]) -> Iterator[None]:
+    """Inside, messages show arguments as the options that they are of the command which the tokens call."""
+    with naming(lambda: _options(app, tokens)):
+        try:
+            yield
+        except (InputError, cyclopts.ValidationError) as error:
+            fault = error if isinstance(error, InputError) else error.__cause__  # of an option's validator
+            if not isinstance(fault, InputError):
+                raise
+            raise InputError(named(str(fault))) from error
+
+
 def _options(app: App, tokens: Sequence[str]) -> dict[str, str]:
-    """Argument -> option of the command that the tokens call; those of nested settings too, by their own names."""
-    found: dict[str, str] = {}
-    for argument in app.parse_commands(tokens)[1][-1].assemble_argument_collection():
+    """Argument -> option, those of nested settings by their own names."""
+    found = {"config": "--config", "extension": "--extension"}
+    command = app.parse_commands(tokens)[1][-1]
+    for argument in command.assemble_argument_collection() if command.default_command else ():
         option = next((name for name in argument.names if name.startswith("--")), None)
         if option is not None and argument.show:
             found.setdefault(argument.keys[-1] if argument.keys else argument.field_info.name, option)
     return found
-
-
-def _cyclopts_line(error: cyclopts.CycloptsError) -> str:
-    cause = error.__cause__
-    if isinstance(cause, ValidationError):
-        option = validation_line(cause)
-        return f"--{option.replace('_', '-', option.split(':')[0].count('_'))}"
-    token = error.token.value if isinstance(error, cyclopts.CoercionError) and error.token else None
-    return " ".join(str(error).split()) + renamed(token)
 
 
 def _fail(line: str) -> int:

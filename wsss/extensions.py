@@ -36,7 +36,7 @@ def load_extension(given: str) -> None:
         if error.name != name.split(".")[0]:
             raise _broken(given, error) from None
         raise InputError(
-            f"--extension {given}: expected a file that ends in .py or an installed module; there is none"
+            f"`extension` {given}: expected a file that ends in .py or an installed module; there is none"
         ) from None
     except Exception as error:
         raise _broken(given, error) from None
@@ -66,14 +66,14 @@ def _on_path(given: str) -> str:
     """The name that a file is imported by, once its folder is on the path."""
     path = Path(given).expanduser().resolve()
     if not path.is_file():
-        raise InputError(f"--extension {given}: no such file")
+        raise InputError(f"`extension` {given}: no such file")
     name = path.stem
     if not name.isidentifier():
-        raise InputError(f"--extension {given}: expected a name of letters, digits and _, such as my_method.py")
+        raise InputError(f"`extension` {given}: expected a name of letters, digits and _, such as my_method.py")
     loaded = sys.modules.get(name)
     origin = getattr(loaded, "__file__", None) if loaded is not None else getattr(find_spec(name), "origin", None)
     if (loaded is not None or origin is not None) and (origin is None or Path(origin).resolve() != path):
-        raise InputError(f"--extension {given}: there is another module of that name; call the file otherwise")
+        raise InputError(f"`extension` {given}: there is another module of that name; call the file otherwise")
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     return name
@@ -84,4 +84,4 @@ def _broken(given: str, error: Exception) -> InputError:
     where = next((f", line {frame.lineno}" for frame in reversed(frames) if frame.filename.endswith(given)), "")
     if isinstance(error, SyntaxError) and error.lineno:
         where = f", line {error.lineno}"
-    return InputError(f"--extension {given}{where}: cannot be imported: {type(error).__name__}: {error}")
+    return InputError(f"`extension` {given}{where}: cannot be imported: {type(error).__name__}: {error}")

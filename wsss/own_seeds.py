@@ -17,6 +17,7 @@ import numpy as np
 
 from wsss.data import BACKGROUND, Dataset, Sample, load_dataset
 from wsss.errors import InputError
+from wsss.progress import note
 from wsss.store import DATA, Seed, Stage, class_array, due, inputs_of, write_seed
 from wsss.store import read_seed as read_seed_file
 
@@ -34,8 +35,10 @@ class SeedRun:
     stage: Stage
     dataset: Dataset
     scale: bool = True
-    _samples: Mapping[str, Sample] = field(default_factory=dict, repr=False)
-    _written: set[str] = field(default_factory=set, repr=False)
+    samples: Mapping[str, Sample] = field(default_factory=dict, repr=False)
+    """The images by their ids."""
+    written: set[str] = field(default_factory=set, repr=False)
+    """Ids of those that have been written by now."""
 
     def missing(self) -> list[Sample]:
         """The images without a seed, and those whose photograph or labels have changed since theirs was written.
@@ -56,17 +59,17 @@ class SeedRun:
         order = np.argsort(indices, kind="stable")
         seed = Seed(scores[order], class_array(sample.classes), _size(sample, size))
         write_seed(self.stage.folder, sample.id, seed, inputs_of([sample]).record(0))
-        self._written.add(sample.id)
+        self.written.add(sample.id)
 
     def _relabelled(self, sample: Sample) -> bool:
         return tuple(read_seed_file(self.stage.folder, sample.id).classes.tolist()) != sample.classes
 
     def _sample(self, image_id: str) -> Sample:
-        if image_id in self._samples:
-            return self._samples[image_id]
+        if image_id in self.samples:
+            return self.samples[image_id]
         name = str(image_id)
-        near = [stem] if (stem := Path(name).stem) in self._samples else get_close_matches(name, self._samples, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"its images are {', '.join(list(self._samples)[:3])}, ..."
+        near = [stem] if (stem := Path(name).stem) in self.samples else get_close_matches(name, self.samples, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"its images are {', '.join(list(self.samples)[:3])}, ..."
         raise InputError(f"image {image_id!r}: not in data set {self.dataset.name}, split {self.dataset.split}; {hint}")
 
     def _indices(self, sample: Sample, classes: Sequence[str | int]) -> list[int]:
@@ -131,6 +134,23 @@ def seed_run(
         ...         maps = my_maps(sample.load_image(), sample.classes)  # (K, h, w), at least 0
         ...         seeds.write(sample.id, maps, sample.classes)
     """
+    with _begun(run, data, split, root, scale, settings) as seeds:
+        yield seeds
+        there = len(seeds.samples) - len(seeds.stage.pending(seeds.samples))
+        of_all = f"{there} of {len(seeds.samples)} images of {seeds.dataset.name}/{seeds.dataset.split}"
+        note(f"{seeds.stage.folder}: seeds of {of_all}")
+
+
+@contextmanager
+def _begun(
+    run: str | Path,
+    data: str | Path | Dataset,
+    split: str,
+    root: Path | None,
+    scale: bool,
+    settings: Mapping[str, Any] | None = None,
+) -> Iterator[SeedRun]:
+    """`seed_run` without a word at its end."""
     begin = time.monotonic()
     dataset = data if isinstance(data, Dataset) else load_dataset(data, split, root)
     if not len(dataset):
@@ -147,8 +167,8 @@ def seed_run(
     with stage_of as stage:
         seeds = SeedRun(stage, dataset, bool(scale), {sample.id: sample for sample in dataset})
         yield seeds
-        if seeds._written:
-            _account(stage, dataset.split, len(seeds._written), time.monotonic() - begin)
+        if seeds.written:
+            _account(stage, dataset.split, len(seeds.written), time.monotonic() - begin)
 
 
 def write_seeds(
@@ -188,7 +208,7 @@ def write_seeds(
         return
     if data is None:
         raise InputError(f"data: expected the data set that image {image_id} is of (a YAML file), got None")
-    with seed_run(run, data=data, split=split, root=root, scale=scale) as seeds:
+    with _begun(run, data, split, root, scale) as seeds:
         seeds.write(image_id, maps, classes, size)
 
 

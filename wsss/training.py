@@ -87,7 +87,7 @@ def loader_errors() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise InputError(
-            "a reading process was killed (out of memory?): run the same command with fewer --workers"
+            "a reading process was killed (out of memory?): run the same command with fewer `workers`"
         ) from None
 
 
@@ -99,24 +99,24 @@ def choose_device(name: str, precision: str = "float32") -> str:
     Raises InputError if it is not to be had, or does not compute in that precision.
     """
     if precision == "float64" and name.startswith("mps"):
-        raise InputError(f"--precision float64: --device {name} has single precision alone; expected cpu or cuda")
+        raise InputError(f"`precision` float64: `device` {name} has single precision alone; expected cpu or cuda")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if size() > 1 and name == "cuda":
         return _own_gpu()
     if size() > 1 and name != "cpu":
-        raise InputError(f"--device {name}: expected cpu or cuda where several processes work together")
+        raise InputError(f"`device` {name}: expected cpu or cuda where several processes work together")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name}: not available here ({reason}); cpu always is") from None
+        raise InputError(f"`device` {name}: not available here ({reason}); cpu always is") from None
     return name
 
 
 def _own_gpu() -> str:
     place, there = local_rank(), torch.cuda.device_count()
     if place >= there:
-        raise InputError(f"--device cuda: expected a GPU for each process of a machine, got {there}; start fewer")
+        raise InputError(f"`device` cuda: expected a GPU for each process of a machine, got {there}; start fewer")
     torch.cuda.set_device(place)
     return f"cuda:{place}"

@@ -45,7 +45,7 @@ def explore(
 
     given = [option for option in (network, classifier, model) if option is not None]
     if len(given) != 1:
-        raise InputError("--network, --classifier or --model: give one of the three")
+        raise InputError("--network, --classifier or --model: expected one of the three")
     serve(_explained(network, classifier, model, runs, device), host=host, port=port)
 
 

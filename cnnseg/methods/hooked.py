@@ -125,7 +125,7 @@ class _Watch:
         given = self._given.pop()
         if not isinstance(value, Tensor) or not value.is_floating_point():
             kind = value.dtype if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise InputError(f"layer {self._name!r}: gives {kind}; expected maps of numbers")
+            raise InputError(f"layer {self._name!r}: expected maps of numbers, got {kind}")
         self.leaf = value.detach().clone().requires_grad_()
         if any(one._version == version and _share(one, value) for one, version in given):
             return self.leaf.clone()  # it passes on what it was given, and who reads that elsewhere reads no output
@@ -186,7 +186,7 @@ def _forward(model: nn.Module, images: Tensor) -> Tensor:
     """Class scores (B, C). InputError in one line for images that the model does not take."""
     try:
         logits = model(images)
-    except torch.OutOfMemoryError:
+    except (InputError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError, AssertionError) as error:
         height, width = images.shape[2:]

@@ -90,7 +90,7 @@ def explain_segmentation(
 
     take_shard(shard)
     if all_classes and all_layers:
-        raise InputError("--all-classes, --all-layers: give one of the two")
+        raise InputError("--all-classes, --all-layers: expected one of the two, got both")
     given = {"--class": class_name, "--pixel": pixel, "--region": region}
     given |= {f"--{name}": True for name in sorted(cfg.model_fields_set)}
     if settings is None:
@@ -101,10 +101,10 @@ def explain_segmentation(
     if all_classes and question.class_name is not None:
         raise InputError(f"--class {question.class_name}: --all-classes explains all that are predicted; give one")
     if question.network is None and network is None:
-        raise InputError("--network: needed, a checkpoint or the name of a run")
+        raise InputError("--network: expected a checkpoint or the name of a run, got none")
     paths = images or ([Path(question.image)] if question.image else [])
     if not paths:
-        raise InputError("images: none given; name a photograph, or a folder of them")
+        raise InputError("images: expected a photograph, or a folder of them, got none")
     photographs = find_photographs(paths, out)
     path = find_network(network or question.network or "", runs, {"last": LAST, "best": BEST}[which])
     fingerprint = file_hash(path)
@@ -148,7 +148,7 @@ def list_layers(
     from cnnseg.regions.explaining import RegionExplainer
     from cnnseg.segmentation.segmenting import check_stride
 
-    check_positive("--size", size)
+    check_positive(size=size)
     model = load_network(find_network(network, runs, {"last": LAST, "best": BEST}[which]))
     explainer = RegionExplainer(model)
     check_stride(model, (size, size))
@@ -198,7 +198,7 @@ def region_test(
 def _region(pixels: list[str] | None, mask: Path | None) -> Region:
     """The region that the options say."""
     if pixels and mask is not None:
-        raise InputError("--pixel, --region: give one of the two")
+        raise InputError("--pixel, --region: expected one of the two, got both")
     if mask is not None:
         from wsss.data import read_label_image
 

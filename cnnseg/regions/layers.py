@@ -83,7 +83,7 @@ def usual_layer(layers: Sequence[LayerMaps]) -> LayerMaps:
     inner = [layer for layer in layers if not layer.scores]
     if not inner:
         raise InputError(
-            "network: no layer has maps with height and width; --method lrp and input_x_gradient need none"
+            "network: no layer has maps with height and width; `method` lrp and input_x_gradient need none"
         )
     coarsest = min(layer.height * layer.width for layer in inner)
     named = [layer for layer in inner if layer.name in ENCODERS]

@@ -66,7 +66,7 @@ def find_explainers(tested: ModelUnderTest, config: RegionEvaluationConfig) -> l
     """
     names = USUAL if config.methods is None else tuple(dict.fromkeys(config.methods))
     if not names:
-        raise InputError("--methods: names none; leave the option out for the usual ones")
+        raise InputError("`methods`: names none; leave the option out for the usual ones")
     found = []
     for name in names:
         try:
@@ -74,12 +74,12 @@ def find_explainers(tested: ModelUnderTest, config: RegionEvaluationConfig) -> l
             _try(explainer, tested)
         except InputError as error:
             if config.methods is not None:
-                raise InputError(f"--methods {name}: {error}") from None
+                raise InputError(f"`methods` {name}: {error}") from None
             warn(f"{name} is left out: {error}")
         else:
             found.append(explainer)
     if len({explainer.label for explainer in found}) < len(found):
-        raise InputError(f"--methods {' '.join(names)}: two of them are one and the same")
+        raise InputError(f"`methods` {' '.join(names)}: two of them are one and the same")
     return found
 
 
@@ -117,7 +117,7 @@ def explainer_named(name: str, model: nn.Module, *, score: str = "logit") -> Exp
         explain,
         options=said,
         variants=tuple(said.values()),
-        remedy="try --precision float64",
+        remedy="try `precision` float64",
         many=True,
         code=source_file(takes.compute),
     )

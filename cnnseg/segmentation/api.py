@@ -106,7 +106,7 @@ def segment(
 def check_segments(network: Network) -> None:
     """InputError if a network makes no masks."""
     if not network.module.segments or network.masks == 0:
-        raise InputError(f"--network: a {network.kind} that was trained without masks does not segment")
+        raise InputError(f"`network`: a {network.kind} that was trained without masks does not segment")
 
 
 def read_photograph(image: Photograph) -> Image.Image:
@@ -116,9 +116,9 @@ def read_photograph(image: Photograph) -> Image.Image:
     if isinstance(image, Image.Image):
         return as_photograph(image)
     if not isinstance(image, np.ndarray):
-        raise InputError(f"images: a {type(image).__name__}; expected a file, a PIL image, or uint8 RGB (H, W, 3)")
+        raise InputError(f"images: expected a file, a PIL image, or uint8 RGB (H, W, 3), got a {type(image).__name__}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise InputError(f"image: {image.dtype} of shape {image.shape}; expected uint8 RGB (H, W, 3)")
+        raise InputError(f"image: expected uint8 RGB (H, W, 3), got {image.dtype} {image.shape}")
     return Image.fromarray(image)
 
 

@@ -17,6 +17,7 @@ from cnnseg.segmentation.settings import (
 from cnnseg.settings import BEST, LAST
 from wsss.console import Flat, together
 from wsss.errors import InputError
+from wsss.extras import extra
 from wsss.options import (
     Data,
     Device,
@@ -129,8 +130,7 @@ def pseudo_masks(
     from wsss.data import load_dataset
 
     take_shard(shard)
-    for option, value in (("--size", size), ("--batch-size", batch_size)):
-        check_positive(option, value)
+    check_positive(size=size, batch_size=batch_size)
     write_pseudo_masks(
         network,
         load_dataset(data, split, root),
@@ -185,8 +185,7 @@ def segment(
     from wsss.training import choose_device
 
     take_shard(shard)
-    for option, value in (("--batch-size", batch_size), ("--workers", workers)):
-        check_positive(option, value)
+    check_positive(batch_size=batch_size, workers=workers)
     photographs = find_photographs(images, out)
     path = find_network(network, runs, {"last": LAST, "best": BEST}[which])
     model = load_network(path)
@@ -242,7 +241,7 @@ def export(
     from wsss.data import read_image
 
     if out.suffix != f".{format}":
-        raise InputError(f"--out {out}: a name that ends in .{format} is due with --format {format}")
+        raise InputError(f"--out {out}: expected a name that ends in .{format}, as --format {format} wants")
     path = find_network(network, runs, {"last": LAST, "best": BEST}[which])
     if out.exists() and out.samefile(path):
         raise InputError(f"--out {out}: is the network itself; give another file")
@@ -262,7 +261,9 @@ def export(
 def _own_photographs() -> list[Image.Image]:
     """What scikit-image brings: a cat, a person, and a cup, of three sizes."""
     from PIL import Image
-    from skimage import data
+
+    with extra("export"):
+        from skimage import data
 
     return [Image.fromarray(photograph()) for photograph in (data.chelsea, data.astronaut, data.coffee)]
 

@@ -56,7 +56,7 @@ def write_pseudo_masks(
     network = load_network(path)
     check_classes(network, dataset)
     if not network.module.segments:
-        raise InputError(f"--network {name_or_path}: a {network.kind} makes no masks")
+        raise InputError(f"`network` {name_or_path}: a {network.kind} makes no masks")
     common = {
         "config": mask_settings(network, path, size, precision, views, labels_given=True),
         "class_names": dataset.class_names,

@@ -112,7 +112,7 @@ def segment_photographs(
         suffix=".png",
         inputs={"network": file_hash(path)},
         sources={"network": path},
-        otherwise="give another --out or delete the folder",
+        otherwise="give another `out` or delete the folder",
     )
     failed: dict[str, str] = {}
     how = {"device": device, "batch_size": batch_size, "precision": precision}
@@ -250,7 +250,7 @@ def _earlier(stage: Stage, table: Path, photographs: dict[str, Path]) -> dict[st
     for place, sample in enumerate(elsewhere):
         if records.get(sample.id) != inputs.row(place):  # else the photograph has been moved, or copied
             raise InputError(
-                f"--out {table.parent}: holds {sample.id}.png of {found[sample.id]}, not of {sample.image_path}; give "
+                f"`out` {table.parent}: holds {sample.id}.png of {found[sample.id]}, not of {sample.image_path}; give "
                 "another folder"
             )
     return found

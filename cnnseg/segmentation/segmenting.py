@@ -44,7 +44,7 @@ class Segmentation:
         if photograph.size != self.mask.shape[::-1]:
             height, width = self.mask.shape
             raise InputError(
-                f"overlay: a photograph of {photograph.size}, the mask is {(width, height)} (width, height)"
+                f"overlay: expected a photograph of {(width, height)} (width, height), got {photograph.size}"
             )
         return Image.fromarray(mask_overlay(np.asarray(photograph.convert("RGB")), self.mask, voc_palette(), opacity))
 
@@ -52,7 +52,7 @@ class Segmentation:
         """Write the mask as a palette PNG in the colours of PASCAL VOC: pixel value = class index."""
         path = Path(path)
         if path.suffix.lower() != ".png":
-            raise InputError(f"{path}: a mask is a PNG, so the name has to end in .png")
+            raise InputError(f"{path}: expected a name that ends in .png, as masks are PNGs")
         write_mask(path.parent, path.stem, self.mask)
 
 
@@ -74,7 +74,7 @@ def check_stride(network: Network, size: tuple[int, int]) -> None:
 def check_finite(maps: Tensor) -> Tensor:
     """The maps of a network, as they are. InputError if a value is not finite."""
     if not maps.isfinite().all():
-        raise InputError("the network gives NaN or infinite values: train it again, with a lower --lr")
+        raise InputError("the network gives NaN or infinite values: train it again, at a lower learning rate")
     return maps
 
 

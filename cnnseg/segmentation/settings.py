@@ -134,5 +134,5 @@ class SegmentConfig(ViewsConfig):
     @model_validator(mode="after")
     def _fits(self) -> SegmentConfig:
         if self.overlap * 2 > self.tile:
-            raise ValueError(f"overlap {self.overlap}: at most half of a tile, {self.tile // 2}")
+            raise ValueError(f"overlap {self.overlap}: expected at most half of a tile, {self.tile // 2}")
         return self

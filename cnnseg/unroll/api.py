@@ -76,9 +76,9 @@ def unroll(
         what = f"rule {rule!r}" if rule != "lrp0" else f"rules {composite.name!r}"
         raise InputError(f"{what}: everything must be tied, and there is no baseline")
     if baseline is not None and len(baseline) != 3:
-        raise InputError(f"baseline {tuple(baseline)}: a value for each of the three channels")
+        raise InputError(f"baseline {tuple(baseline)}: expected a value for each of the three channels")
     if classes_at_once is not None and classes_at_once < 1:
-        raise InputError(f"classes_at_once {classes_at_once}: at least 1")
+        raise InputError(f"`classes_at_once` {classes_at_once}: expected at least 1")
     _check_ends(ends)
     if features not in get_args(Features):
         raise InputError(f"features {features!r}: {did_you_mean(str(features), get_args(Features))}")
@@ -100,12 +100,14 @@ def unroll(
 def _rules(rules: Rules | None, rule: str, epsilon: float, alpha: float) -> Rules:
     """The rules that are meant, by either way of saying so."""
     if rule not in ("lrp0", "epsilon", "alpha_beta") or (not epsilon > 0 if rule == "epsilon" else epsilon != 0):
-        raise InputError(f"rule {rule!r} with epsilon {epsilon:g}: 'lrp0', 'alpha_beta', or 'epsilon' with more than 0")
+        raise InputError(
+            f"rule {rule!r} with epsilon {epsilon:g}: expected 'lrp0', 'alpha_beta', or 'epsilon' with more than 0"
+        )
     if not alpha >= 1 or (rule != "alpha_beta" and alpha != 1):
-        raise InputError(f"rule {rule!r} with alpha {alpha:g}: at least 1, and 'alpha_beta' with more than 1")
+        raise InputError(f"rule {rule!r} with alpha {alpha:g}: expected at least 1, and 'alpha_beta' with more than 1")
     if rules is not None:
         if rule != "lrp0":
-            raise InputError(f"rule {rule!r} and rules: give one of the two")
+            raise InputError(f"rule {rule!r} and rules: expected one of the two, got both")
         return rules
     if rule == "epsilon":
         return Epsilon(epsilon)
@@ -121,4 +123,4 @@ def _check_ends(ends: Sequence[str] | Mapping[str, float]) -> None:
     ):
         raise InputError(f"ends {ends!r}: expected names of layers, such as ('layer4', 'layer2'), or ('input',)")
     if len(set(ends)) < len(ends):
-        raise InputError(f"ends {tuple(ends)}: each once")
+        raise InputError(f"ends {tuple(ends)}: expected each once")

@@ -54,7 +54,7 @@ def check_scores(logits: Any, name: str) -> Tensor:
     """Class scores (B, C), single precision or wider. InputError if a classifier gives anything else."""
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise InputError(f"class scores are due, (B, C); {name} gives {found}")
+        raise InputError(f"expected class scores (B, C), {name} gives {found}")
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
@@ -62,4 +62,4 @@ def check_maps(activation: Tensor, layer: str | None) -> None:
     """InputError, naming the layer, if its output (B, ...) has no height and width."""
     if activation.ndim != 4:
         shape = tuple(activation.shape[1:])
-        raise InputError(f"layer {layer!r}: its output is {shape}; expected maps (channels, height, width)")
+        raise InputError(f"layer {layer!r}: expected maps (channels, height, width), got {shape}")

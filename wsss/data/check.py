@@ -164,7 +164,7 @@ def _look_over(config: DataConfig, findings: list[_Finding], problems: list[str]
         if any(finding.shown for finding in findings):
             notes.append(line)
         else:
-            problems.append(f"{line}; no mask shows a class: where 255 is the object, give --foreground-value 255")
+            problems.append(f"{line}; no mask shows a class: where 255 is the object, give `foreground_value` 255")
     turned = [finding.id for finding in findings if finding.turned]
     if turned:
         notes.append(

@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from wsss.configs import find_config
+from wsss.configs import find_config, read_yaml
 from wsss.data.layouts import BUILT_IN, FIXED, LAYOUTS
 from wsss.data.sample import BACKGROUND, IGNORE
 from wsss.data.wordnet import wordnet_ids
 from wsss.errors import InputError, did_you_mean
 from wsss.settings import Config, validation_line
-from wsss.words import counted
 
 VOC_CLASSES = (
     "aeroplane",
@@ -94,17 +92,17 @@ class DataConfig(Config):
         if self.layout not in (*BUILT_IN, *LAYOUTS):
             raise ValueError(
                 f"layout: {self.layout!r} is unknown: {did_you_mean(self.layout, (*BUILT_IN, *LAYOUTS))}; one of your "
-                "own goes with --extension FILE"
+                "own goes with `extension` FILE"
             )
         for field, names in (("classes", self.classes), ("mask_values", self.mask_values)):
             if names is None:
                 continue
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
-                raise ValueError(f"{field}: {twice[0]!r} stands there twice")
+                raise ValueError(f"{field}: expected each name once, got {twice[0]!r} twice")
             most = MAX_CLASSES if field == "mask_values" else MAX_LABELS
             if not 1 <= len(names) <= most:
-                raise ValueError(f"{field}: {counted(len(names), 'name')}; 1 to {most} are possible")
+                raise ValueError(f"{field}: expected 1 to {most} names, got {len(names)}")
             for name in names:
                 if name != name.strip() or not name or ";" in name or name == "background":
                     raise ValueError(f"{field}: {name!r} cannot be a class name (background has index 0 by itself)")
@@ -167,7 +165,7 @@ class DataConfig(Config):
         try:
             return DataConfig(**(dict(self) | {"foreground_value": value}))
         except ValidationError as error:
-            raise InputError(f"--foreground-value {value}: {validation_line(error)}") from None
+            raise InputError(f"`foreground_value` {value}: {validation_line(error)}") from None
 
     def find_root(self, root: Path | None = None) -> Path:
         """The folder of the data: `root`, else the environment variable, else the file's own.
@@ -176,14 +174,14 @@ class DataConfig(Config):
         """
         from_env = os.environ.get(self.root_env) if self.root_env else None
         if root is not None:
-            given, source = root, "--root"
+            given, source = root, "`root`"
         elif from_env:
             given, source = Path(from_env), self.root_env
         elif self.root is not None:
             given, source = self.root, f"root of data set {self.name}"
         else:
             variable = f" or the environment variable {self.root_env}" if self.root_env else ""
-            raise InputError(f"data set {self.name}: no root folder known; give it with --root PATH{variable}")
+            raise InputError(f"data set {self.name}: no root folder known; give it with `root` PATH{variable}")
         path = Path(given).expanduser()
         if not path.is_dir() and not (self.layout == "imagenet_seg" and path.is_file()):
             raise InputError(f"{source} {path}: no such folder")
@@ -198,15 +196,10 @@ def load_config(config: str | Path | DataConfig) -> DataConfig:
     if isinstance(config, DataConfig):
         return config
     path = find_config(config, "data")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: a data set is described by keys such as name, layout, root_env, classes")
+    content = read_yaml(path, "name, layout, root_env, classes")
     if isinstance(content.get("root"), str):
         content["root"] = path.parent / Path(content["root"]).expanduser()
     try:
-        return DataConfig(**content)
+        return DataConfig.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{path}: {validation_line(error)}") from None

@@ -107,11 +107,13 @@ def perturbation_test(
         tested: ModelUnderTest, photographs: Photographs, due: np.ndarray
     ) -> Generator[None, None, dict[str, np.ndarray]]:
         if photographs.pixels.shape[1] != len(mean):
-            raise InputError(f"images: {counted(photographs.pixels.shape[1], 'channel')}, mean has {len(mean)}")
+            raise InputError(
+                f"images: expected {counted(len(mean), 'channel')}, as mean has, got {photographs.pixels.shape[1]}"
+            )
         lowest, highest = (NEGATIVE, 0) if photographs.outputs == 1 else (0, photographs.outputs - 1)
         if due.min() < lowest or due.max() > highest:
             hint = f"; of one output 0 is that output, {NEGATIVE} the other class" if lowest else ""
-            raise InputError(f"targets: {due.min()} to {due.max()}; the model has classes {lowest} to {highest}{hint}")
+            raise InputError(f"targets: expected classes {lowest} to {highest}, got {due.min()} to {due.max()}{hint}")
         return perturb(tested, photographs, torch.from_numpy(due), judged, batch_size=batch_size)
 
     results = _run_test("perturbation", tested, evaluate, images, targets, batch_size, ids, progress)
@@ -166,7 +168,7 @@ def segmentation_test(
     ) -> Generator[None, None, dict[str, np.ndarray]]:
         if truths.shape[1:] != tuple(photographs.pixels.shape[2:]):
             raise InputError(
-                f"masks: {truths.shape[1:]} of images {tuple(photographs.pixels.shape[2:])}; they must be of one size "
+                f"masks: expected {tuple(photographs.pixels.shape[2:])}, as the images, got {truths.shape[1:]} "
                 "(resize masks to the nearest pixel)"
             )
         held.update(np.unique(truths).tolist())
@@ -199,7 +201,7 @@ def _explainer(
         return explainer
     if not callable(explainer):
         raise InputError(
-            f"explainer: a {type(explainer).__name__}; expected a callable (model, images, targets) -> maps"
+            f"explainer: expected a callable (model, images, targets) -> maps, got a {type(explainer).__name__}"
         )
     own = getattr(explainer, "__name__", type(explainer).__name__)
     return Explainer(name or ("explainer" if own == "<lambda>" else own), explainer, class_specific, many)
@@ -224,11 +226,11 @@ def _run_test(
     """Run a test over all batches; results per image of all of them."""
     what, read = {"perturbation": ("targets", read_targets), "segmentation": ("masks", read_masks)}[test]
     if batch_size < 1:
-        raise InputError(f"batch_size {batch_size}: at least 1")
+        raise InputError(f"batch_size {batch_size}: expected at least 1")
     due = None if truths is None else read(truths)
     names = None if ids is None else [str(name) for name in ids]
     if names is not None and len(set(names)) < len(names):
-        raise InputError(f"ids: a name stands there twice among {len(names)}")
+        raise InputError(f"ids: expected each once, got one twice among {len(names)}")
     parts: list[dict[str, np.ndarray]] = []
 
     def steps() -> Iterator[None]:
@@ -250,7 +252,7 @@ def _run_test(
             raise InputError("images: none")
         for name, given in ((what, due), ("ids", names)):
             if given is not None and len(given) != start:
-                raise InputError(f"{name}: {len(given)} for {counted(start, 'image')}; expected one an image")
+                raise InputError(f"{name}: expected one for each of {counted(start, 'image')}, got {len(given)}")
 
     with evaluating(tested.model):
         total = len(images) if isinstance(images, Tensor) else None if due is None else len(due)

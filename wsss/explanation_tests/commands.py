@@ -30,6 +30,7 @@ from wsss.explanation_tests.settings import EvaluationConfig
 from wsss.explanation_tests.tables import print_section
 from wsss.explanation_tests.targets import target_outputs
 from wsss.explanation_tests.tested import ModelUnderTest, classify, squeeze, stack
+from wsss.extras import need
 from wsss.progress import note
 from wsss.provenance import command_line
 from wsss.report.explanation import test_sections
@@ -54,6 +55,7 @@ class Order:
 
 def evaluate_by_perturbation(order: Order, data: str, split: str, root: Path | None) -> None:
     """The command ``perturbation-test``: results, figures and curves of every explainer."""
+    need("wsss")
     place = choose_device(order.device, order.config.precision)
     every = _single_class(load_dataset(data, split, root))
     dataset = evenly(every, order.config.limit)
@@ -104,6 +106,7 @@ class RegionRule:
 
 def evaluate_by_regions(order: Order, rule: RegionRule, data: str, split: str, root: Path | None) -> None:
     """The command ``region-test``: results, figures and curves of every explainer of a network that segments."""
+    need("wsss")
     place = choose_device(order.device)
     every = load_dataset(data, split, root)
     images = evenly(every, order.config.limit)
@@ -172,7 +175,7 @@ class MaskedData:
     def load(self) -> Dataset:
         """The images that show exactly one class, with masks. InputError naming an option that does not go along."""
         if (self.data is None) == (self.images is None):
-            raise InputError("--data or --images: give a data set with masks, or a folder of images with --masks")
+            raise InputError("--data or --images: expected a data set with masks, or a folder of images with --masks")
         if self.data is None:
             strays = {"--split": self.split, "--classes": self.classes, "--root": self.root}
             for option, value in strays.items():
@@ -193,6 +196,7 @@ class MaskedData:
 
 def evaluate_by_segmentation(order: Order, source: MaskedData) -> None:
     """The command ``segmentation-test``: results, figures and gallery of every explainer."""
+    need("wsss")
     place = choose_device(order.device, order.config.precision)
     every = source.load()
     dataset = evenly(every, order.config.limit)

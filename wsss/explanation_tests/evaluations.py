@@ -138,7 +138,7 @@ def open_evaluations(
             stage = Stage.open(folder, **how) if held is None else held.enter_context(Stage.writing(folder, **how))
         except InputError as error:
             count = len(explainers)
-            elsewhere = "--name or --runs" if count == 1 else f"--runs, as these are {count} methods"
+            elsewhere = "`name` or `runs`" if count == 1 else f"`runs`, as these are {count} methods"
             if "inputs.images" in str(error):
                 elsewhere += "; inputs.images: ids, classes, sizes and times of the files"
             raise InputError(f"{error} (into another run: {elsewhere})") from None
@@ -148,10 +148,10 @@ def open_evaluations(
 
 def _check_name(name: str, explainers: Sequence[Explainer]) -> None:
     if name in ("", ".", "..") or os.sep in name:
-        raise InputError(f"--name {name}: is no name of a folder in --runs; a path goes there")
+        raise InputError(f"`name` {name}: expected the name of a folder in `runs`, got a path")
     if len(explainers) > 1:
         labels = ", ".join(explainer.label for explainer in explainers)
-        raise InputError(f"--name {name}: a run holds one method, these are {len(explainers)}: {labels}")
+        raise InputError(f"`name` {name}: a run holds one method, these are {len(explainers)}: {labels}")
 
 
 def _times(folder: Path, dataset: Dataset, masks: bool) -> dict[str, str]:
@@ -249,7 +249,8 @@ def _pending(stage: Stage, records: dict[str, Record], names: Sequence[str]) -> 
     changed = {part for part, record in there.items() if differing(record, records[part])}
     if changed:
         check_root(stage, "parts", counted(len(changed), "part"))
-        note(f"{stage.folder}: {len(changed)} of {counted(len(names), 'part')} tested again: images have changed")
+        are = agreeing(len(changed), "is", "are")
+        note(f"{stage.folder}: {len(changed)} of {len(names)} parts {are} of images that have changed: tested again")
     return changed | (set(names) - there.keys())
 
 

@@ -79,7 +79,7 @@ class Explainer:
         maps = found.maps if isinstance(found, Explanation) else found
         due = f"({', '.join(map(str, (*targets.shape, 'h', 'w')))})"
         if not isinstance(maps, Tensor):
-            raise InputError(f"explainer {self.name}: gave a {type(maps).__name__}; expected a torch.Tensor {due}")
+            raise InputError(f"explainer {self.name}: expected a torch.Tensor {due}, got a {type(maps).__name__}")
         if maps.ndim != targets.ndim + 2 or maps.shape[: targets.ndim] != targets.shape or maps.numel() == 0:
             channels = maps.ndim == targets.ndim + 3 and maps.shape[: targets.ndim] == targets.shape
             hint = f"; maps.sum({targets.ndim}) adds up channels" if channels else ""
@@ -93,6 +93,6 @@ class Explainer:
                 "there"
             )
         if maps.is_complex():
-            raise InputError(f"explainer {self.name}: gave {maps.dtype} maps; expected real numbers")
+            raise InputError(f"explainer {self.name}: expected maps of real numbers, got {maps.dtype}")
         maps = maps.detach()
         return maps if maps.dtype in (torch.float32, torch.float64) else maps.float()

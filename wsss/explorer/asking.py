@@ -19,6 +19,7 @@ from wsss.explorer.explained import ExplainedModel, LayerChoice, Progress, Regio
 from wsss.explorer.sessions import Made, Photograph, Session, Sessions
 from wsss.explorer.uploads import read_photograph
 from wsss.explorer.work import Done, Waiting, Worker
+from wsss.extras import extra
 from wsss.settings import validation_line
 from wsss.store import voc_palette
 
@@ -266,6 +267,7 @@ EXAMPLES = ("chelsea", "astronaut", "coffee", "rocket")
 
 def example_file(name: str) -> bytes:
     """A photograph of scikit-image as a PNG."""
-    from skimage import data
+    with extra("explorer"):
+        from skimage import data
 
     return pictures.png(getattr(data, name)(), fast=False)

@@ -21,17 +21,6 @@ from wsss.store.records import Record, inspect
 from wsss.store.spelling import respelt
 
 MANIFEST = "manifest.json"
-MADE_BY = {
-    "seeds": "vitseg seeds (or cnnseg seeds)",
-    "affinity_labels": "affinity labels",
-    "affinity_net": "affinity train",
-    "masks": "affinity refine",
-    "classifier": "vitseg train-classifier",
-    "network": "cnnseg train-segmentation (or train-unrolled)",
-    "perturbation_test": "vitseg perturbation-test (or cnnseg perturbation-test)",
-    "segmentation_test": "vitseg segmentation-test (or cnnseg segmentation-test)",
-}
-"""The command that makes each kind of stage, for messages."""
 PROTOCOLS: dict[str, int] = {}
 """Kind of stage -> number of the way its results are made, 1 unless it stands here; raised whenever that changes other
 results than the settings say. No run goes on with results of another."""
@@ -104,7 +93,7 @@ class Stage:
         new = json.loads(json.dumps(new, default=str))  # as it will be read back: tuples are lists, paths text
         path = folder / MANIFEST
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder}: is a file; write into another run")
+            raise InputError(f"{folder}: expected a folder, or a name that is free, got a file; write into another run")
         with locked(folder / f".{MANIFEST}.lock"):
             others = [entry.name for entry in os.scandir(folder) if entry.name[0] != "." and entry.name != MANIFEST]
             if path.exists() and (others or _read_manifest(folder)["history"]):
@@ -129,20 +118,22 @@ class Stage:
         return cls(folder, manifest, sources)
 
     @classmethod
-    def read(cls, folder: Path, *, kind: str | None, class_names: tuple[str, ...] | None = None) -> Stage:
-        """Open a stage that another command made, to read it.
+    def read(
+        cls, folder: Path, *, kind: str | None, class_names: tuple[str, ...] | None = None, maker: str | None = None
+    ) -> Stage:
+        """Open a stage that another command made, to read it; `maker` is that command, for the message.
 
         Raises InputError if it is not there, is of another kind (any if None), or was made for other classes than
         `class_names`.
         """
         folder = Path(folder)
         if not (folder / MANIFEST).is_file():
-            maker = f"; `{MADE_BY[kind]}` makes it" if kind in MADE_BY else ""
+            hint = f"; `{maker}` makes it" if maker else ""
             what = "stage" if kind is None else kind.replace("_", " ")
-            raise InputError(f"{folder}: no {what} there (no {MANIFEST}){maker}")
+            raise InputError(f"{folder}: no {what} there (no {MANIFEST}){hint}")
         manifest = _read_manifest(folder)
         if kind not in (None, manifest["kind"]):
-            raise InputError(f"{folder}: holds {manifest['kind']}, {kind} are due")
+            raise InputError(f"{folder}: expected {kind}, got {manifest['kind']}")
         if class_names is not None and tuple(manifest["class_names"]) != tuple(class_names):
             theirs, ours = ", ".join(manifest["class_names"]), ", ".join(class_names)
             raise InputError(f"{folder}: {kind} made for other classes: {theirs}; this data set has: {ours}")
@@ -172,23 +163,34 @@ class Stage:
 
     def records(self, ids: Iterable[str]) -> dict[str, Record | None]:
         """The ids with a complete file -> what it was made of, None where it does not say; others as in `pending`."""
-        suffix = self.manifest["suffix"]
-        there = {name for name in os.listdir(self.folder) if name.endswith(suffix)}
-        found: dict[str, Record | None] = {}
+        ids = list(ids)
+        return {image_id: record for image_id, (whole, record) in zip(ids, self.inspected(ids), strict=True) if whole}
+
+    def inspected(self, ids: Iterable[str]) -> Iterator[tuple[bool, Record | None]]:
+        """For each of the ids in turn whether it has a complete file, and what `records` says of that.
+
+        Holds none of them, as those of a million images would take more than a gigabyte.
+        """
+        there = self._names()
+        folder, suffix = os.fspath(self.folder), self.manifest["suffix"]
         damaged = []
         for image_id in ids:
             name = f"{image_id}{suffix}"
-            if name not in there:
-                continue
-            whole, record = inspect(self.folder / name)
-            if whole:
-                found[image_id] = record
-            else:
+            whole, record = inspect(os.path.join(folder, name)) if name in there else (False, None)
+            if not whole and name in there:
                 damaged.append(name)
+            yield whole, record
         if damaged:
             more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
             warn(f"{self.folder / damaged[0]}{more}: half-written or not of this kind, to be made again")
-        return found
+
+    def absent(self, ids: Iterable[str]) -> list[str]:
+        """The ids without a file, whole or not; a look at the folder alone."""
+        there, suffix = self._names(), self.manifest["suffix"]
+        return [image_id for image_id in ids if f"{image_id}{suffix}" not in there]
+
+    def _names(self) -> set[str]:
+        return {name for name in os.listdir(self.folder) if name.endswith(self.manifest["suffix"])}
 
     def written(self, image_id: str) -> int:
         """When the file of a finished image was written, in nanoseconds: all that old results say of themselves."""
