@@ -15,7 +15,7 @@ from documentation import ALL, PAGES, ROOT, Block, prose_of
 from wsss.configs import find_config
 
 PROGRAMS = ("vitseg", "cnnseg", "affinity", "wsss")
-LANGUAGES = {"bash", "console", "python", "text", "yaml"}
+LANGUAGES = {"bash", "console", "python", "text", "yaml", "json"}
 SHELL = [block for block in ALL if block.language in ("bash", "console")]
 ASSIGNMENT = re.compile(r'^(\w+)="(.*?)"', re.M)
 INLINE = re.compile(rf"`((?:{'|'.join(PROGRAMS)}) [a-z][^`]*)`")

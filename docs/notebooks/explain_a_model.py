@@ -118,12 +118,15 @@ for name, score in zip(classifier.class_names, found.logits[0].sigmoid().tolist(
     print(f"{name}: {score:.3f}")
 
 # %% [markdown]
-# The scores belong to the picture. There *is* a map for "dog", of whatever in this photograph looks most like one,
-# but the classifier does not believe that there is a dog. Drawn on one scale, the two maps say so:
+# The scores belong to the picture. There *is* a map for "dog", of whatever in this photograph looks most like one, but
+# the classifier does not believe that there is a dog. A sheet draws several classes in the same colours for the same
+# values; `probabilities` weighs each map by what the classifier believes, as maps of a transformer have no unit in
+# common:
 
 # %%
-limits = (0, found.maps.max())
-beside(*(vitseg.overlay(photograph, found.maps[0, place], limits=limits) for place in (0, 1)))
+probabilities = found.logits[0, [cat, dog]].sigmoid().tolist()
+titles = [f"{name}\nprobability {value:.3f}" for name, value in zip(("cat", "dog"), probabilities, strict=True)]
+vitseg.sheet(photograph, found.maps[0], titles, probabilities=probabilities)
 
 # %% [markdown]
 # The map finds the parts that decide, the head above all. As a *seed* of a mask it should cover the whole animal:
