@@ -1,4 +1,4 @@
-"""The overlay in the README: what its ten lines draw, with the same ImageNet weights from a package, so without a network.
+"""The overlay in the README: what its ten lines draw, and Grad-CAM beside; the weights come from a package.
 
 python benchmarks/explained_picture.py --out docs/images/explained.png
 """
@@ -29,25 +29,16 @@ def main() -> None:
     photograph = Image.fromarray(data.chelsea()).resize((224, 224))
     images = timm.data.create_transform(**config)(photograph)[None]
 
-    names = timm.data.ImageNetInfo()
-    answers = (
-        ("lrp", "LRP", {"rules": "epsilon_plus_flat"}),
-        ("gradcam", "Grad-CAM", {}),
-    )
-    pictures = []
-    for method, title, how in answers:
-        found = cnnseg.explain(model, images, method=method, **how)
-        target = int(found.targets)
-        name = names.index_to_description(target).split(",")[0]
-        titles = [f"{title}: {name}\nscore {found.logits[0, target]:.1f}"]
-        pictures.append(cnnseg.sheet(photograph, found.maps, titles))
-    pictures[1] = pictures[1].crop((pictures[1].width // 2, 0, pictures[1].width, pictures[1].height))
-    sheet = Image.new("RGB", (sum(one.width for one in pictures), max(one.height for one in pictures)), "white")
-    left = 0
-    for picture in pictures:
-        sheet.paste(picture, (left, 0))
-        left += picture.width
-    sheet.save(options.out, optimize=True)
+    answers = {
+        "LRP": cnnseg.explain(model, images, rules="epsilon_plus_flat"),
+        "Grad-CAM": cnnseg.explain(model, images, method="gradcam"),
+    }
+    target = int(answers["LRP"].targets)
+    name = timm.data.ImageNetInfo().index_to_description(target)
+    titles = [f"{method}: {name}\nscore {found.logits[0, target]:.1f}" for method, found in answers.items()]
+    maps = [found.maps[0] / found.maps[0].max() for found in answers.values()]  # methods have no unit in common
+    label = "relevance: share of the map's largest"
+    cnnseg.sheet(photograph, maps, titles, label=label).quantize(256).save(options.out, optimize=True)
 
 
 if __name__ == "__main__":

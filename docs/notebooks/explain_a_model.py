@@ -61,7 +61,8 @@ for index in found.logits[0].topk(3).indices.tolist():
     print(f"{index}: {names.index_to_description(index)}, score {found.logits[0, index]:.1f}")
 
 # %% [markdown]
-# The map is signed: red speaks for the class, blue against it.
+# The brighter, the more a pixel speaks for the class: eyes and nose. (Where a map has both signs, red speaks for the
+# class and blue against it.)
 
 # %%
 cnnseg.overlay(photograph, found.maps[0])
@@ -118,10 +119,10 @@ for name, score in zip(classifier.class_names, found.logits[0].sigmoid().tolist(
     print(f"{name}: {score:.3f}")
 
 # %% [markdown]
-# The scores belong to the picture. There *is* a map for "dog", of whatever in this photograph looks most like one, but
-# the classifier does not believe that there is a dog. A sheet draws several classes in the same colours for the same
-# values; `probabilities` weighs each map by what the classifier believes, as maps of a transformer have no unit in
-# common:
+# The scores belong to the picture. There *is* a map for "dog", of whatever in this photograph looks most like one,
+# but the classifier does not believe that there is a dog. A sheet draws several classes in the same colours for the
+# same values; `probabilities` weighs each map by what the classifier believes, as maps of a transformer have no unit
+# in common:
 
 # %%
 probabilities = found.logits[0, [cat, dog]].sigmoid().tolist()
