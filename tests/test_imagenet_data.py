@@ -89,9 +89,7 @@ def test_imagenet_of_a_thousand_classes(tmp_path: Path) -> None:
     assert [s.classes for s in data] == [(1,), (282,), (1000,)]  # outputs 0, 281 and 999 of ImageNet-1k
     assert data.num_classes == 1000 and data.labels().sum() == 3
     photograph(tmp_path / "n02123046_none.jpg")
-    with pytest.raises(
-        InputError, match=r"n02123046_none\.jpg: expected a name <class>_any.*'n02123045'"
-    ) as caught:
+    with pytest.raises(InputError, match=r"n02123046_none\.jpg: expected a name <class>_any.*'n02123045'") as caught:
         load_dataset(config, "all", tmp_path)
     assert "(1000 in all)" in one_line(caught)
 
