@@ -75,5 +75,5 @@ lint: env
 
 # Runs the notebooks (NOTEBOOKS=no leaves their outputs out); any warning, a broken link among them, is an error.
 docs: env
-	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} "$(BIN)/python" -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} "$(BIN)/python" -m mkdocs build --strict
 	@echo "site/index.html"
