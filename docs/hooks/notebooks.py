@@ -13,6 +13,8 @@ import jupytext
 from mkdocs.structure.files import File, Files
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
+from nbconvert.filters import strip_ansi
+from nbformat import NotebookNode
 from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +45,19 @@ def page(path: Path) -> tuple[str, dict[str, bytes]]:
         NotebookClient(
             notebook, timeout=SECONDS, startup_timeout=SECONDS, extra_arguments=QUIET, resources=resources
         ).execute()
+    _tidy(notebook)
     exporter = MarkdownExporter(config=Config({"NbConvertBase": {"display_data_priority": SHOWN}}))
     body, resources = exporter.from_notebook_node(notebook, {"unique_key": path.stem, "output_files_dir": "."})
     pictures = {Path(name).name: content for name, content in resources["outputs"].items()}
     return body.replace("](./", "]("), pictures
+
+
+def _tidy(notebook: NotebookNode) -> None:
+    """Warnings of libraries and the colours of a terminal are no part of a page."""
+    for cell in notebook.cells:
+        outputs = [one for one in cell.get("outputs", []) if one.get("name") != "stderr"]
+        for one in outputs:
+            if "text" in one:
+                one["text"] = strip_ansi(one["text"])
+        if "outputs" in cell:
+            cell["outputs"] = outputs
