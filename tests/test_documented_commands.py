@@ -15,7 +15,7 @@ from documentation import ALL, PAGES, ROOT, Block, prose_of
 from wsss.configs import find_config
 
 PROGRAMS = ("vitseg", "cnnseg", "affinity", "wsss")
-LANGUAGES = {"bash", "console", "python", "text", "yaml"}
+LANGUAGES = {"bash", "console", "json", "python", "text", "yaml"}
 SHELL = [block for block in ALL if block.language in ("bash", "console")]
 ASSIGNMENT = re.compile(r'^(\w+)="(.*?)"', re.M)
 INLINE = re.compile(rf"`((?:{'|'.join(PROGRAMS)}) [a-z][^`]*)`")
@@ -52,7 +52,11 @@ def check_options(words: list[str]) -> None:
     chain, apps, rest = app.parse_commands(tokens)
     assert chain, f"{' '.join(words)}: no such command"
     arguments = apps[-1].assemble_argument_collection(parse_docstring=False)
-    known = {name for argument in arguments for name in (*argument.names, *argument.negatives)} | {"--config", "--help"}
+    known = {name for argument in arguments for name in (*argument.names, *argument.negatives)} | {
+        "--config",
+        "--extension",
+        "--help",
+    }
     for word in rest:
         if word.startswith("--"):
             assert word.split("=")[0] in known, f"{' '.join(words)}: no option {word}"
@@ -65,6 +69,9 @@ def check_complete(words: list[str]) -> None:
     if "--config" in tokens:
         place = tokens.index("--config")
         source = (Yaml(find_config(tokens[place + 1]), must_exist=True, use_commands_as_keys=False),)
+        del tokens[place : place + 2]
+    while "--extension" in tokens:  # as --config, of every command
+        place = tokens.index("--extension")
         del tokens[place : place + 2]
     before, app.config = app.config, source
     try:

@@ -10,6 +10,7 @@ import doctest
 import importlib
 import inspect
 import os
+import re
 import runpy
 import socket
 from pathlib import Path
@@ -32,8 +33,9 @@ NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.py"))
 STAND_INS = {"vit_base_patch16_224": "vit_tiny_patch16_224", "resnet50": "test_resnet"}
 """Smaller models for those of the examples; of all of them the weights are random, whatever `pretrained` says."""
 
-PYTHON = [block for block in ALL if block.language == "python" and "howto_" not in block.page]
-"""Those of the how-to pages are files of their own, which tests/test_howto.py writes and runs."""
+PYTHON = [block for block in ALL if block.language == "python" and not re.search("howto_|own_seeds", block.page)]
+"""Those of the how-to pages are files of their own, which tests/test_howto.py writes and runs, as
+tests/test_own_seeds_page.py does those of docs/own_seeds.md."""
 
 
 def documented_modules() -> list[str]:
