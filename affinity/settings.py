@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from wsss.settings import Config, MixedPrecision
+from wsss.words import counted
 
 CHECKPOINT = "affinity_net.safetensors"
 """Name of a finished network in its stage folder."""
@@ -69,7 +70,7 @@ class NetworkConfig(Config):
         if not self.levels or list(self.levels) != sorted(set(self.levels)) or self.levels[0] < 0:
             raise ValueError(f"levels {self.levels}: expected indices from 0 in ascending order")
         if len(self.widths) != len(self.levels):
-            raise ValueError(f"widths {self.widths}: expected one for each of the {len(self.levels)} levels")
+            raise ValueError(f"widths {self.widths}: expected one for each of {counted(len(self.levels), 'level')}")
         if self.groups and any(width % self.groups for width in (*self.widths, self.stem_width)):
             raise ValueError(
                 f"widths {self.widths} and stem_width {self.stem_width}: expected multiples of groups {self.groups}"
@@ -201,3 +202,8 @@ class RefineConfig(Config):
         if self.preset is not None:
             return self
         return self.model_copy(update={"preset": "filled" if seeds.get("attention_walk") else "relseg"})
+
+    def identity(self) -> dict:
+        """What the masks depend on: a preset and the same numbers by hand are the same."""
+        content = self.model_dump(mode="json", exclude={"preset"}) | self.walk()._asdict()
+        return content if self.crf else {key: content[key] for key in content if not key.startswith("crf_")}

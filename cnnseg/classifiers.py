@@ -11,7 +11,7 @@ import torchvision
 from torch import Tensor, nn
 
 from wsss.backbones import strides_first
-from wsss.errors import InputError, did_you_mean
+from wsss.errors import InputError, near_name
 from wsss.fetching import fetching
 from wsss.weights import fitting, read_weights
 
@@ -102,7 +102,7 @@ def without_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _timm(name: str, outputs: int | None, *, pretrained: bool) -> nn.Module:
     if not timm.is_model(name):
-        near = did_you_mean(name, timm.list_models(["resnet*", "vgg*"])).split("known:")[0] or "try resnet50"
+        near = near_name(name, timm.list_models(["resnet*", "vgg*"])) or "try resnet50"
         raise InputError(f"`architecture` {name}: unknown to timm: {near}")
     head = {} if outputs is None else {"num_classes": outputs}
     try:
@@ -116,7 +116,7 @@ def _timm(name: str, outputs: int | None, *, pretrained: bool) -> nn.Module:
 def _torchvision(name: str, outputs: int | None, *, pretrained: bool) -> nn.Module:
     known = torchvision.models.list_models(torchvision.models)
     if name not in known:
-        near = did_you_mean(name, known).split("known:")[0] or "try torchvision.resnet50"
+        near = near_name(name, known) or "try torchvision.resnet50"
         raise InputError(f"`architecture` torchvision.{name}: unknown to torchvision: {near}")
     head = {} if outputs is None else {"num_classes": outputs}
     model = torchvision.models.get_model(name, weights=None, **head)

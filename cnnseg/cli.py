@@ -273,7 +273,7 @@ def run_table(
 
 @app.command
 def list_networks() -> None:
-    """List the networks that train-unrolled trains."""
+    """List the kinds of networks that train-unrolled trains."""
     for name, line in NETWORKS.items():
         note(f"{name:20s} {line}")
 

@@ -282,5 +282,7 @@ def _strongest(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _finite(values: Tensor, sample: Sample) -> Tensor:
     if not values.isfinite().all():
-        raise InputError(f"the network gives NaN or infinite values for {sample.id}: train it again, with a lower `lr`")
+        raise InputError(
+            f"image {sample.id}: the network gives NaN or infinite values: train it at a lower learning rate"
+        )
     return values

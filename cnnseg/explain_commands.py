@@ -31,10 +31,11 @@ def explain(
     shard: Shard = "1/1",
     cfg: Annotated[ExplainConfig, Flat] = ExplainConfig(),
 ) -> None:
-    """Explain photographs by a CNN: one overlay for each of the top or the named classes.
+    """Explain photographs by a CNN: an overlay for each of the top or the named classes, and a sheet with their scores.
 
     Either with a classifier of train-classifier (--classifier), or with an ImageNet CNN of timm or torchvision
-    (--architecture, --weights). Maps with negative values are drawn blue and red, others in inferno colours.
+    (--architecture, --weights). Maps with negative values are drawn blue and red, others purple to yellow, all maps of
+    a photograph on one scale.
 
     Parameters
     ----------
@@ -45,7 +46,8 @@ def explain(
     top
         Number of most probable classes to explain where none is named.
     out
-        Folder of the overlays, ``IMAGE_CLASS.METHOD[.RULES][.LAYER].png``.
+        Folder of overlays, ``IMAGE_CLASS.METHOD[.RULES][.LAYER].png``, and of sheets, which have them all beside the
+        photograph, ``IMAGE.sheet.METHOD[.RULES][.LAYER].png``.
     """
     from cnnseg.photographs import explain_photographs
     from cnnseg.tested import find_model

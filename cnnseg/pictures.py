@@ -73,7 +73,9 @@ def write_evolution(
     folder = run / STAGE / SNAPSHOTS
     steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal() and path.is_dir())
     if not steps:
-        raise InputError(f"{folder}: no snapshots; train with `snapshots` ID ... to keep the heat-maps of some images")
+        raise InputError(
+            f"{folder}: no snapshots; `cnnseg train-unrolled --snapshots ID ...` keeps those of some images"
+        )
     shown = choose_steps(steps, _mious(run / STAGE), columns)
     samples = _choose_samples(folder, shown.steps, dataset, images)
     palette = class_palette(dataset, [c for sample in samples for c in sample.classes])

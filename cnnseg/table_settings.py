@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from cnnseg.reading import find_reading
 from cnnseg.settings import Kind, NetworkConfig, TrainConfig
-from wsss.configs import find_config
+from wsss.configs import find_config, read_yaml
 from wsss.errors import InputError
 from wsss.settings import Config, MixedPrecision, validation_line
 
@@ -157,12 +156,8 @@ def classifier_run(architecture: str) -> str:
 def read_table(name: str) -> tuple[Path, TableConfig]:
     """A table's YAML, by path or by name below ``configs/``. InputError naming the file and the key at fault."""
     path = find_config(name)
+    content = read_yaml(path, "title, data, budgets, rows")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise InputError(f"{path}: expected a table (title, data, budgets, rows), got a {type(content).__name__}")
-        return path, TableConfig(**content)
+        return path, TableConfig.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{path}: {validation_line(error)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None

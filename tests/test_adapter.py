@@ -394,7 +394,7 @@ def test_predicted_region() -> None:
             for column in range(4):
                 assert found[image, 0, row, column] == (int(maps[image, :, row, column].argmax()) == 1)
     assert torch.equal(predicted_region(maps[:, :1], 0), (maps[:, :1] > 0).float())
-    with pytest.raises(InputError, match="class 3: the maps have classes 0 to 2"):
+    with pytest.raises(InputError, match="class 3: expected 0 to 2, the classes of the maps"):
         predicted_region(maps, 3)
 
 

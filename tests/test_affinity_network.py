@@ -199,7 +199,7 @@ def test_settings_that_cannot_be() -> None:
         NetworkConfig(levels=(3, 1, 2, 0))
     with pytest.raises(ValidationError, match="one for each"):
         NetworkConfig(widths=(32, 32))
-    with pytest.raises(ValidationError, match="multiple of groups"):
+    with pytest.raises(ValidationError, match="multiples of groups"):
         NetworkConfig(widths=(32, 64, 64, 95))
     with pytest.raises(InputError, match="levels"):
         AffinityNetwork(NetworkConfig(kind="vit", backbone="test_vit", levels=(1, 9), **SMALL))

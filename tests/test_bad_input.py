@@ -280,7 +280,7 @@ CASES = [
         content("data/labels.csv", "a,b\n1,2\n"),
     ),
     Case(f"wsss evaluate nothing {ON}", r"nothing: no such run in runs", None),
-    Case(f"wsss compare one {ON} --out data", r"--out data: the report is a web page", None),
+    Case(f"wsss compare one {ON} --out data", r"--out data: expected a name that ends in", None),
     Case(f"wsss compare one {ON} --out affinity.safetensors/a.html", r"affinity\.safetensors", None),
     Case(f"wsss compare one {ON} --images z", r"z", None),
     Case(f"wsss compare one {ON} --images a", r"image data/images/a\.png: cannot be read", content(A, "text")),
@@ -519,7 +519,9 @@ CASES = [
         r"runs/new/seeds/",
     ),
     Case(
-        f"affinity combine {ON} --seeds one two --weights 1", r"^error: --weights: expected one .* --seeds, got 1", None
+        f"affinity combine {ON} --seeds one two --weights 1",
+        r"^error: --weights: expected one for each of the 2 runs of --seeds, got 1$",
+        two_runs_one_damaged,
     ),
     Case(f"affinity combine {ON} --seeds one", r"--seeds one: expected two or more runs", None),
     Case(

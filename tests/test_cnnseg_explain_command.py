@@ -106,7 +106,7 @@ def test_mistakes_take_one_line(place: Path, capsys: pytest.CaptureFixture[str])
     assert refused("--rules", "epsilon_pluss").startswith("rules 'epsilon_pluss' are unknown: did you mean")
     assert refused("--method", "cam", "--rules", "zero") == "rules: method cam has none; lrp has"
     assert refused("--method", "gradcam", "--layer", "layer5").startswith("layer 'layer5' is unknown to the model: did")
-    assert refused("--classes", "1000").startswith("class '1000' is unknown to the classifier")
+    assert refused("--classes", "1000").startswith("class '1000' is none of ImageNet's 1,000")
 
 
 def test_lists(capsys: pytest.CaptureFixture[str]) -> None:

@@ -242,9 +242,9 @@ def test_bad_snapshots(training: Path, capsys: pytest.CaptureFixture[str]) -> No
     np.savez(path, scores=np.zeros(3))
     assert f"{path}: no snapshot of a training" in refused()
     for maps, fault in (
-        (np.zeros((3, 4)), r"scores of shape \(3, 4\)"),
+        (np.zeros((3, 4)), r"expected finite scores \(classes, h, w\), got \(3, 4\)"),
         (np.full((3, 4, 4), np.nan), "finite"),
-        (np.zeros((4, 4, 4)), "scores of 4 classes and background; this data set has 3 in all"),
+        (np.zeros((4, 4, 4)), "expected scores of 3 classes .*got 4"),
     ):
         np.savez(path, maps=maps)
         with pytest.raises(InputError, match=fault):
@@ -264,4 +264,4 @@ def test_bad_snapshots(training: Path, capsys: pytest.CaptureFixture[str]) -> No
     for step in STEPS[1:]:
         (folder / str(step) / "x.npz").unlink()
         (folder / str(step)).rmdir()
-    assert "no snapshots; train with --snapshots ID" in refused()
+    assert "no snapshots; `cnnseg train-unrolled --snapshots ID" in refused()

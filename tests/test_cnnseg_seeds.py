@@ -510,7 +510,7 @@ def test_the_command(place: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[
     assert not (place / "runs/new").exists()
     save_file({"w": torch.zeros(1)}, place / "plain.safetensors")
     assert cnnseg("--network", place / "plain.safetensors") == 2
-    assert "holds no network of cnnseg" in capsys.readouterr().err
+    assert "expected a network of cnnseg" in capsys.readouterr().err
 
 
 @torch.no_grad()

@@ -169,10 +169,12 @@ def test_mistakes_take_one_line(command: Callable[..., int], place: Path, capsys
         return lines[0].removeprefix("error: ")
 
     before = sorted((place / "runs").iterdir())
-    assert "give one of the two" in refused("--classifier", "mine", "--architecture", "resnet50")
+    assert "expected one of the two" in refused("--classifier", "mine", "--architecture", "resnet50")
     assert "--classifier nobody: no such file" in refused("--classifier", "nobody")
     assert "method 'lrpp' is unknown: did you mean 'lrp'?" in refused("--methods", "lrpp")
-    assert "names are separated by spaces, not commas: --methods lrp cam" in refused("--methods", "lrp,cam")
+    assert "--methods lrp,cam: expected names separated by spaces, got commas: lrp cam" in refused(
+        "--methods", "lrp,cam"
+    )
     assert "composite 'zeros' is unknown: did you mean 'zero'?" in refused("--rules", "zeros")
     assert "--rules: names none" in refused("--rules")
     assert "--layer layer3: none of the methods looks at a layer" in refused("--methods", "lrp", "--layer", "layer3")
@@ -182,7 +184,7 @@ def test_mistakes_take_one_line(command: Callable[..., int], place: Path, capsys
     assert "unknown to timm: did you mean 'resnet50'?" in refused("--architecture", "resnet5O")
     fcn = create_network(NetworkConfig(kind="fcn", architecture="resnet18", weights="none"), CLASSES)
     save_network(fcn, place / "f.safetensors")
-    assert "is a fcn; `cnnseg train-classifier` makes" in refused("--classifier", place / "f.safetensors")
+    assert "expected one of `cnnseg train-classifier`, got a fcn" in refused("--classifier", place / "f.safetensors")
     assert sorted((place / "runs").iterdir()) == before
 
 

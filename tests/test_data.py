@@ -244,9 +244,9 @@ def test_no_root_names_the_ways_to_give_one(monkeypatch: pytest.MonkeyPatch) -> 
         ("name: x\nlayout: voc\nclasses: [cta]", "no VOC class 'cta': did you mean 'cat'"),
         ("name: x\nlayout: voc\nclasses: [cat, cat]", "expected each name once, got 'cat' twice"),
         ("name: x\nlayout: folder\nclasses: [background, cat]", "'background' cannot be a class name"),
-        ("name: x\nlayout: voc\nclass: [cat]", "class: Extra inputs"),
+        ("name: x\nlayout: voc\nclass: [cat]", "class: unknown; did you mean 'classes'"),
         ("name: [x", "not valid YAML"),
-        ("- name", "a data set is described by keys"),
+        ("- name", "expected keys such as name.*got a list"),
     ],
 )
 def test_faults_of_a_description(tmp_path: Path, text: str, told: str) -> None:

@@ -19,6 +19,9 @@ LANGUAGES = {"bash", "console", "json", "python", "text", "yaml"}
 SHELL = [block for block in ALL if block.language in ("bash", "console")]
 ASSIGNMENT = re.compile(r'^(\w+)="(.*?)"', re.M)
 INLINE = re.compile(rf"`((?:{'|'.join(PROGRAMS)}) [a-z][^`]*)`")
+EVERYWHERE = ("--config", "--extension")
+"""Options of every command, which `wsss.console.run` takes away before the command parses the rest."""
+
 ELLIPSIS = "..."
 """Stands for options that the text before has named: the command is not complete then, its options have to exist."""
 
@@ -53,8 +56,7 @@ def check_options(words: list[str]) -> None:
     assert chain, f"{' '.join(words)}: no such command"
     arguments = apps[-1].assemble_argument_collection(parse_docstring=False)
     known = {name for argument in arguments for name in (*argument.names, *argument.negatives)} | {
-        "--config",
-        "--extension",
+        *EVERYWHERE,
         "--help",
     }
     for word in rest:
@@ -66,13 +68,13 @@ def check_complete(words: list[str]) -> None:
     """The command parses, with the settings that it names: nothing is missing, unknown or of a wrong type."""
     program, *tokens = words
     app, source = application(program), ()
-    if "--config" in tokens:
-        place = tokens.index("--config")
-        source = (Yaml(find_config(tokens[place + 1]), must_exist=True, use_commands_as_keys=False),)
-        del tokens[place : place + 2]
-    while "--extension" in tokens:  # as --config, of every command
-        place = tokens.index("--extension")
-        del tokens[place : place + 2]
+    for option in EVERYWHERE:
+        while option in tokens:
+            place = tokens.index(option)
+            _, value = tokens[place : place + 2]
+            del tokens[place : place + 2]
+            if option == "--config":
+                source = (Yaml(find_config(value), must_exist=True, use_commands_as_keys=False),)
     before, app.config = app.config, source
     try:
         app.parse_args(tokens, exit_on_error=False, print_error=False)

@@ -175,7 +175,7 @@ def test_half_written_seed_is_named(tiny):
 def test_mask_with_an_unknown_class_is_named(tiny):
     run, data = tiny
     write_mask(run / "masks", "a", np.full((24, 37), 9, np.uint8))
-    with pytest.raises(InputError, match=r"a\.png: prediction holds the value 9"):
+    with pytest.raises(InputError, match=r"a\.png: prediction: expected values in .*, got 9"):
         evaluate_run(run, val(data), stages=["masks"])
 
 

@@ -178,12 +178,12 @@ def test_names_of_seeds() -> None:
 BAD = {
     "test_resnet+vit_tiny_patch16_22": "'vit_tiny_patch16_22' is unknown to timm: did you mean 'vit_tiny_patch16_224'",
     "resnet5O+test_vit": "trunk 'resnet5O' is unknown to timm: did you mean 'resnet50'",
-    "test_vit+test_vit": "trunk test_vit: has levels of stride 16, 16, 16; wanted is a CNN with one of 16",
+    "test_vit+test_vit": "trunk test_vit: has levels of stride 16, 16, 16; expected a CNN with one of 16",
     "test_resnet+resnet10t": "'resnet10t' has no patches that trunk test_resnet could replace",
     "test_resnet+vit_base_r50_s16_224": "'vit_base_r50_s16_224' has no patches that trunk test_resnet",
     "test_resnet+beit_base_patch16_224": "'beit_base_patch16_224' is no plain ViT",
     "test_efficientnet_v1+test_vit": "test_efficientnet is no ResNet of bottlenecks and has no version 1",
-    "resnet50+vit_giant_patch14_224": "levels of stride 2, 4, 8, 16, 32; wanted is a CNN with one of 14",
+    "resnet50+vit_giant_patch14_224": "levels of stride 2, 4, 8, 16, 32; expected a CNN with one of 14",
 }
 
 

@@ -57,6 +57,7 @@ COMMANDS = {
     "wsss evaluate": "run --split val --workers 1",
     "vitseg perturbation-test": "--classifier vit --split val --methods rollout",
     "vitseg segmentation-test": "--classifier vit --split val --methods rollout",
+    "cnnseg region-test": "--network net --split val --methods input_x_gradient --size 32 --least 0.001",
 }
 NO_DEVICE = ("affinity labels", "affinity combine", "wsss evaluate")
 NO_DATA = ("cnnseg segment",)

@@ -63,7 +63,7 @@ def test_the_second_process_is_told_who_holds_it_and_the_dead_hold_nothing(tmp_p
             with pytest.raises(InputError) as caught, writing(folder, shared=shared):
                 pass
             line = str(caught.value)
-            assert f"{folder}: is being written by `" in line and "write into another run (--name)" in line
+            assert f"{folder}: is being written by `" in line and "or write into another run" in line
             assert f"(process {process.pid} on {os.uname().nodename}, since 20" in line and "\n" not in line
     assert not is_held(folder) and holders(folder) == "another process"  # killed: nobody that could be named
     with writing(folder):

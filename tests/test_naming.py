@@ -80,9 +80,8 @@ def test_one_mistake_from_python_and_from_the_command_line(tmp_path: Path, capsy
     with pytest.raises(InputError, match=r"^`foreground_value` 0: expected a pixel value from 1 to 255"):
         load_dataset(data, "val", foreground_value=0)
     options = ["--split", "val", "--data", str(data), "--runs", str(tmp_path)]
-    photograph = str(tmp_path / "data/images/a.png")
     devices = ["--device", "mps", "--precision", "float64"]
-    assert run(vitseg, ["explain", photograph, "--architecture", "test_vit", "--weights", "none", *devices]) == 2
+    assert run(vitseg, ["perturbation-test", "--architecture", "test_vit", *options, *devices]) == 2
     assert capsys.readouterr().err.startswith("error: --precision float64: --device mps has single precision alone")
     assert run(cnnseg, ["evaluate", "--network", "x", *options, "--foreground-value", "0"]) == 2
     assert capsys.readouterr().err.startswith("error: --foreground-value 0: expected a pixel value from 1 to 255")

@@ -273,7 +273,7 @@ def test_seeds_of_a_thousand_classes(tmp_path: Path) -> None:
     (tmp_path / "seeds").rename(stage / "seeds")
     block = draw_block(data.samples[2], data, {"run": stage}, ["seeds"], alpha=8)
     assert "c999 100 %" in block.rows[0][1][0].alt
-    with pytest.raises(InputError, match="data set many: 1000 classes, and masks show 254 at most"):
+    with pytest.raises(InputError, match="data set many: expected at most 254 classes in masks, got 1000"):
         data.check_maskable()
 
 

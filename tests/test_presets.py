@@ -121,7 +121,7 @@ def test_a_model_of_timm_is_explained_and_left_as_found() -> None:
     assert vitseg.explain_photograph(model, image, [1, 3, 4]).maps.shape[:2] == (1, 3)
     with pytest.raises(InputError, match=r"one size alone.*dynamic_img_size=True"):
         vitseg.explain_photograph(timm.create_model("test_vit", dynamic_img_size=False), image)
-    with pytest.raises(InputError, match=r"targets: 5 to 5; the model has classes 0 to 4"):
+    with pytest.raises(InputError, match=r"targets: expected classes 0 to 4, got 5 to 5"):
         vitseg.explain_photograph(model, image, 5)
     with pytest.raises(InputError, match=r"preset: .*'plain' or 'seed'.*'sead'"):
         vitseg.explain_photograph(model, image, preset="sead")

@@ -400,8 +400,8 @@ def test_report_of_tests_alone(tested, tmp_path):
     figures, differences, curves, more, _ = page.tables
     assert len(curves) == 1 + 2 * 4
     entry = read_tests(tested["vit_small.rollout"])[0]
-    assert figures[1][3].startswith(f"{entry.figures['negative_predicted']:.2f}")
-    assert figures[1][-1] == "13"
+    assert figures[1][2].startswith(f"{entry.figures['negative_predicted']:.2f}")
+    assert figures[1][-2] == "13"
     assert differences[1][0] == more[0][0].replace("method", "gradcam")
 
 
@@ -441,7 +441,8 @@ def test_html_markdown_and_csv_say_the_same(tested, tmp_path):
             assert float(row[f"{column.key}:difference"]) == pytest.approx(difference, abs=1e-4)
             if column in section.compared:
                 k, span = section.compared.index(column), f"{low:.2f} to {high:.2f}"
-                assert html[row["test"]][1][1][1 + k] == f"{difference:+.2f}{span}"
+                said = verdict(column, differences[column.key])
+                assert html[row["test"]][1][1][1 + k] == f"{difference:+.2f}{said and f' {said}'}{span}"
                 assert markdown[row["test"]][-1][1 + k] == f"{difference:+.2f} ({span})"
         if row["test"] == "perturbation":
             curve = [float(x) for x in row["negative_target:curve"].split()]

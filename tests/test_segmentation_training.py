@@ -374,10 +374,10 @@ def test_bad_choices_of_masks_are_one_line(data: Path, tmp_path: Path, runs: Pat
         (["plain"], {"ignore_below": 0.5}, r"no seeds there .*"),
         (["plain"], {"soft": True}, r"no seeds there .*"),
         (["one"], {"budget": 0}, "`budget` 0: a segmentation network learns from masks"),
-        (["true", "plain"], {}, "the data set's own masks .* or runs, not both"),
+        (["true", "plain"], {}, "expected the data set's own masks .* or runs, got both"),
         (["nothing"], {}, "nothing: no such run"),
         ([], {}, "`masks`: expected a run"),
-        (["plain", "plain"], {}, "names a run twice"),
+        (["plain", "plain"], {}, "expected each run once"),
     ):
         with pytest.raises(InputError, match=line):
             changed = CONFIG.model_copy(update=changes)

@@ -252,11 +252,11 @@ def test_from_python_in_every_form(checkpoint: Path, tmp_path: Path) -> None:
     for call, line in (
         (lambda: cnnseg.segment(network, image, classes=["cow"]), "class 'cow' is unknown"),
         (lambda: cnnseg.segment(network, image, sise=3), "no option 'sise'; did you mean 'size'"),
-        (lambda: cnnseg.segment(network, image, tile=3), "tile: Input should be greater than or equal to 64"),
+        (lambda: cnnseg.segment(network, image, tile=3), "tile: expected at least 64, got 3"),
         (lambda: cnnseg.segment(network, np.zeros((4, 4), np.uint8)), "expected uint8 RGB"),
         (lambda: cnnseg.segment(network, picture(20, 70)), "70 x 20 pixels .* stride of 32"),
         (lambda: cnnseg.load_network("net", runs=tmp_path), "`network` net: no such file"),
-        (lambda: found.save(tmp_path / "mask.jpg"), "has to end in .png"),
+        (lambda: found.save(tmp_path / "mask.jpg"), "expected a name that ends in .png"),
         (lambda: found.overlay(picture(40, 40)), "a photograph of"),
     ):
         with pytest.raises(InputError, match=line):

@@ -87,7 +87,7 @@ def test_average_precision_of_nothing_and_of_bad_input() -> None:
         average_precision(np.zeros((2, 2)), np.zeros((2, 3)))
     with pytest.raises(ValueError, match="truth: expected"):
         average_precision(np.zeros((2, 2)), np.full((2, 2), 2))
-    with pytest.raises(ValueError, match="scores must lie"):
+    with pytest.raises(ValueError, match="scores: expected values in"):
         average_precision(np.full((2, 2), 1.5), np.zeros((2, 2)))
 
 

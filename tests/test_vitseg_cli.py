@@ -181,8 +181,8 @@ def test_mistakes_in_seeds(place: Path, refused: Callable[..., str]) -> None:
     for shard in ("0/3", "4/3", "3", "a/b", "1/0"):
         assert refused(*command, "--shard", shard).startswith(f"--shard {shard}: expected i/n with 1 <= i <= n")
     assert "--batch-size 0: expected at least 1" in refused(*command, "--batch-size", 0)
-    assert "first_block 6: the model has blocks 0 to 5" in refused(*command, "--first-block", 6)
-    assert "--power: Input should be greater than 0" in refused(*command, "--power", 0)
+    assert "--first-block 6: expected a block of the model, 0 to 5" in refused(*command, "--first-block", 6)
+    assert "--power: expected more than 0, got 0" in refused(*command, "--power", 0)
     assert "--split vall: no such split" in refused("seeds", "--classifier", "trained", "--split", "vall")
     plain = place / "plain.safetensors"
     save_file(timm.create_model("test_vit").state_dict(), plain)
@@ -199,7 +199,7 @@ def test_mistakes_in_training(place: Path, refused: Callable[..., str]) -> None:
     line = refused(*command, "--name", "v", "--architecture", "vit_tinny_patch16_224")
     assert line.startswith("architecture 'vit_tinny_patch16_224' is unknown to timm: did you mean 'vit_tiny_patch16")
     assert "--weights nowhere.pth: no such file" in refused(*command, "--name", "w", "--weights", "nowhere.pth")
-    assert "--lr: Input should be greater than 0" in refused(*command, "--lr", 0)
+    assert "--lr: expected more than 0, got 0" in refused(*command, "--lr", 0)
     line = refused(*command, "--name", "p", "--architecture", "test_vit3", "--weights", "none")
     assert "global_pool 'map' is not supported" in line  # said before the training, not after it
     (place / "data/images/a.png").write_text("junk")
@@ -230,9 +230,9 @@ def test_explain(place: Path, vitseg: Vitseg, refused: Callable[..., str], capsy
     save_file(timm.create_model("test_vit").state_dict(), weights)
     capsys.readouterr()
     imagenet = ("explain", photographs[0], "--architecture", "test_vit", "--weights", weights, *QUICK)
-    assert vitseg(*imagenet, "--classes", 281, "--out", place / "imagenet") == 0
+    assert vitseg(*imagenet, "--classes", "tabby cat", "--out", place / "imagenet") == 0
     assert "281 (tabby" in capsys.readouterr().out
-    assert "class '1000' is unknown to the classifier" in refused(*imagenet, "--classes", 1000)
+    assert "class '1000' is none of ImageNet's 1,000" in refused(*imagenet, "--classes", 1000)
 
     line = refused(*named, "--classes", "cart")
     assert line.startswith("class 'cart' is unknown to the classifier: did you mean 'cat'?")

@@ -209,7 +209,7 @@ def predict(
             rows.append(model(images.to(device)).float().sigmoid().cpu())
     probabilities = torch.cat(rows).numpy()
     if not np.isfinite(probabilities).all():
-        raise InputError("the classifier gives NaN or infinite scores: train it again, with a lower `lr`")
+        raise InputError("the classifier gives NaN or infinite scores: train it again, at a lower learning rate")
     return probabilities
 
 

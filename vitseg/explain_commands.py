@@ -32,7 +32,7 @@ def explain(
     shard: Shard = "1/1",
     cfg: Annotated[ExplainConfig, Flat] = ExplainConfig(),
 ) -> None:
-    """Explain photographs: one overlay for each of the top or the named classes.
+    """Explain photographs: an overlay for each of the top or the named classes, and a sheet with their scores.
 
     Either with a classifier of train-classifier (--classifier), or with any ImageNet ViT of timm (--architecture,
     --weights). The map is that of vitseg.explain for the photograph at the model's own size (--preset plain), or the
@@ -53,7 +53,8 @@ def explain(
     top
         Number of most probable classes to explain where none is named.
     out
-        Folder of the overlays, IMAGE_CLASS.png.
+        Folder of overlays, ``IMAGE_CLASS.png``, and of sheets, which have them all beside the photograph,
+        ``IMAGE.sheet.png``.
     """
     from vitseg.methods import find_method
     from vitseg.models import load_classifier, load_imagenet_vit

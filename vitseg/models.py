@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vitseg.hybrid import embedding, load_trunk, split_name, trunk_of
 from vitseg.relevance.parts import check_supported
-from wsss.errors import InputError, did_you_mean
+from wsss.errors import InputError, near_name
 from wsss.fetching import fetching
 from wsss.weights import fitting, read_checkpoint, read_weights, stored_state, write_checkpoint
 
@@ -162,7 +162,7 @@ def _create(architecture: str, num_classes: int | None, *, pretrained: bool) -> 
 
 
 def _nearest(name: str, family: list[str]) -> str:
-    return did_you_mean(name, family).split("known:")[0] or "try vit_tiny_patch16_224"
+    return near_name(name, family) or "try vit_tiny_patch16_224"
 
 
 def _load_backbone(model: VisionTransformer, path: Path, vit: str, *, without: tuple[str, ...] = ()) -> None:

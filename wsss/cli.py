@@ -206,6 +206,7 @@ def status(
     ] = None,
     root: Root = None,
     runs: Runs = Path("runs"),
+    foreground_value: ForegroundValue = None,
     check: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Print the chain of a run: what each stage was made of, and whether it is up to date, or stale and why.
@@ -223,10 +224,11 @@ def status(
     from wsss.status import chain_of
     from wsss.store import resolve_run
 
-    if data is None and root is not None:
-        raise InputError(f"--root {root}: give --data with it")
+    for option, value in (("--root", root), ("--foreground-value", foreground_value)):
+        if data is None and value is not None:
+            raise InputError(f"{option} {value}: give --data with it")
     folder = resolve_run(name, runs)
-    states = chain_of(folder, data, root)
+    states = chain_of(folder, data, root, foreground_value)
     table = Table("stage", "holds", "state", box=box.SIMPLE_HEAD, title=str(folder), title_justify="left")
     table.columns[0].overflow = "fold"
     for state in states:
@@ -238,11 +240,8 @@ def status(
     stale = [state for state in states if state.stale]
     if data is None:
         note("images, labels and masks were not looked at: give --data")
-    note(
-        f"{len(stale)} of {len(states)} {agreeing(len(stale), 'is', 'are')} stale"
-        if stale
-        else "everything is up to date"
-    )
+    are = agreeing(len(stale), "is", "are")
+    note(f"{len(stale)} of {len(states)} {are} stale" if stale else "everything is up to date")
     return int(check and bool(stale))
 
 

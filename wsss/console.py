@@ -17,13 +17,14 @@ from cyclopts.config import Yaml
 from pydantic import ValidationError
 from rich.console import Console
 
-from wsss.configs import find_config
+from wsss.configs import find_config, read_yaml
 from wsss.errors import InputError
 from wsss.extensions import load_extension
+from wsss.faults import fault_line
 from wsss.naming import named, naming
 from wsss.processes import lost, processes, size, tells
 from wsss.progress import printable
-from wsss.settings import renamed, validation_line
+from wsss.settings import validation_line
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -90,8 +91,7 @@ def _outcome(app: App, tokens: list[str] | None) -> int:
         with _naming_options(app, tokens):
             for given in extension or ():
                 load_extension(given)
-            source = () if config is None else (Yaml(find_config(config), must_exist=True, use_commands_as_keys=False),)
-            app.config = source
+            app.config = () if config is None else (_config_source(config),)
             called = app.parse_args(tokens, exit_on_error=False, print_error=False)[0] if size() > 1 else None
             if called is not None and not getattr(called, _TOGETHER, False):
                 raise InputError(f"{' '.join(tokens[:1])}: works in one process; start it without torchrun")
@@ -104,7 +104,7 @@ def _outcome(app: App, tokens: list[str] | None) -> int:
         status = app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         return status if isinstance(status, int) else 0
     except cyclopts.CycloptsError as error:
-        return _fail(_cyclopts_line(error))
+        return _fail(fault_line(error))
     except ValidationError as error:
         return _fail(validation_line(error))
     except InputError as error:
@@ -126,6 +126,12 @@ def _outcome(app: App, tokens: list[str] | None) -> int:
         if tells():
             print("\ninterrupted: run the same command again, it goes on from here", file=sys.stderr)
         return 130
+
+
+def _config_source(config: str) -> Yaml:
+    path = find_config(config)
+    read_yaml(path, "the options of the command")  # cyclopts would not name a file that it cannot read
+    return Yaml(path, must_exist=True, use_commands_as_keys=False)
 
 
 @contextmanager
@@ -150,15 +156,6 @@ def _options(app: App, tokens: Sequence[str]) -> dict[str, str]:
         if option is not None and argument.show:
             found.setdefault(argument.keys[-1] if argument.keys else argument.field_info.name, option)
     return found
-
-
-def _cyclopts_line(error: cyclopts.CycloptsError) -> str:
-    cause = error.__cause__
-    if isinstance(cause, ValidationError):
-        option = validation_line(cause)
-        return f"--{option.replace('_', '-', option.split(':')[0].count('_'))}"
-    token = error.token.value if isinstance(error, cyclopts.CoercionError) and error.token else None
-    return " ".join(str(error).split()) + renamed(token)
 
 
 def _fail(line: str) -> int:

@@ -29,13 +29,26 @@ def check_folder(path: Path, argument: str) -> None:
         raise InputError(f"`{argument}` {path}: expected a folder, or a name that is free, got a file")
 
 
+LISTED = 40
+"""Names that a message lists; of more, only the first."""
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """A closing clause that lists the valid names, the nearest first.
+    """A closing clause: the valid name that is nearest, if one is near, and the list of them, cut where it is long.
 
     >>> did_you_mean("rolout", ["rollout", "gradcam"])
     "did you mean 'rollout'? known: gradcam, rollout"
     """
     names = sorted(choices)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"{hint}known: {', '.join(names)}"
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"{near_name(name, names)}known: {', '.join(names[:LISTED])}{more}"
+
+
+def near_name(name: str, choices: Iterable[str]) -> str:
+    """A question for the valid name that is nearest, with a space behind it; empty if none is near.
+
+    >>> near_name("rolout", ["rollout", "gradcam"])
+    "did you mean 'rollout'? "
+    """
+    found = difflib.get_close_matches(name, list(choices), n=1)
+    return f"did you mean {found[0]!r}? " if found else ""

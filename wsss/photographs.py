@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from wsss.data import read_image
-from wsss.data.wordnet import describe, is_imagenet_head
-from wsss.errors import InputError, check_folder, did_you_mean
+from wsss.data.wordnet import describe, is_imagenet_head, place_of
+from wsss.errors import InputError, check_folder
 from wsss.lettering import ColourBar
 from wsss.overlay import overlay
 from wsss.processes import gathered, of_shard, share
@@ -69,11 +69,11 @@ def percent(probability: float) -> str:
     """ "99.9 %", "0.3 %"; what would round to 0 or 100 is said as less or more.
 
     >>> percent(0.99987), percent(0.25), percent(0.0002)
-    ('> 99.9 %', '25 %', '< 0.1 %')
+    ('> 99.9 %', '25.0 %', '< 0.1 %')
     """
     if probability > 0.9995:
         return "> 99.9 %"
-    return f"{100 * probability:.3g} %" if probability >= 0.0005 else "< 0.1 %"
+    return f"{100 * probability:.1f} %" if probability >= 0.0005 else "< 0.1 %"
 
 
 def explain_photographs(
@@ -115,7 +115,7 @@ def explain_photographs(
             image or whose map is not finite.
     """
     check_folder(out, "out")
-    fixed = [_output(name, class_names) for name in classes or ()]
+    fixed = [place_of(name, class_names) for name in classes or ()]
     if top < 1 or top > len(class_names):
         raise InputError(f"`top` {top}: expected 1 to {len(class_names)}, the number of classes")
     twice = {path.stem for path in paths if sum(other.stem == path.stem for other in paths) > 1}
@@ -138,7 +138,7 @@ def explain_photographs(
         if not np.isfinite(maps).all():
             failed.append(f"image {path}: the {method} map is not finite; try `precision` float64")
             continue
-        claims = _claims(logits[first:], chosen, class_names, f"{path.stem}_{{}}{suffix}.png")
+        claims = _claims(logits[first:], chosen, class_names, path.stem, suffix)
         scaled = on_one_scale(maps, None if comparable else [claim.probability for claim in claims])
         photograph = image if full_size else _fitting(image, LONGEST)
         written += _write_overlays(photograph, claims, scaled, out)
@@ -160,7 +160,7 @@ def on_one_scale(maps: np.ndarray, probabilities: Sequence[float] | None) -> Sca
     return Scaled(shares, ColourBar((0, largest), False, "relevance: share of the class's largest, times probability"))
 
 
-def _claims(logits: Tensor, chosen: Sequence[int], class_names: Sequence[str], file: str) -> list[Claim]:
+def _claims(logits: Tensor, chosen: Sequence[int], class_names: Sequence[str], stem: str, suffix: str) -> list[Claim]:
     one_of_all = is_imagenet_head(class_names)
     probabilities = logits.softmax(0) if one_of_all else logits.sigmoid()
     return [
@@ -170,7 +170,7 @@ def _claims(logits: Tensor, chosen: Sequence[int], class_names: Sequence[str], f
             float(logits[place]),
             float(probabilities[place]),
             one_of_all or bool(logits[place] > 0),
-            file.format(class_names[place].replace(os.sep, "_")),
+            f"{stem}_{class_names[place].replace(os.sep, '_')}{suffix}.png",
         )
         for place in chosen
     ]
@@ -222,9 +222,3 @@ def _tell(failed: Sequence[str], count: int) -> None:
     named = "; ".join(failed[:NAMED]) + more
     have = agreeing(len(failed), "has", "have")
     raise InputError(named if count == 1 else f"{len(failed)} of {count} photographs {have} no overlay: {named}")
-
-
-def _output(name: str, names: Sequence[str]) -> int:
-    if name not in names:
-        raise InputError(f"class {name!r} is unknown to the classifier: {did_you_mean(name, names[:50])}")
-    return list(names).index(name)

@@ -48,7 +48,7 @@ def sheet(
         signed: as of `overlay`; unless said, whether one of the maps has a negative value.
         probabilities: K, of the classes, in [0, 1]: each map becomes the share of its own largest value, times the
             probability. For explanations whose values have no unit in common, as those of vision transformers: by
-            themselves the maps of classes that are not there can be the strongest (docs/explaining_cnns.md).
+            themselves the maps of classes that are not there can be the strongest (docs/masks_for_your_images.md).
         opacity: share of the strongest colours in the picture, in [0, 1].
         heading: stands above everything. label: what the values are, beneath the scale.
 

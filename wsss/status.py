@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,11 +45,14 @@ class State:
         return "; ".join(parts)
 
 
-def chain_of(run: Path, data: str | None = None, root: Path | None = None) -> list[State]:
+def chain_of(
+    run: Path, data: str | None = None, root: Path | None = None, foreground_value: int | None = None
+) -> list[State]:
     """The stages of a run, and those of other runs that they were made of, each after its sources; then the figures.
 
     Args:
-        data, root: the data set, see `load_dataset`: without it, images, labels and ground truth are not looked at.
+        data, root, foreground_value: the data set, see `load_dataset`: without it, images, labels and ground truth are
+            not looked at.
 
     Raises:
         InputError: no stage in that folder, a manifest that is damaged, or no such data set.
@@ -57,7 +60,7 @@ def chain_of(run: Path, data: str | None = None, root: Path | None = None) -> li
     stages = _stages(run)
     if not stages:
         raise InputError(f"{run}: expected a run of one of the commands, got a folder without stages ({MANIFEST})")
-    splits = {} if data is None else _load(data, root, stages.values())
+    splits = {} if data is None else _load(data, root, foreground_value, stages.values())
     states: dict[Path, State] = {}
     for folder, stage in stages.items():
         found = _state_of(stage, splits)
@@ -87,14 +90,14 @@ def _stages(run: Path) -> dict[Path, Stage]:
     return found
 
 
-def _load(data: str, root: Path | None, stages: Sequence[Stage]) -> Splits:
+def _load(data: str, root: Path | None, foreground_value: int | None, stages: Iterable[Stage]) -> Splits:
     names = set().union(*(stage.splits for stage in stages))
     names |= {stage.manifest["config"].get(key) for stage in stages for key in ("split", "val_split")}
     found: dict[str, Dataset] = {}
     failed: InputError | None = None
     for name in sorted(filter(None, names)):
         try:
-            found[name] = load_dataset(data, name, root)
+            found[name] = load_dataset(data, name, root, foreground_value=foreground_value)
         except InputError as error:
             failed = error
     if failed is not None and not found:

@@ -119,5 +119,5 @@ def check_finite(state: Mapping[str, Tensor], source: str) -> None:
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
             raise InputError(
                 f"{source}: {name} has values that are not finite, as a training leaves that went astray; train again "
-                "with a lower `lr`, or take another file"
+                "with a lower learning rate, or take another file"
             )

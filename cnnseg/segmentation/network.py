@@ -16,7 +16,7 @@ from cnnseg.classifiers import FIRST_VERSION, normalisation
 from cnnseg.segmentation.settings import DECODERS, SegmentationConfig
 from wsss.backbones import PACKAGE, quiet, strides_first
 from wsss.backbones import read_weights as read_timm_weights
-from wsss.errors import InputError, did_you_mean
+from wsss.errors import InputError, did_you_mean, near_name
 from wsss.extras import extra
 from wsss.fetching import fetching
 from wsss.weights import fitting, read_weights
@@ -131,7 +131,7 @@ def encoder_name(name: str, *, vit: bool = False) -> tuple[str, bool]:
         return f"{TIMM}{plain}", version_1
     if vit and plain in known:
         raise InputError(f"`encoder` {name}: expected a ViT of timm; {_advice('dpt')}")
-    near = did_you_mean(name, [*known, *timm.list_models()]).split("known:")[0]
+    near = near_name(name, [*known, *timm.list_models()])
     raise InputError(f"`encoder` {name}: unknown to segmentation-models-pytorch and to timm: {near or 'try resnet50'}")
 
 

@@ -74,7 +74,7 @@ def check_stride(network: Network, size: tuple[int, int]) -> None:
 def check_finite(maps: Tensor) -> Tensor:
     """The maps of a network, as they are. InputError if a value is not finite."""
     if not maps.isfinite().all():
-        raise InputError("the network gives NaN or infinite values: train it again, with a lower `lr`")
+        raise InputError("the network gives NaN or infinite values: train it again, at a lower learning rate")
     return maps
 
 

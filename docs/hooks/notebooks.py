@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jupytext
-from jupyter_client.manager import AsyncKernelManager
 from mkdocs.structure.files import File, Files
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
@@ -19,6 +18,9 @@ from traitlets.config import Config
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs/notebooks"
 SECONDS = 600
+QUIET = Config({"KernelManager": {"transport": "ipc"}})
+"""A kernel on TCP warns that it is not encrypted."""
+
 SHOWN = ["image/png", "text/plain"]
 
 
@@ -37,9 +39,8 @@ def page(path: Path) -> tuple[str, dict[str, bytes]]:
     notebook = jupytext.read(path)
     if os.environ.get("NOTEBOOKS") != "no":
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc")
         resources = {"metadata": {"path": str(FOLDER)}}
-        NotebookClient(notebook, km=kernel, timeout=SECONDS, resources=resources).execute()
+        NotebookClient(notebook, timeout=SECONDS, config=QUIET, resources=resources).execute()
     exporter = MarkdownExporter(config=Config({"NbConvertBase": {"display_data_priority": SHOWN}}))
     body, resources = exporter.from_notebook_node(notebook, {"unique_key": path.stem, "output_files_dir": "."})
     pictures = {Path(name).name: content for name, content in resources["outputs"].items()}

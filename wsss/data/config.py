@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from wsss.configs import find_config
+from wsss.configs import find_config, read_yaml
 from wsss.data.layouts import BUILT_IN, FIXED, LAYOUTS
 from wsss.data.sample import BACKGROUND, IGNORE
 from wsss.data.wordnet import wordnet_ids
@@ -197,17 +196,10 @@ def load_config(config: str | Path | DataConfig) -> DataConfig:
     if isinstance(config, DataConfig):
         return config
     path = find_config(config, "data")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise InputError(
-            f"{path}: expected keys such as name, layout, root_env, classes, got a {type(content).__name__}"
-        )
+    content = read_yaml(path, "name, layout, root_env, classes")
     if isinstance(content.get("root"), str):
         content["root"] = path.parent / Path(content["root"]).expanduser()
     try:
-        return DataConfig(**content)
+        return DataConfig.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{path}: {validation_line(error)}") from None

@@ -9,7 +9,7 @@ from pathlib import Path
 from wsss.data.config import DataConfig
 from wsss.data.folder import IMAGE_SUFFIXES
 from wsss.data.sample import Sample
-from wsss.errors import InputError, did_you_mean
+from wsss.errors import InputError, did_you_mean, near_name
 
 Report = Callable[[str], None]
 
@@ -69,7 +69,7 @@ def class_hint(name: str, known: Mapping[str, int]) -> str:
     """
     if len(known) <= _LISTED:
         return did_you_mean(name, known)
-    return did_you_mean(name, known).split("known: ")[0] + f"known: {_listed(list(known))}"
+    return near_name(name, known) + f"known: {_listed(list(known))}"
 
 
 def _split_folder(config: DataConfig, root: Path, split: str) -> Path:

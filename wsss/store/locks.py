@@ -139,7 +139,7 @@ def _join(folder: Path, file: IO[str], shared: bool) -> None:
         except BlockingIOError:
             pass
     raise InputError(
-        f"{folder}: is being written by {holders(folder)}; wait for it or stop it, or write into another run (`name`)"
+        f"{folder}: is being written by {holders(folder)}; wait for it or stop it, or write into another run"
     )
 
 
