@@ -128,12 +128,6 @@ def seed_run(
 
     Raises:
         InputError: no such data set or split, the run has seeds that were made otherwise, or somebody is writing them.
-
-    Example:
-        >>> with seed_run("runs/mine", data="my_data.yaml", settings={"method": "gradcam"}) as seeds:  # doctest: +SKIP
-        ...     for sample in seeds.missing():
-        ...         maps = my_maps(sample.load_image(), sample.classes)  # (K, h, w), at least 0
-        ...         seeds.write(sample.id, maps, sample.classes)
     """
     with _begun(run, data, split, root, scale, settings) as seeds:
         yield seeds
@@ -201,9 +195,6 @@ def write_seeds(
 
     Raises:
         InputError: an image, a class, maps or a size other than said here; nothing is written then.
-
-    Example:
-        >>> write_seeds("runs/mine", "cat_01", maps, ["cat"], (375, 500), data="my_data.yaml")  # doctest: +SKIP
     """
     if isinstance(run, SeedRun):
         if data is not None:
