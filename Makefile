@@ -2,6 +2,7 @@
 # make explore  a page that is asked, with the mouse, why a network says what it says
 # make test   the tests
 # make lint   style and format
+# make docs   the documentation as a site, in site/
 # make env    the environment alone, in .venv
 
 VENV ?= .venv
@@ -12,7 +13,7 @@ STAMP := $(VENV)/.relseg-installed
 PYTHON ?= python3.11 python3.12 python3.13 python3
 FITS := import sys; sys.exit(sys.version_info[:2] < (3, 11))
 
-.PHONY: help env demo explore test lint
+.PHONY: help env demo explore test lint docs
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -35,7 +36,7 @@ $(STAMP): pyproject.toml
 	fi
 	@"$(BIN)/python" -c 'import pip' 2>/dev/null || "$(BIN)/python" -m ensurepip
 	@echo "installing into $(VENV): PyTorch and others, about 6 GB, some minutes"
-	@"$(BIN)/python" -m pip install --disable-pip-version-check -q -e '.[dev,export,oracles,explorer]' || { \
+	@"$(BIN)/python" -m pip install --disable-pip-version-check -q -e '.[dev,docs,export,oracles,explorer]' || { \
 	  echo "error: the installation failed, see above" >&2; \
 	  exit 2; \
 	}
@@ -60,3 +61,8 @@ test: env
 lint: env
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
+
+# Runs the notebooks (NOTEBOOKS=no leaves their outputs out); any warning, a broken link among them, is an error.
+docs: env
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} "$(BIN)/python" -m mkdocs build --strict --quiet
+	@echo "site/index.html"

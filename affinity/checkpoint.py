@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from affinity.network import AffinityNetwork
 from affinity.settings import NetworkConfig
-from wsss.console import validation_line
 from wsss.errors import InputError
+from wsss.settings import validation_line
 from wsss.weights import read_checkpoint, widened, write_checkpoint
 
 FORMAT = "relseg affinity network 1"

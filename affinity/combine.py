@@ -10,13 +10,13 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, PositiveFloat
 
-from wsss.console import Config, Several
 from wsss.data import Sample
 from wsss.errors import InputError
 from wsss.parallel import map_parallel
+from wsss.settings import Config
 from wsss.store import Seed, read_seed, write_seed
 
-PerRun = Annotated[tuple[PositiveFloat, ...] | None, Field(min_length=1), Several]
+PerRun = Annotated[tuple[PositiveFloat, ...] | None, Field(min_length=1)]
 
 
 class CombineConfig(Config):
@@ -31,9 +31,11 @@ class CombineConfig(Config):
 
     def check(self, runs: int) -> None:
         """InputError unless there are as many weights and powers, if any, as runs."""
-        for option, values in (("--weights", self.weights), ("--powers", self.powers)):
+        for argument, values in (("weights", self.weights), ("powers", self.powers)):
             if values is not None and len(values) != runs:
-                raise InputError(f"{option}: {len(values)} given, expected one for each of the {runs} runs of --seeds")
+                raise InputError(
+                    f"`{argument}`: expected one for each of the {runs} runs of `seeds`, got {len(values)}"
+                )
 
 
 def combine_seeds(seeds: Sequence[Seed], config: CombineConfig = CombineConfig()) -> Seed:
@@ -53,8 +55,8 @@ def combine_seeds(seeds: Sequence[Seed], config: CombineConfig = CombineConfig()
     for other in seeds[1:]:
         if other.size != first.size or other.classes.tolist() != first.classes.tolist():
             raise ValueError(
-                f"classes {first.classes.tolist()} of an image of {first.size} and {other.classes.tolist()} of one of "
-                f"{other.size}: all must be the same"
+                f"expected equal classes and sizes, got {first.classes.tolist()} of {first.size} and "
+                f"{other.classes.tolist()} of {other.size}"
             )
     weights, powers = (values or (1.0,) * len(seeds) for values in (config.weights, config.powers))
     grid = max((seed.scores.shape[1:] for seed in seeds), key=lambda shape: shape[0] * shape[1])
@@ -80,8 +82,9 @@ def combine_images(
 
 
 def _combine_image(sample: Sample, sources: tuple[Path, ...], folder: Path, config: CombineConfig) -> None:
+    seeds = [read_seed(source, sample.id) for source in sources]
     try:
-        seed = combine_seeds([read_seed(source, sample.id) for source in sources], config)
+        seed = combine_seeds(seeds, config)
     except ValueError as error:
         raise InputError(f"seeds of image {sample.id} in {', '.join(map(str, sources))}: {error}") from None
     write_seed(folder, sample.id, seed, sample.made_of)

@@ -26,20 +26,15 @@ class DenseCRF:
 
     def __init__(self, image: np.ndarray, config: CRFConfig = CRFConfig(), *, device: str = "cpu") -> None:
         """
-        Parameters
-        ----------
-        image
-            (H, W, 3) uint8, RGB.
-        device
-            Where it is computed: "cpu", "cuda", ...
+        Args:
+            image: (H, W, 3) uint8, RGB.
+            device: where it is computed: "cpu", "cuda", ...
 
-        Raises
-        ------
-        ValueError
-            On another shape or dtype.
+        Raises:
+            ValueError: on another shape or dtype.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise ValueError(f"image is {image.dtype} {image.shape}, expected uint8 (H, W, 3)")
+            raise ValueError(f"image: expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
         self._size, self._config, self._device = image.shape[:2], config, device
         colours = torch.from_numpy(np.array(image)).to(device).reshape(-1, 3).float()
         rows, columns = (torch.arange(side, device=device, dtype=torch.float32) for side in self._size)
@@ -55,27 +50,20 @@ class DenseCRF:
     def __call__(self, scores: np.ndarray) -> np.ndarray:
         """Label probabilities after mean-field inference (algorithm 1 of the paper).
 
-        Parameters
-        ----------
-        scores
-            (..., L, H, W) in [0, 1], larger is likelier; any number of score maps goes through at once. They need not
-            sum to 1: a common factor at a pixel changes nothing but for the clipping at `config.clip`.
+        Args:
+            scores: (..., L, H, W) in [0, 1], larger is likelier; any number of score maps goes through at once. They
+                need not sum to 1: a common factor at a pixel changes nothing but for the clipping at `config.clip`.
 
-        Returns
-        -------
-        (..., L, H, W) float32, sums to 1 over L.
+        Returns:
+            (..., L, H, W) float32, sums to 1 over L.
 
-        Raises
-        ------
-        ValueError
-            If the shape is not that of the image, or a score is not finite.
+        Raises:
+            ValueError: if the shape is not that of the image, or a score is not finite.
         """
         if scores.ndim < 3 or scores.shape[-2:] != self._size or 0 in scores.shape:
-            raise ValueError(
-                f"scores have shape {scores.shape}, expected (..., labels, {self._size[0]}, {self._size[1]})"
-            )
+            raise ValueError(f"scores: expected (..., L, {self._size[0]}, {self._size[1]}), got {scores.shape}")
         if not np.isfinite(scores).all():
-            raise ValueError("scores are not finite")
+            raise ValueError("scores: expected finite values, got NaN or infinite ones")
         likely = np.log(np.clip(scores, self._config.clip, 1)).astype(np.float32)
         likely = torch.from_numpy(likely).to(self._device)
         labels, pixels = scores.shape[-3], scores.shape[-2] * scores.shape[-1]

@@ -36,7 +36,9 @@ class Stages(nn.Module):
                 f"backbone {architecture}: no levels can be taken from its trunk, a {type(self.backbone).__name__}"
             )
         if levels[-1] >= len(infos):
-            raise InputError(f"levels {levels}: the trunk of {architecture} has levels 0 to {len(infos) - 1}")
+            raise InputError(
+                f"levels {levels}: expected some of 0 to {len(infos) - 1}, the levels of the trunk of {architecture}"
+            )
         self.channels = [infos[level]["num_chs"] for level in levels]
         self.strides = [infos[level]["reduction"] for level in levels]
 

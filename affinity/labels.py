@@ -11,12 +11,12 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from affinity.settings import CRFConfig
-from wsss.console import Config
 from wsss.data import BACKGROUND, IGNORE, Sample
 from wsss.entries import ALPHAS, READING_ALPHA
 from wsss.errors import InputError
 from wsss.metrics import alpha_background
 from wsss.parallel import map_parallel
+from wsss.settings import Config
 from wsss.store import Seed, read_seed, write_mask
 
 
@@ -33,7 +33,7 @@ class LabelsConfig(Config):
     @model_validator(mode="after")
     def _ordered(self) -> LabelsConfig:
         if self.alpha_low > self.alpha_high:
-            raise ValueError(f"alpha_low {self.alpha_low} must not exceed alpha_high {self.alpha_high}")
+            raise ValueError(f"alpha_low {self.alpha_low}: expected at most alpha_high, {self.alpha_high}")
         return self
 
     def for_refined(self) -> LabelsConfig:
@@ -52,19 +52,14 @@ def confident_labels(
     high is confidently background; everything else is neutral. Where both hold (the CRF may do that at a pixel
     here and there) the background wins, as in AffinityNet's `VOC12AffDataset`.
 
-    Parameters
-    ----------
-    image
-        (H, W, 3) uint8, RGB.
-    scores
-        (K, H, W) in [0, 1], the seed at the size of the image.
-    classes
-        (K,) class indices in 1..C. With K = 0, an image that shows no class of the list, every pixel is confident
-        background: its image-level label says exactly that.
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        scores: (K, H, W) in [0, 1], the seed at the size of the image.
+        classes: (K,) class indices in 1..C. With K = 0, an image that shows no class of the list, every pixel is
+            confident background: its image-level label says exactly that.
 
-    Returns
-    -------
-    (H, W) uint8: 0 background, class index, 255 neutral.
+    Returns:
+        (H, W) uint8: 0 background, class index, 255 neutral.
     """
     if len(classes) == 0:
         return np.full(image.shape[:2], BACKGROUND, np.uint8)

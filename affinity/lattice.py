@@ -30,7 +30,7 @@ class PermutohedralLattice:
             ValueError: features of another shape, or that spread over more vertices than 63 bits can number.
         """
         if features.ndim != 2 or 0 in features.shape:
-            raise ValueError(f"features have shape {tuple(features.shape)}, expected (N, d)")
+            raise ValueError(f"features: expected (N, d), got {tuple(features.shape)}")
         keys, weights, strides = _simplices(features.float().T.contiguous())
         size, points = keys.shape
         keys, weights = keys.T.flatten(), weights.T.flatten()

@@ -89,19 +89,14 @@ def affinity_loss(features: Tensor, labels: Tensor, radius: int = 5) -> Affinity
     together, AffinityNet (section 3.2) has log(1 - W) and so has this. -log W is the distance itself and needs no
     epsilon.
 
-    Parameters
-    ----------
-    features
-        (B, D, h, w), computed on as float32 (float64 stays).
-    labels
-        (B, h, w) uint8: 0 background, class index, 255 neutral.
-    radius
-        Pairs closer than this are counted.
+    Args:
+        features: (B, D, h, w), computed on as float32 (float64 stays).
+        labels: (B, h, w) uint8: 0 background, class index, 255 neutral.
+        radius: pairs closer than this are counted.
 
-    Returns
-    -------
-    AffinityLoss. A part without any pair is 0. Of several processes (`wsss.processes`) each gets what its own pairs add
-    to the loss of all.
+    Returns:
+        AffinityLoss. A part without any pair is 0. Of several processes (`wsss.processes`) each gets what its own pairs
+        add to the loss of all.
     """
     distances = pair_distances(features if features.dtype == torch.float64 else features.float(), radius)
     foreground, background, negative = pair_kinds(labels, radius)

@@ -12,9 +12,8 @@ from torch.nn import functional as F
 
 from affinity.hybrid import Stages, is_hybrid, load_trunk, resolve
 from affinity.settings import STRIDE, NetworkConfig
-from wsss.backbones import create_backbone
+from wsss.backbones import create_backbone, strides_first
 from wsss.errors import InputError
-from wsss.weights import strides_first
 
 
 class AffinityNetwork(nn.Module):
@@ -26,17 +25,12 @@ class AffinityNetwork(nn.Module):
 
     def __init__(self, config: NetworkConfig, *, load_weights: bool = True) -> None:
         """
-        Parameters
-        ----------
-        config
-            The architecture.
-        load_weights
-            False: the trunk is left at random, for a checkpoint to fill.
+        Args:
+            config: the architecture.
+            load_weights: False: the trunk is left at random, for a checkpoint to fill.
 
-        Raises
-        ------
-        InputError
-            If the backbone, its levels or its weights do not exist or do not fit.
+        Raises:
+            InputError: if the backbone, its levels or its weights do not exist or do not fit.
         """
         super().__init__()
         if config.kind == "hybrid" and load_weights:
@@ -150,13 +144,13 @@ def _vit(config: NetworkConfig, weights: str | None) -> tuple[nn.Module, list[in
     try:
         trunk = create_backbone(config.backbone, weights, num_classes=0, dynamic_img_size=True)
     except TypeError:
-        raise InputError(f"backbone {config.backbone}: not a ViT of timm; use kind cnn for other models") from None
+        raise InputError(f"backbone {config.backbone}: expected a ViT of timm; use kind cnn for other models") from None
     if config.levels[-1] >= len(trunk.blocks):
-        raise InputError(f"levels {config.levels}: {config.backbone} has blocks 0 to {len(trunk.blocks) - 1}")
+        raise InputError(f"levels {config.levels}: expected blocks of {config.backbone}, 0 to {len(trunk.blocks) - 1}")
     trunk.prune_intermediate_layers(list(config.levels), prune_norm=False, prune_head=True)
     patch = trunk.patch_embed.patch_size
     if patch[0] != patch[1] or patch[0] % STRIDE:
-        raise InputError(f"backbone {config.backbone}: patches of {patch}; they must be square, a multiple of {STRIDE}")
+        raise InputError(f"backbone {config.backbone}: expected square patches, a multiple of {STRIDE}, got {patch}")
     return trunk, [trunk.embed_dim] * len(config.levels), [patch[0]] * len(config.levels)
 
 

@@ -16,7 +16,7 @@ def half_disk(radius: int) -> tuple[Offset, ...]:
     Raises ValueError if `radius` < 2, which has no neighbour.
     """
     if radius < 2:
-        raise ValueError(f"radius {radius}: a neighbourhood needs a radius of at least 2")
+        raise ValueError(f"radius {radius}: expected at least 2")
     return tuple(
         (dy, dx)
         for dy in range(radius)

@@ -5,20 +5,18 @@ The network runs here, the walk and the CRF in worker processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
-from pydantic import Field
 
 from affinity.labels import check_seed
-from affinity.settings import STRIDE, CRFConfig
+from affinity.settings import STRIDE, RefineConfig
 from affinity.walk import pair_affinity, random_walk
-from wsss.console import Config
 from wsss.data import BACKGROUND, Sample
 from wsss.errors import InputError
 from wsss.metrics import alpha_background
@@ -27,86 +25,6 @@ from wsss.store import Seed, read_seed, write_mask, write_seed
 
 if TYPE_CHECKING:
     from affinity.network import AffinityNetwork
-
-
-class Walk(NamedTuple):
-    """What turns seeds into scores of classes and background."""
-
-    beta: float
-    steps: int
-    rescale: bool
-    alpha: float
-
-
-PRESETS = {
-    "relseg": Walk(beta=8, steps=256, rescale=True, alpha=1),
-    "filled": Walk(beta=8, steps=32, rescale=False, alpha=8),
-    "seed": Walk(beta=16, steps=8, rescale=False, alpha=16),
-    "affinitynet": Walk(beta=8, steps=256, rescale=False, alpha=16),
-}
-"""Ours, chosen on training images: for seeds that mark parts of objects (docs/results.md), and for those that an
-attention walk has filled (docs/better_masks.md); Athanasiadis et al.'s (section 3.3.3); AffinityNet's own code's (2^8
-steps).
-
-Athanasiadis et al. (2021) does not give the alpha of the background that walks; it is AffinityNet's.
-"""
-
-
-class FinalCRFConfig(CRFConfig):
-    """Settings of the CRF after the walk: nearer and more alike pixels than for the labels.
-
-    As in IRNet, AffinityNet's successor (Ahn, Cho and Kwak, CVPR 2019).
-    """
-
-    colour_sigma_xy: float = Field(50, gt=0)
-    """reach of the appearance term, in pixels"""
-    colour_sigma_rgb: float = Field(5, gt=0)
-    """reach of the appearance term, in grey levels"""
-
-
-class RefineConfig(Config):
-    """Settings of the walk and of what turns its scores into a mask."""
-
-    preset: Literal["relseg", "filled", "seed", "affinitynet"] | None = None
-    """relseg: beta 8, 256 steps, rescaled, alpha 1; filled: beta 8, 32 steps, alpha 8; seed: beta 16, 8 steps, alpha
-    16; affinitynet: beta 8, 256 steps, alpha 16. If not given, filled for seeds that were made with an attention walk,
-    and relseg for all others"""
-    beta: float | None = Field(None, gt=0)
-    """exponent of the affinities, instead of the preset's"""
-    steps: int | None = Field(None, ge=0)
-    """steps of the walk, instead of the preset's"""
-    rescale: bool | None = None
-    """min-max scale each class after the walk, then take the background (an image surely shows each of its classes
-    somewhere, and a walk flattens small peaks); else the background walks beside the classes"""
-    peak: float = Field(98, gt=0, le=100)
-    """percentile of a class's walked scores that becomes 1 where they are rescaled; below 100, a few outlying tokens
-    (the corners of a ViT's rollout) do not set the scale"""
-    alpha: float | None = Field(None, gt=0)
-    """exponent of the background, (1 - strongest class)^alpha, instead of the preset's"""
-    radius: int = Field(5, ge=2)
-    """nodes closer than this are neighbours"""
-    crf: bool = False
-    """dense CRF on the walked scores at the size of the image"""
-    crf_sharpness: float = Field(4, gt=0)
-    """power that the walked scores are raised to before the CRF; they lie close together, and an unsharpened CRF wipes
-    small objects out"""
-    crf_settings: FinalCRFConfig = FinalCRFConfig()
-    """settings of that CRF"""
-
-    def walk(self) -> Walk:
-        """The preset with what was given instead."""
-        given = {key: getattr(self, key) for key in Walk._fields if getattr(self, key) is not None}
-        return PRESETS[self.preset or "relseg"]._replace(**given)
-
-    def settled(self, seeds: Mapping[str, object]) -> RefineConfig:
-        """These settings with the preset that goes with the seeds, where none is given.
-
-        Args:
-            seeds: what their manifest says of their settings.
-        """
-        if self.preset is not None:
-            return self
-        return self.model_copy(update={"preset": "filled" if seeds.get("attention_walk") else "relseg"})
 
     def identity(self) -> dict:
         """What the masks depend on: a preset and the same numbers by hand are the same."""
@@ -148,24 +66,18 @@ def refine_seed(
 ) -> Refined:
     """Walk the scores of one image along the affinities of its features, and decide.
 
-    Parameters
-    ----------
-    features
-        (D, ceil(H / 8), ceil(W / 8)) of the affinity network.
-    seed
-        The seed; with K = 0 everything is background.
-    config
-        Settings; `image`, (H, W, 3) uint8, is needed for ``config.crf``.
+    Args:
+        features: (D, ceil(H / 8), ceil(W / 8)) of the affinity network.
+        seed: the seed; with K = 0 everything is background.
+        config: settings; `image`, (H, W, 3) uint8, is needed for ``config.crf``.
 
-    Raises
-    ------
-    ValueError
-        If the shape of the features does not belong to ``seed.size``, or the image is needed and missing.
+    Raises:
+        ValueError: if the shape of the features does not belong to ``seed.size``, or the image is needed and missing.
     """
     height, width = seed.size
     grid = (-(-height // STRIDE), -(-width // STRIDE))
     if features.shape[1:] != grid:
-        raise ValueError(f"features have shape {features.shape}, an image of {height} x {width} needs (D, *{grid})")
+        raise ValueError(f"features: expected (D, *{grid}) for an image of {height} x {width}, got {features.shape}")
     if config.crf and image is None:
         raise ValueError("the CRF needs the image")
     if len(seed.classes) == 0:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from affinity.combine import CombineConfig, combine_images
 from wsss.errors import InputError
-from wsss.options import command_line
+from wsss.provenance import command_line
 
 if TYPE_CHECKING:
     from wsss.data import Dataset, Sample
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 KINDS = {"refined": "seeds"}
 """Stages that hold another kind of files than they are called."""
 
+MAKERS = {
+    "seeds": "vitseg seeds (or cnnseg seeds)",
+    "refined": "affinity refine",
+    "affinity_labels": "affinity labels",
+}
+"""Stage -> the command that makes it, for messages."""
+
 
 def open_data(data: str, split: str, root: Path | None, *, masks: bool = True) -> Dataset:
     """The split of a data set that a command works on, and which it makes masks of."""
@@ -25,7 +32,7 @@ def open_data(data: str, split: str, root: Path | None, *, masks: bool = True) -
 
     dataset = load_dataset(data, split, root)
     if not len(dataset):
-        raise InputError(f"--split {split}: data set {dataset.name} has no images in it")
+        raise InputError(f"`split` {split}: data set {dataset.name} has no images in it")
     if masks:
         dataset.check_maskable()
     return dataset
@@ -40,9 +47,8 @@ def open_run(
     folder = resolve_run(seeds[0], runs) if len(seeds) == 1 else runs / joint_name(seeds, runs)
     if len(seeds) > 1 and stage == "seeds":
         join_seeds(seeds, dataset, runs, folder.name, CombineConfig(), workers=workers)
-    if stage == "refined" and not (folder / stage).is_dir():
-        raise InputError(f"{folder / stage}: no walked scores there; `affinity refine` makes them")
-    return folder, Stage.read(folder / stage, kind=KINDS.get(stage, stage), class_names=dataset.class_names)
+    kind, names = KINDS.get(stage, stage), dataset.class_names
+    return folder, Stage.read(folder / stage, kind=kind, class_names=names, maker=MAKERS[stage])
 
 
 def joint_name(seeds: Sequence[str], runs: Path) -> str:
@@ -68,10 +74,10 @@ def join_seeds(
     begin = time.monotonic()
     folders = {folder.name: folder for folder in (resolve_run(run, runs) for run in seeds)}
     if len(folders) < 2 or len(folders) < len(seeds):
-        raise InputError(f"--seeds {' '.join(seeds)}: expected two or more runs of different names")
+        raise InputError(f"`seeds` {' '.join(seeds)}: expected two or more runs of different names")
     config.check(len(seeds))
     sources = {
-        run: Stage.read(folder / "seeds", kind="seeds", class_names=dataset.class_names)
+        run: Stage.read(folder / "seeds", kind="seeds", class_names=dataset.class_names, maker=MAKERS["seeds"])
         for run, folder in folders.items()
     }
     for source in sources.values():

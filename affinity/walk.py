@@ -12,42 +12,38 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import sparse
 
 from affinity.pairs import half_disk, pair_slices
+from wsss.extras import extra
+
+with extra("wsss"):
+    from scipy import sparse
 
 
 def pair_affinity(features: ArrayLike, radius: int = 5) -> sparse.csr_array:
     """Affinity of every pair of neighbouring nodes, W_ij = exp(-||f_i - f_j||_1).
 
-    Parameters
-    ----------
-    features
-        (D, h, w) array or tensor. The norm is the plain sum over D, as the paper writes it. AffinityNet's code
-        takes the mean instead; `affinity.network.AffinityNetwork` returns features that are already divided by D,
-        so that on its output both are the same number.
-    radius
-        Two nodes are neighbours if their distance on the grid is < radius.
+    Args:
+        features: (D, h, w) array or tensor. The norm is the plain sum over D, as the paper writes it. AffinityNet's
+            code takes the mean instead; `affinity.network.AffinityNetwork` returns features that are already divided by
+            D, so that on its output both are the same number.
+        radius: two nodes are neighbours if their distance on the grid is < radius.
 
-    Returns
-    -------
-    scipy.sparse CSR array (h*w, h*w), float32 (float64 for float64 features), nodes in row-major
-    order; symmetric, values in [0, 1], 1 on the diagonal, sorted column indices.
+    Returns:
+        scipy.sparse CSR array (h*w, h*w), float32 (float64 for float64 features), nodes in row-major
+        order; symmetric, values in [0, 1], 1 on the diagonal, sorted column indices.
 
-    Raises
-    ------
-    ValueError
-        If `features` is not three-dimensional or not finite, or `radius` < 2.
+    Raises:
+        ValueError: if `features` is not three-dimensional or not finite, or `radius` < 2.
 
-    Examples
-    --------
-    >>> W = pair_affinity(np.zeros((3, 2, 2)), radius=2)
-    >>> W.toarray().tolist()  # 4-neighbourhood: nodes 0 and 3 are sqrt(2) < 2 apart, so they are neighbours as well
-    [[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]]
+    Example:
+        >>> W = pair_affinity(np.zeros((3, 2, 2)), radius=2)
+        >>> W.toarray().tolist()  # 4-neighbourhood: nodes 0 and 3 are sqrt(2) < 2 apart, so they are neighbours as well
+        [[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]]
     """
     grid = _array(features)
     if grid.ndim != 3:
-        raise ValueError(f"features have shape {grid.shape}, expected (D, h, w)")
+        raise ValueError(f"features: expected (D, h, w), got {grid.shape}")
     if not np.isfinite(grid).all():
         raise ValueError("features are not finite")
     height, width = grid.shape[1:]
@@ -84,42 +80,33 @@ def random_walk(affinity: sparse.sparray | sparse.spmatrix, scores: ArrayLike, b
     Athanasiadis et al. 2021, section 3.3.3. Every row of T sums to 1, so a result is a weighted mean of the
     scores and keeps their range. The background goes through the walk as one more channel.
 
-    Parameters
-    ----------
-    affinity
-        Sparse (h*w, h*w), non-negative, no empty row (`pair_affinity`).
-    scores
-        (K, h, w) array or tensor, K >= 0.
-    beta
-        Exponent > 0; the larger, the more a weak affinity is ignored.
-    steps
-        Number of steps t >= 0. AffinityNet's code squares T `logt` times: t = 2^logt.
+    Args:
+        affinity: sparse (h*w, h*w), non-negative, no empty row (`pair_affinity`).
+        scores: (K, h, w) array or tensor, K >= 0.
+        beta: exponent > 0; the larger, the more a weak affinity is ignored.
+        steps: number of steps t >= 0. AffinityNet's code squares T `logt` times: t = 2^logt.
 
-    Returns
-    -------
-    (K, h, w) float32; float64 if both inputs are float64.
+    Returns:
+        (K, h, w) float32; float64 if both inputs are float64.
 
-    Raises
-    ------
-    ValueError
-        If the shapes disagree, `beta` <= 0 or `steps` < 0.
+    Raises:
+        ValueError: if the shapes disagree, `beta` <= 0 or `steps` < 0.
 
-    Examples
-    --------
-    >>> W = pair_affinity(np.zeros((3, 1, 2)), radius=2)
-    >>> random_walk(W, np.array([[[0.0, 1.0]]]), beta=8, steps=1).tolist()
-    [[[0.5, 0.5]]]
+    Example:
+        >>> W = pair_affinity(np.zeros((3, 1, 2)), radius=2)
+        >>> random_walk(W, np.array([[[0.0, 1.0]]]), beta=8, steps=1).tolist()
+        [[[0.5, 0.5]]]
     """
     vectors = _array(scores)
     if vectors.ndim != 3:
-        raise ValueError(f"scores have shape {vectors.shape}, expected (K, h, w)")
+        raise ValueError(f"scores: expected (K, h, w), got {vectors.shape}")
     channels, height, width = vectors.shape
     if affinity.shape != (height * width, height * width):
         raise ValueError(
-            f"affinity has shape {affinity.shape}, scores of {height} x {width} need {(height * width,) * 2}"
+            f"affinity: expected {(height * width,) * 2} for scores of {height} x {width}, got {affinity.shape}"
         )
     if beta <= 0 or steps < 0:
-        raise ValueError(f"beta {beta} must be > 0 and steps {steps} >= 0")
+        raise ValueError(f"beta {beta}, steps {steps}: expected beta above 0, steps of at least 0")
     exact = affinity.dtype == np.float64 and vectors.dtype == np.float64
 
     transition = transition_matrix(affinity, beta)

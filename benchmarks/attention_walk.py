@@ -23,10 +23,10 @@ from vitseg.relevance import capture
 from vitseg.relevance.attention_walk import walk_maps
 from vitseg.seeds import first_block, outputs_for
 from vitseg.settings import SeedConfig
-from wsss.console import track
 from wsss.data import Sample, load_dataset
 from wsss.maps import average_sizes, compete, input_size, scale_maps
 from wsss.metrics import ConfusionMatrix, ThresholdSweep, seed_to_mask
+from wsss.progress import track
 from wsss.store import Seed
 
 Way = tuple[tuple[int, ...], int]

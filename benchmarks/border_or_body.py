@@ -27,8 +27,8 @@ from cnnseg.regions.explaining import RegionExplainer
 from cnnseg.regions.geometry import enlarged
 from cnnseg.regions.settings import SegmentationQuestion
 from cnnseg.regions.tested import split_name
-from wsss.console import track
 from wsss.data import Dataset, load_dataset
+from wsss.progress import track
 from wsss.statistics import bootstrap_means, interval
 from wsss.store import write_json
 

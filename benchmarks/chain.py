@@ -22,7 +22,8 @@ import torch
 
 from affinity.checkpoint import load_affinity_network
 from affinity.labels import confident_labels
-from affinity.refine import RefineConfig, refine_seed
+from affinity.refine import refine_seed
+from affinity.settings import RefineConfig
 from vitseg.models import load_classifier
 from vitseg.seeds import class_maps, outputs_for
 from vitseg.settings import SeedConfig

@@ -28,9 +28,9 @@ from cnnseg.rules import COMPOSITES
 from cnnseg.seeds import STRIDE, Explain, averaged, explanation, outputs_for, settle
 from cnnseg.settings import PIXELS, NetworkConfig, SeedConfig
 from cnnseg.unroll import unroll
-from wsss.console import note, track
 from wsss.data import Sample, load_dataset
 from wsss.maps import input_size, scale_maps
+from wsss.progress import note, track
 
 POWERS = (1, 0.85, 0.75, 0.5, 0.33)
 

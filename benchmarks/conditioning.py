@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitseg.explain import explain
+from vitseg.explanation import explain
 from vitseg.methods import RULES, Formulation
 from vitseg.models import Classifier, load_imagenet_vit
 from vitseg.relevance import capture, propagation
 from vitseg.relevance.rules import EXACT, PLAIN, ROBUST, Exact, Robust
-from wsss.console import track
 from wsss.data import Sample, load_dataset
+from wsss.progress import track
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -20,6 +20,7 @@ from cnnseg.segmentation.segmenting import Segmentation
 from vitseg.models import load_classifier
 from wsss.data import read_image
 from wsss.maps import input_size
+from wsss.report.pictures import SEED_OPACITY
 from wsss.store import read_mask, read_seed
 
 CHECKPOINTS = Path("demo/checkpoints")
@@ -41,7 +42,7 @@ def panels(demo: Path, name: str, of: str) -> list[tuple[str, Image.Image]]:
     return [
         ("photograph, and the word “cat”", photograph),
         ("relevance", vitseg.overlay(photograph, relevance)),
-        ("seed", vitseg.overlay(photograph, torch.from_numpy(seed.scores[0].astype(np.float32)))),
+        ("seed", vitseg.overlay(photograph, seed.scores[0].astype(np.float32), opacity=SEED_OPACITY)),
         ("pseudo-mask", mask.overlay(photograph)),
         ("network, told nothing", cnnseg.segment(network, photograph).overlay(photograph)),
     ]
@@ -61,7 +62,7 @@ def main() -> None:
         left = place * (SIDE + GAP)
         sheet.paste(picture.convert("RGB").resize((SIDE, height), Image.Resampling.LANCZOS), (left, LINE))
         draw.text((left + SIDE // 2, LINE // 2), caption, "#222222", font, anchor="mm")
-    sheet.quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(options.out, optimize=True)
+    sheet.save(options.out, optimize=True)  # 256 colours would not do for five pictures
 
 
 if __name__ == "__main__":

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from vitseg.explain import explain
+from vitseg.explanation import explain
 from vitseg.models import Classifier, load_classifier
 from vitseg.seeds import outputs_for
-from wsss.console import track
 from wsss.data import Dataset, Sample, load_dataset
 from wsss.maps import input_size, scale_maps
 from wsss.metrics import ConfusionMatrix, ThresholdSweep, seed_to_mask
+from wsss.progress import track
 
 ALPHAS = (4, 8, 16, 32)
 

@@ -19,16 +19,16 @@ from seed_scaling import score
 from torch import Tensor
 from torch.nn import functional as F
 
-from vitseg.explain import explain
+from vitseg.explanation import explain
 from vitseg.methods import RULES, Formulation
 from vitseg.models import load_classifier, load_imagenet_vit
 from vitseg.relevance.rules import EXACT, PLAIN, Exact, Robust, share
 from vitseg.seeds import outputs_for
-from wsss.console import track
 from wsss.data import foreground_set, load_dataset
 from wsss.explanation_tests.segmentation import enlarge, load_pair, score_image
 from wsss.explanation_tests.tested import stack
 from wsss.maps import input_size, scale_maps
+from wsss.progress import track
 
 ANIMALS = ["cat", "cow", "dog", "horse", "sheep"]
 

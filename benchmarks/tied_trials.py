@@ -35,8 +35,8 @@ TRIALS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "depths_plus": ({"rules": "epsilon_plus"}, TIED),
     "depths_fast": ({}, {}),
     "depths_classify": ({}, {**TIED, "classification_weight": 10}),
-    "pixels": ({"network": "unrolled_pixels"}, {}),
-    "free": ({"network": "free_convolutions"}, {}),
+    "pixels": ({"kind": "unrolled_pixels"}, {}),
+    "free": ({"kind": "free_convolutions"}, {}),
 }
 
 

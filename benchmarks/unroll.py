@@ -37,13 +37,13 @@ def main() -> None:
     parser.add_argument("--rules", help="composite of the rules")
     parser.add_argument("--no-double-backward", action="store_true")
     parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     print(
         f"{options.architecture}, {options.classes} classes, batch {options.batch}, {options.size} x {options.size}, "
-        f"{'bfloat16' if options.bf16 else 'float32'}, {options.threads} threads, median of {options.repeats}"
+        f"{'bfloat16' if options.bfloat16 else 'float32'}, {options.threads} threads, median of {options.repeats}"
     )
     print(f"{'':24s} {'step':>12s} {'heat-maps':>12s} {'peak':>8s} {'beyond':>8s}")
     cases = [*options.chunks, *([] if options.no_double_backward else [None])]
@@ -84,7 +84,7 @@ def measure(case: int | None, options: argparse.Namespace, sender) -> None:
     network = unroll(model, rules=options.rules, classes_at_once=case or None, **read)
 
     def autocast() -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=options.bf16)
+        return torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16)
 
     def forward() -> None:
         with torch.inference_mode(), autocast():

@@ -6,8 +6,9 @@ command line shows its help without PyTorch.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from wsss.lazy import lazily
 
 if TYPE_CHECKING:
     from cnnseg.adapter import adapt
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
     from cnnseg.regions.explaining import explain_segmentation
     from cnnseg.segmentation.api import load_network, segment
     from cnnseg.segmentation.segmenting import Segmentation
-    from cnnseg.unroll.network import unroll
+    from cnnseg.unroll.api import unroll
     from wsss.explanation import Explanation
     from wsss.overlay import overlay
+    from wsss.sheet import sheet
 
 __all__ = [
     "Explanation",
@@ -28,28 +30,22 @@ __all__ = [
     "load_network",
     "overlay",
     "segment",
+    "sheet",
     "unroll",
 ]
 
-_HOMES = {
-    "adapt": "cnnseg.adapter",
-    "explain": "cnnseg.explanation",
-    "explain_segmentation": "cnnseg.regions.explaining",
-    "Explanation": "wsss.explanation",
-    "load_network": "cnnseg.segmentation.api",
-    "overlay": "wsss.overlay",
-    "segment": "cnnseg.segmentation.api",
-    "Segmentation": "cnnseg.segmentation.segmenting",
-}
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
-
-
-def __getattr__(name: str) -> Any:
-    if name == "unroll":
-        return import_module("cnnseg.unroll")  # may be called, see there
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "adapt": "cnnseg.adapter",
+        "explain": "cnnseg.explanation",
+        "explain_segmentation": "cnnseg.regions.explaining",
+        "Explanation": "wsss.explanation",
+        "load_network": "cnnseg.segmentation.api",
+        "overlay": "wsss.overlay",
+        "segment": "cnnseg.segmentation.api",
+        "Segmentation": "cnnseg.segmentation.segmenting",
+        "sheet": "wsss.sheet",
+        "unroll": "cnnseg.unroll",  # may be called, see there
+    },
+)

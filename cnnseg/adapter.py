@@ -18,6 +18,7 @@ from cnnseg.unroll.region import RegionMean, Score
 from cnnseg.unroll.trace import Trace
 from wsss.errors import InputError
 from wsss.explanation import unwrap
+from wsss.words import counted
 
 
 class RegionClassifier(nn.Module):
@@ -61,7 +62,7 @@ class RegionClassifier(nn.Module):
         """Raise InputError if the network takes no images of this size, or the regions are of another batch."""
         regions = len(self.pool.region)
         if regions not in (1, len(images)):
-            raise InputError(f"region: {regions} regions for {len(images)} images; expected 1 or {len(images)}")
+            raise InputError(f"region: expected 1 or {len(images)} for {counted(len(images), 'image')}, got {regions}")
         check = getattr(self.network, "check_input_shape", None)  # of segmentation-models-pytorch
         if check is not None:
             try:
@@ -103,9 +104,10 @@ def adapt(network: nn.Module, region: Tensor | None = None, score: Score = "logi
             does not have the maps' size (as soon as there are images).
 
     Example:
-        >>> network = cnnseg.load_network("runs/segmentation")                              # doctest: +SKIP
-        >>> adapted = cnnseg.adapt(network, pixel_region((320, 320), [(80, 120)]))          # doctest: +SKIP
-        >>> cnnseg.explain(adapted, images, targets=3, method="gradcam").maps.shape         # doctest: +SKIP
+        >>> import cnnseg, torch
+        >>> adapted = cnnseg.adapt(cnnseg.load_network("runs/segmentation"), pixel_region((320, 320), [(80, 120)]))
+        >>> images = torch.randn(1, 3, 320, 320)  # yours, normalised
+        >>> cnnseg.explain(adapted, images, targets=3, method="gradcam").maps.shape
         torch.Size([1, 10, 10])
     """
     module = network if isinstance(network, nn.Module) else getattr(network, "module", network)
@@ -129,7 +131,7 @@ def maps_of(output: Any, *, second: bool = False) -> Tensor:
     """
     if isinstance(output, Mapping):
         if "out" not in output:
-            raise InputError(f"network: gives {', '.join(map(str, output))}; expected class maps by the name 'out'")
+            raise InputError(f"network: expected class maps by the name 'out', got {', '.join(map(str, output))}")
         return output["out"]
     if isinstance(output, list | tuple):
         return output[1 if second else 0]
@@ -145,10 +147,10 @@ def predicted_region(maps: Tensor, class_index: int) -> Tensor:
         InputError: no maps, or no such class.
     """
     if maps.ndim != 4:
-        raise InputError(f"maps: shape {tuple(maps.shape)}; expected (B, C, H, W)")
+        raise InputError(f"maps: expected (B, C, H, W), got {tuple(maps.shape)}")
     classes = maps.shape[1]
     if not 0 <= class_index < classes:
-        raise InputError(f"class {class_index}: the maps have classes 0 to {classes - 1}")
+        raise InputError(f"class {class_index}: expected 0 to {classes - 1}, the classes of the maps")
     found = maps > 0 if classes == 1 else maps.argmax(1, keepdim=True) == class_index
     return found.to(maps.dtype)
 
@@ -166,9 +168,9 @@ def pixel_region(size: tuple[int, int], points: Iterable[tuple[int, int]]) -> Te
     region = torch.zeros(1, 1, *size)
     given = [tuple(point) for point in points]
     if not given:
-        raise InputError("region: no pixel given; expected at least one (row, column)")
+        raise InputError("region: expected at least one (row, column), got no pixel")
     for point in given:
         if len(point) != 2 or not all(0 <= place < side for place, side in zip(point, size, strict=False)):
-            raise InputError(f"region: pixel {point}; expected (row, column) within {size[0]} x {size[1]}")
+            raise InputError(f"region: expected (row, column) within {size[0]} x {size[1]}, got {point}")
         region[0, 0, point[0], point[1]] = 1
     return region

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from segmentation_models_pytorch import Unet
-from segmentation_models_pytorch.base import SegmentationHead
-from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
-from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
-from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from wsss.backbones import strides_first
 from wsss.errors import InputError, did_you_mean
-from wsss.weights import fitting, strides_first
+from wsss.extras import extra
+from wsss.weights import fitting
+from wsss.words import counted
+
+with extra("cnnseg"):
+    from segmentation_models_pytorch import Unet
+    from segmentation_models_pytorch.base import SegmentationHead
+    from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
+    from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+    from segmentation_models_pytorch.encoders import get_encoder
 
 WIDTHS = (256, 128, 64, 32, 16)
 """Channels of the decoder's blocks, the ones of segmentation-models-pytorch."""
@@ -136,7 +141,7 @@ def load_encoder(network: Baseline, state: Mapping[str, Tensor], *, source: str 
     strange = [name for name in state if name not in own and not name.startswith(_HEADS)]
     if strange:
         raise InputError(
-            f"{source}: not the weights of a network of this architecture: {len(strange)} tensors too many, "
+            f"{source}: not the weights of a network of this architecture: {counted(len(strange), 'tensor')} too many, "
             f"first {strange[0]}"
         )
     linear = None
@@ -153,5 +158,5 @@ def _encoder_name(architecture: str) -> tuple[str, bool]:
     """segmentation-models-pytorch's name, and whether the strides are to be moved."""
     name = architecture.split(".")[0]
     if name not in ENCODERS:
-        raise InputError(f"--architecture {architecture}: no U-Net on it; {did_you_mean(name, ENCODERS)}")
+        raise InputError(f"`architecture` {architecture}: no U-Net on it; {did_you_mean(name, ENCODERS)}")
     return name.removesuffix(VERSION_1), name.endswith(VERSION_1)

@@ -10,8 +10,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from wsss.errors import InputError, did_you_mean
-from wsss.weights import fitting, read_weights, strides_first
+from wsss.backbones import strides_first
+from wsss.errors import InputError, near_name
+from wsss.fetching import fetching
+from wsss.weights import fitting, read_weights
 
 FIRST_VERSION = "_v1"
 """Ending of a ResNet's name: version 1, its strides in the first 1x1 convolutions."""
@@ -42,8 +44,8 @@ def load_imagenet_cnn(architecture: str, weights: str) -> ImagenetCNN:
     """
     model = create_classifier(architecture, None, pretrained=weights == "pretrained")
     if weights != "pretrained":
-        source = f"--weights {weights}"
-        state = read_weights(Path(weights), "--weights")
+        source = f"`weights` {weights}"
+        state = read_weights(Path(weights), "weights")
         model.load_state_dict(fitting(state, model.state_dict(), source=source, of=architecture), strict=False)
     with torch.inference_mode():
         outputs = model.eval()(torch.zeros(1, 3, *input_size(model))).shape[1]
@@ -67,12 +69,12 @@ def create_classifier(architecture: str, outputs: int | None, *, pretrained: boo
     first = architecture.endswith(FIRST_VERSION) and not timm.is_model(architecture)
     name = architecture.removesuffix(FIRST_VERSION) if first else architecture
     if first and pretrained:
-        raise InputError(f"--weights pretrained: there are none of {architecture}; give a file, or take {name}")
+        raise InputError(f"`weights` pretrained: there are none of {architecture}; give a file, or take {name}")
     library, dot, own = name.partition(".")
     make = _torchvision if library == "torchvision" and dot else _timm
     model = make(own if make is _torchvision else name, outputs, pretrained=pretrained)
     if first and not strides_first(model):
-        raise InputError(f"--architecture {architecture}: {name} is no ResNet of bottlenecks and has no version 1")
+        raise InputError(f"`architecture` {architecture}: {name} is no ResNet of bottlenecks and has no version 1")
     return model
 
 
@@ -80,7 +82,7 @@ def file_weights(path: Path, architecture: str) -> dict[str, Tensor]:
     """The weights of a file for a CNN, all but its head. InputError if they are of another one."""
     with torch.device("meta"):
         own = without_head(create_classifier(architecture, 2).state_dict())
-    return fitting(read_weights(path, "--weights"), own, source=f"--weights {path}", of=architecture)
+    return fitting(read_weights(path, "weights"), own, source=f"`weights` {path}", of=architecture)
 
 
 def normalisation(architecture: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
@@ -100,21 +102,22 @@ def without_head(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _timm(name: str, outputs: int | None, *, pretrained: bool) -> nn.Module:
     if not timm.is_model(name):
-        near = did_you_mean(name, timm.list_models(["resnet*", "vgg*"])).split("known:")[0] or "try resnet50"
-        raise InputError(f"--architecture {name}: unknown to timm: {near}")
+        near = near_name(name, timm.list_models(["resnet*", "vgg*"])) or "try resnet50"
+        raise InputError(f"`architecture` {name}: unknown to timm: {near}")
     head = {} if outputs is None else {"num_classes": outputs}
     try:
-        return timm.create_model(name, pretrained=pretrained, **head)
+        with fetching(pretrained):
+            return timm.create_model(name, pretrained=pretrained, **head)
     except (OSError, RuntimeError) as error:  # the hub cannot be reached
         reason = str(error).split("\n")[0]
-        raise InputError(f"--weights pretrained: {name} could not be fetched ({reason}); give a file instead") from None
+        raise InputError(f"`weights` pretrained: {name} could not be fetched ({reason}); give a file instead") from None
 
 
 def _torchvision(name: str, outputs: int | None, *, pretrained: bool) -> nn.Module:
     known = torchvision.models.list_models(torchvision.models)
     if name not in known:
-        near = did_you_mean(name, known).split("known:")[0] or "try torchvision.resnet50"
-        raise InputError(f"--architecture torchvision.{name}: unknown to torchvision: {near}")
+        near = near_name(name, known) or "try torchvision.resnet50"
+        raise InputError(f"`architecture` torchvision.{name}: unknown to torchvision: {near}")
     head = {} if outputs is None else {"num_classes": outputs}
     model = torchvision.models.get_model(name, weights=None, **head)
     if pretrained:
@@ -122,7 +125,7 @@ def _torchvision(name: str, outputs: int | None, *, pretrained: bool) -> nn.Modu
             state = torchvision.models.get_model(name, weights="DEFAULT").state_dict()
         except OSError as error:
             raise InputError(
-                f"--weights pretrained: torchvision.{name} could not be fetched ({error}); give a file instead"
+                f"`weights` pretrained: torchvision.{name} could not be fetched ({error}); give a file instead"
             ) from None
         model.load_state_dict(state if outputs is None else without_head(state), strict=False)
     return model

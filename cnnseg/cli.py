@@ -16,7 +16,7 @@ from cnnseg.seed_commands import evolution, seeds
 from cnnseg.segmentation.commands import export, list_decoders, pseudo_masks, segment, train_segmentation
 from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.settings import NETWORKS, NetworkConfig, TrainConfig
-from wsss.console import Flat, Several, note, run, together, versions
+from wsss.console import LISTS, Flat, run, together, versions
 from wsss.errors import InputError
 from wsss.options import (
     Data,
@@ -30,6 +30,8 @@ from wsss.options import (
     check_positive,
     worker_count,
 )
+from wsss.progress import note
+from wsss.settings import MixedPrecision
 
 if TYPE_CHECKING:
     from wsss.data import Dataset
@@ -38,7 +40,7 @@ app = App(
     name="cnnseg",
     version=versions,
     help="Explanations of CNNs and the tests that evaluate them; unrolled LRP as a segmentation network; seeds.",
-    default_parameter=Parameter(negative_iterable=""),
+    default_parameter=LISTS,
 )
 app.command(explain)
 app.command(list_methods)
@@ -58,6 +60,8 @@ app.command(region_test)
 app.command(explore)
 
 TrainSplit = Annotated[str, Parameter(help="Split to train on.")]
+FormerKind = Annotated[str | None, Parameter(show=False)]
+"""``--network``, as ``--kind`` was called: that a line says so, of YAML files too."""
 ValSplit = Annotated[
     str | None, Parameter(help="Split that is evaluated while training, and that best.safetensors is chosen on.")
 ]
@@ -76,6 +80,7 @@ def train_classifier(
     device: Device = "auto",
     workers: Readers = 0,
     restart: Restart = False,
+    network: FormerKind = None,
     net: Annotated[NetworkConfig, Flat] = NetworkConfig(),
     cfg: Annotated[TrainConfig, Flat] = TrainConfig(),
 ) -> None:
@@ -92,11 +97,12 @@ def train_classifier(
     """
     from cnnseg.runs import train_run
 
-    if "network" in net.model_fields_set and net.network != "classifier":
-        raise InputError(f"--network {net.network}: `cnnseg train-unrolled` trains it; this command trains classifiers")
+    _check_former(network)
+    if "kind" in net.model_fields_set and net.kind != "classifier":
+        raise InputError(f"--kind {net.kind}: expected classifier; `cnnseg train-unrolled` trains the other kinds")
     if cfg.budget:
         raise InputError(f"--budget {cfg.budget}: a classifier learns from image-level labels alone; leave it out")
-    net, cfg = net.model_copy(update={"network": "classifier"}), cfg.model_copy(update={"budget": 0})
+    net, cfg = net.model_copy(update={"kind": "classifier"}), cfg.model_copy(update={"budget": 0})
     train_set, val_set = _splits(data, train_split, val_split, root)
     how = {"runs": runs, "device": device, "workers": workers, "restart": restart}
     train_run(runs / name, train_set, val_set, net, cfg, **how)
@@ -116,6 +122,7 @@ def train_unrolled(
     device: Device = "auto",
     workers: Readers = 0,
     restart: Restart = False,
+    network: FormerKind = None,
     net: Annotated[NetworkConfig, Flat] = NetworkConfig(),
     cfg: Annotated[TrainConfig, Flat] = TrainConfig(),
 ) -> None:
@@ -128,14 +135,15 @@ def train_unrolled(
     Parameters
     ----------
     name
-        Name of the run; the network's unless given.
+        Name of the run; the kind of network unless given.
     """
     from cnnseg.runs import train_run
 
-    if net.network == "classifier":
-        raise InputError("--network classifier: `cnnseg train-classifier` trains it")
+    _check_former(network)
+    if net.kind == "classifier":
+        raise InputError("--kind classifier: expected another kind; `cnnseg train-classifier` trains classifiers")
     train_set, val_set = _splits(data, train_split, val_split, root, foreground_value)
-    folder = runs / (name or net.network)
+    folder = runs / (name or net.kind)
     how = {"runs": runs, "device": device, "workers": workers, "restart": restart}
     train_run(folder, train_set, val_set, net, cfg, **how)
 
@@ -155,7 +163,7 @@ def evaluate(
     device: Device = "auto",
     batch_size: int = 4,
     classes_at_once: int | None = None,
-    precision: Literal["fp32", "bf16"] = "fp32",
+    precision: MixedPrecision = "float32",
     labels_given: bool = False,
     foreground_value: ForegroundValue = None,
     views: Annotated[ViewsConfig, Flat] = ViewsConfig(),
@@ -187,7 +195,7 @@ def evaluate(
     classes_at_once
         Decoder branches of an unrolled network that are held in memory at once; all unless given.
     precision
-        bf16: autocast to bfloat16.
+        bfloat16: autocast to it.
     labels_given
         A pixel can only be background or a class that its image is labelled with.
     workers
@@ -196,8 +204,7 @@ def evaluate(
     from cnnseg.scores import evaluate_checkpoint
     from wsss.data import load_dataset
 
-    for option, value in (("--size", size), ("--batch-size", batch_size), ("--classes-at-once", classes_at_once)):
-        check_positive(option, value)
+    check_positive(size=size, batch_size=batch_size, classes_at_once=classes_at_once)
     evaluate_checkpoint(
         network,
         load_dataset(data, split, root, foreground_value=foreground_value),
@@ -222,7 +229,7 @@ def run_table(
     /,
     *,
     out: Path | None = None,
-    only: Annotated[list[str] | None, Several] = None,
+    only: list[str] | None = None,
     weights: str | None = None,
     root: Root = None,
     runs: Runs = Path("runs"),
@@ -258,7 +265,7 @@ def run_table(
     train, val = (load_dataset(content.data, split, root) for split in (content.train_split, content.val_split))
     target = out or runs / f"{path.stem}.md"
     if target.suffix != ".md":
-        raise InputError(f"--out {target}: a name that ends in .md; .csv and .json are written beside it")
+        raise InputError(f"--out {target}: expected a name that ends in .md; .csv and .json are written beside it")
     results = make(content, train, val, target, runs=runs, only=only or (), device=device, workers=workers)
     note(markdown(content, results))
     note(f"wrote {target}, {target.with_suffix('.csv')} and {target.with_suffix('.json')}")
@@ -266,9 +273,14 @@ def run_table(
 
 @app.command
 def list_networks() -> None:
-    """List the networks that train-unrolled trains."""
+    """List the kinds of networks that train-unrolled trains."""
     for name, line in NETWORKS.items():
         note(f"{name:20s} {line}")
+
+
+def _check_former(network: str | None) -> None:
+    if network is not None:
+        raise InputError(f"--network {network}: expected --kind {network}; --network names a checkpoint or a run")
 
 
 def _splits(

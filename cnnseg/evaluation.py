@@ -17,10 +17,10 @@ from torch import Tensor
 from cnnseg.models import Network
 from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.views import likely_outputs, look, resized
-from wsss.console import track
 from wsss.data import BACKGROUND, IGNORE, Dataset, Sample, check_foreground
 from wsss.errors import InputError
 from wsss.metrics import ClassificationScores, ConfusionMatrix, classification_scores
+from wsss.progress import track
 from wsss.store import write_mask
 
 PAPER_SIDE = 256
@@ -95,7 +95,7 @@ def predict(
     masks: bool = True,
     device: str = "cpu",
     batch_size: int = 4,
-    precision: str = "fp32",
+    precision: str = "float32",
     views: ViewsConfig = ViewsConfig(),
     labels_given: bool = False,
     pixels: bool = False,
@@ -108,7 +108,7 @@ def predict(
             enlarged to native size (bilinear) before the strongest is taken. None: native size.
         centre: the largest square in the middle, resized to that side, is treated as the image.
         masks: False: class probabilities alone, without the cost of a decoder.
-        precision: "bf16" for autocast.
+        precision: "float32" or "bfloat16", see `wsss.precision.autocast`.
         views: sizes and mirror images over which the probabilities of pixels are averaged, and the gate of classes.
         labels_given: a pixel can only be background or a class that its image is labelled with.
         pixels: the probabilities of pixels are wanted too; with labels given, among background and those classes.
@@ -282,5 +282,7 @@ def _strongest(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _finite(values: Tensor, sample: Sample) -> Tensor:
     if not values.isfinite().all():
-        raise InputError(f"the network gives NaN or infinite values for {sample.id}: train it again, with a lower --lr")
+        raise InputError(
+            f"image {sample.id}: the network gives NaN or infinite values: train it at a lower learning rate"
+        )
     return values

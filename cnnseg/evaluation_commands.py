@@ -25,7 +25,9 @@ Architecture = Annotated[
 ]
 Name = Annotated[
     str | None,
-    Parameter(help="Name of the run, for one method with one composite; MODEL.METHOD[.RULES][.LAYER] unless given."),
+    Parameter(
+        help="Name of the run, for one method with one composite; ``MODEL.METHOD[.RULES][.LAYER]`` unless given."
+    ),
 ]
 
 

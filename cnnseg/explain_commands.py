@@ -7,10 +7,11 @@ from typing import Annotated
 
 from cnnseg.evaluation_commands import Architecture
 from cnnseg.settings import ExplainConfig
-from wsss.console import Flat, Several, note, together
+from wsss.console import Flat, together
 from wsss.explanation_tests.options import Classifier, Weights
 from wsss.options import Device, FullSize, OutFolder, Runs, Shard
 from wsss.processes import take_shard
+from wsss.progress import note
 
 
 @together
@@ -21,7 +22,7 @@ def explain(
     classifier: Classifier = None,
     architecture: Architecture = None,
     weights: Weights = "pretrained",
-    classes: Annotated[list[str] | None, Several] = None,
+    classes: list[str] | None = None,
     top: int = 1,
     out: OutFolder = Path("explanations"),
     full_size: FullSize = False,
@@ -30,21 +31,23 @@ def explain(
     shard: Shard = "1/1",
     cfg: Annotated[ExplainConfig, Flat] = ExplainConfig(),
 ) -> None:
-    """Explain photographs by a CNN: one overlay for each of the top or the named classes.
+    """Explain photographs by a CNN: an overlay for each of the top or the named classes, and a sheet with their scores.
 
     Either with a classifier of train-classifier (--classifier), or with an ImageNet CNN of timm or torchvision
-    (--architecture, --weights). Maps with negative values are drawn blue and red, others in inferno colours.
+    (--architecture, --weights). Maps with negative values are drawn blue and red, others purple to yellow, all maps of
+    a photograph on one scale.
 
     Parameters
     ----------
     images
         Photographs.
     classes
-        Classes to explain, by name (by index, of an ImageNet model).
+        Classes to explain, by name; of an ImageNet model by index or name (281, 'tabby cat').
     top
         Number of most probable classes to explain where none is named.
     out
-        Folder of the overlays, IMAGE_CLASS.METHOD[.RULES][.LAYER].png.
+        Folder of overlays, ``IMAGE_CLASS.METHOD[.RULES][.LAYER].png``, and of sheets, which have them all beside the
+        photograph, ``IMAGE.sheet.METHOD[.RULES][.LAYER].png``.
     """
     from cnnseg.photographs import explain_photographs
     from cnnseg.tested import find_model

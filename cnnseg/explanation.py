@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from cnnseg.adapter import RegionClassifier
 from cnnseg.methods import Method, Question, find_method
 from cnnseg.methods.running import passes
+from cnnseg.unroll.api import unroll
 from cnnseg.unroll.composites import Composite, Rules, find_composite
-from cnnseg.unroll.network import unroll
 from cnnseg.unroll.trace import trace
 from wsss.errors import InputError
 from wsss.explanation import (
@@ -72,9 +72,11 @@ def explain(
             explained (the layer is named), images or targets of a wrong type or shape.
 
     Example:
-        >>> model = timm.create_model("resnet50", pretrained=True)                        # doctest: +SKIP
-        >>> explain(model, images, targets=281).maps.shape                                # doctest: +SKIP
-        torch.Size([8, 224, 224])
+        >>> import cnnseg, timm, torch
+        >>> model = timm.create_model("resnet50", pretrained=True)
+        >>> images = torch.randn(2, 3, 224, 224)  # yours, normalised
+        >>> cnnseg.explain(model, images, targets=281).maps.shape
+        torch.Size([2, 224, 224])
     """
     chosen, composite = _choose(method, rules, layer)
     unwrapped = unwrap(model)
@@ -91,8 +93,7 @@ def explain(
         if given.ndim != 4:  # what stands in front is of the classifier itself
             explained, given = nn.Sequential(*unwrapped.front, explained), images.detach().clone()
         with fitting_channels(given), chosen.following():
-            maps, logits = chosen.compute(Question(_plain(explained, given), given, targets, composite, layer))
-    maps, logits = maps.detach(), logits.detach()
+            maps, logits = chosen.maps(Question(_plain(explained, given), given, targets, composite, layer))
     wanted, many = class_targets(targets, logits)
     if many:
         return Explanation(maps, wanted, logits, method)

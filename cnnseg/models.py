@@ -10,15 +10,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from cnnseg.baselines import create_fcn, create_unet, load_encoder
 from cnnseg.classifiers import create_classifier, file_weights, normalisation, without_head
 from cnnseg.reading import Reading, check_options, find_reading, read_reading
-from cnnseg.segmentation.network import create_module, encoder_colours
 from cnnseg.segmentation.settings import SEGMENTATION, SegmentationConfig
 from cnnseg.settings import BEST, LAST, NETWORKS, STAGE, NetworkConfig
 from cnnseg.unroll import UnrolledNetwork, unroll
 from cnnseg.unroll.composites import find_composite
 from wsss.errors import InputError, did_you_mean
+from wsss.extras import MissingExtraError
 from wsss.weights import read_checkpoint, stored_state, widened, write_checkpoint
 
 FORMAT = "relseg-network"
@@ -120,13 +119,14 @@ def create_network(config: NetworkConfig, class_names: tuple[str, ...]) -> Netwo
             _load_encoder(network, file_weights(Path(config.weights), config.architecture), keep_head=False)
         return network
     network = _build(config, outputs, class_names, pretrained=False)
-    trained = load_network(Path(config.classifier))
+    trained, source = load_network(Path(config.classifier)), f"`classifier` {config.classifier}"
     if trained.architecture != config.architecture:
-        raise InputError(f"--classifier {config.classifier}: is a {trained.architecture}, not a {config.architecture}")
+        raise InputError(f"{source}: expected a {config.architecture}, got a {trained.architecture}")
     if trained.class_names != class_names:
-        raise InputError(f"--classifier {config.classifier}: knows other classes: {', '.join(trained.class_names)}")
+        theirs, ours = ", ".join(trained.class_names), ", ".join(class_names)
+        raise InputError(f"{source}: expected the classes {ours}, got {theirs}")
     if not isinstance(trained.module, (PlainClassifier, UnrolledNetwork)):
-        raise InputError(f"--classifier {config.classifier}: is a {trained.kind}; train-classifier makes a classifier")
+        raise InputError(f"{source}: expected one of `cnnseg train-classifier`, got a {trained.kind}")
     return replace(network, new_head=not _load_encoder(network, trained.module.model.state_dict(), keep_head=True))
 
 
@@ -134,6 +134,8 @@ def create_segmentation(
     config: SegmentationConfig, class_names: tuple[str, ...], learnt_from: str | None = None
 ) -> Network:
     """A segmentation network for these classes and the background. InputError as of `create_module`."""
+    from cnnseg.segmentation.network import encoder_colours
+
     network = _build_segmentation(config, class_names, load_weights=True, colours=encoder_colours(config.encoder))
     return replace(network, learnt_from=learnt_from)
 
@@ -167,12 +169,12 @@ def load_network(path: Path, *, classes_at_once: int | None = None) -> Network:
     """
     description, state = read_checkpoint(path, "network", "cnnseg train-unrolled")
     if description is None or description.get("format") != FORMAT:
-        raise InputError(f"network {path}: holds no network of cnnseg; `cnnseg train-unrolled` makes one")
+        raise InputError(f"network {path}: expected a network of cnnseg; `cnnseg train-unrolled` makes one")
     try:
         names, mean, std = (tuple(description[key]) for key in ("class_names", "mean", "std"))
         crop, masks = (description.get(key) for key in ("crop", "masks"))  # older files do not say
         if not all(isinstance(value, int | None) for value in (crop, masks)) or crop == 0:
-            raise ValueError("crop and masks are whole numbers")
+            raise ValueError("crop and masks: expected whole numbers")
         if description["kind"] == SEGMENTATION:
             what = SegmentationConfig(
                 decoder=description["decoder"], encoder=description["architecture"], width=description.get("width")
@@ -180,21 +182,23 @@ def load_network(path: Path, *, classes_at_once: int | None = None) -> Network:
             network = _build_segmentation(what, names, load_weights=False, colours=(mean, std))
         else:
             config = NetworkConfig(
-                network=description["kind"],
+                kind=description["kind"],
                 architecture=description["architecture"],
                 baseline=description.get("baseline") or "mean",  # older files do not say
                 classes_at_once=classes_at_once,
             )
-            reading = read_reading(description) if config.network in UNROLLED else None
+            reading = read_reading(description) if config.kind in UNROLLED else None
             network = _build(config, len(names) + 1, names, pretrained=False, colours=(mean, std), reading=reading)
         network.module.load_state_dict(widened(state))
-    except (KeyError, TypeError, ValueError, RuntimeError, InputError) as error:
+    except MissingExtraError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"network {path}: does not fit its own description ({str(error).splitlines()[0]})") from None
     network.module.eval()
     return replace(network, crop=crop, masks=masks, new_head=False, learnt_from=description.get("learnt_from"))
 
 
-def find_network(name: str, runs: Path, which: str = LAST, *, option: str = "--network") -> Path:
+def find_network(name: str, runs: Path, which: str = LAST, *, argument: str = "network") -> Path:
     """The checkpoint of that path, or the `which` one (LAST or BEST) of the run of that name or path.
 
     Raises InputError if there is neither.
@@ -209,7 +213,7 @@ def find_network(name: str, runs: Path, which: str = LAST, *, option: str = "--n
     other = runs / name / STAGE / (BEST if which == LAST else LAST)
     makers = "`cnnseg train-segmentation`, `train-classifier` or `train-unrolled` makes one"
     hint = f"; {other} is there" if other.is_file() else f"; {makers}"
-    raise InputError(f"{option} {name}: no such file, and no {of_run}{hint}")
+    raise InputError(f"`{argument}` {name}: no such file, and no {of_run}{hint}")
 
 
 def _build(
@@ -221,10 +225,10 @@ def _build(
     colours: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
     reading: Reading | None = None,
 ) -> Network:
-    kind = config.network
+    kind = config.kind
     mean, std = colours or normalisation(config.architecture)
     if kind not in NETWORKS:
-        raise InputError(f"--network {kind}: no such network; {did_you_mean(kind, NETWORKS)}")
+        raise InputError(f"`kind` {kind}: no such network; {did_you_mean(kind, NETWORKS)}")
     module: nn.Module
     if kind not in UNROLLED:
         check_options(config)
@@ -238,11 +242,13 @@ def _build(
         baseline = black if config.baseline == "black" and reading.has_pixels else None
         if baseline is not None and reading.rules is not None and not find_composite(reading.rules).is_plain:
             raise InputError(
-                f"--rules {reading.rules}: relevance of the image by these has no black; give --baseline mean"
+                f"`rules` {reading.rules}: relevance of the image by these has no black; give `baseline` mean"
             )
         options = reading.options(model) | UNROLLED[kind]
         module = unroll(model, classes_at_once=config.classes_at_once, baseline=baseline, **options)
     else:
+        from cnnseg.baselines import create_fcn, create_unet, load_encoder
+
         if kind == "fcn":
             module = create_fcn(config.architecture, outputs)
         else:
@@ -261,6 +267,8 @@ def _build_segmentation(
     load_weights: bool,
     colours: tuple[tuple[float, ...], tuple[float, ...]],
 ) -> Network:
+    from cnnseg.segmentation.network import create_module
+
     module = create_module(config, len(class_names) + 1, load_weights=load_weights)
     shape = {"decoder": config.decoder, "width": config.width}
     return Network(module, SEGMENTATION, config.encoder, class_names, *colours, **shape)
@@ -270,6 +278,8 @@ def _load_encoder(network: Network, state: dict[str, Tensor], *, keep_head: bool
     """Whether the layer of the class scores was taken with it."""
     module = network.module
     if not isinstance(module, (PlainClassifier, UnrolledNetwork)):
+        from cnnseg.baselines import load_encoder
+
         return load_encoder(module, state, head=keep_head)
     module.model.load_state_dict(state if keep_head else without_head(state), strict=False)
     if isinstance(module, UnrolledNetwork):

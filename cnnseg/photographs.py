@@ -28,7 +28,7 @@ def explain_photographs(
     full_size: bool = False,
     device: str = "cpu",
 ) -> list[Path]:
-    """Write an overlay for the named classes or the `top` most probable ones, see `wsss.photographs`."""
+    """Write overlays and a sheet of the named classes or the `top` most probable ones, see `wsss.photographs`."""
     tested.to(device, config.precision)
     side = round((tested.size[0] * tested.size[1]) ** 0.5)
     options = {"rules": config.rules, "layer": config.layer}

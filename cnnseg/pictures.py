@@ -12,13 +12,13 @@ import numpy as np
 from cnnseg.history import read_history
 from cnnseg.settings import STAGE
 from cnnseg.snapshots import SNAPSHOTS, read_snapshot
-from wsss.console import track
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError, did_you_mean
 from wsss.overlay import fit_width, mask_overlay, signed_picture
+from wsss.progress import track
+from wsss.report.colours import IGNORED, class_palette, with_names
 from wsss.report.gallery import check_page, write_gallery
 from wsss.report.pictures import ImageBlock, Picture, image_iou, jpeg, png
-from wsss.store import voc_palette
 
 WIDTH = 224
 PERCENTILE = 99.5
@@ -69,14 +69,17 @@ def write_evolution(
     """
     check_page(out)
     if columns < 2:
-        raise InputError(f"--columns {columns}: at least 2, the first step and the last")
+        raise InputError(f"`columns` {columns}: expected at least 2, the first step and the last")
     folder = run / STAGE / SNAPSHOTS
     steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal() and path.is_dir())
     if not steps:
-        raise InputError(f"{folder}: no snapshots; train with --snapshots ID ... to keep the heat-maps of some images")
+        raise InputError(
+            f"{folder}: no snapshots; `cnnseg train-unrolled --snapshots ID ...` keeps those of some images"
+        )
     shown = choose_steps(steps, _mious(run / STAGE), columns)
     samples = _choose_samples(folder, shown.steps, dataset, images)
-    blocks = [draw_block(sample, dataset, folder, shown.steps, width) for sample in track(samples, "draw")]
+    palette = class_palette(dataset, [c for sample in samples for c in sample.classes])
+    blocks = [draw_block(sample, dataset, folder, shown.steps, width, palette) for sample in track(samples, "draw")]
     best = [] if shown.best is None else [f"Highest mIoU of the training: step {shown.best}."]
     figures = [f"{shown.miou[step]:.1f}" if step in shown.miou else "" for step in shown.steps]
     write_gallery(
@@ -92,6 +95,7 @@ def write_evolution(
             ("probability 0", "linear-gradient(to right, #fff, #f00)", "1"),
         ],
         width=width,
+        palette=palette,
         command=command,
     )
     return len(blocks)
@@ -118,8 +122,16 @@ def choose_steps(steps: Sequence[int], miou: Mapping[int, float], count: int) ->
     return Shown((steps[0], *later), miou, best)
 
 
-def draw_block(sample: Sample, dataset: Dataset, folder: Path, steps: Sequence[int], width: int = WIDTH) -> ImageBlock:
+def draw_block(
+    sample: Sample,
+    dataset: Dataset,
+    folder: Path,
+    steps: Sequence[int],
+    width: int = WIDTH,
+    palette: np.ndarray | None = None,
+) -> ImageBlock:
     """All pictures of one image: a row of segmentations, and a row of heat-maps for each class that it shows."""
+    palette = class_palette(dataset, sample.classes) if palette is None else palette
     photograph = np.asarray(dataset.load_image(sample))
     small = fit_width(photograph, width)
     truth = dataset.load_mask(sample) if sample.mask_path is not None else None
@@ -127,7 +139,7 @@ def draw_block(sample: Sample, dataset: Dataset, folder: Path, steps: Sequence[i
     if truth is not None:
         if clash := sample.size_clash(photograph.shape[:2], truth.shape):
             raise InputError(clash)
-        shown_truth = jpeg(_painted(small, truth), f"Ground truth of image {sample.id}")
+        shown_truth = jpeg(_painted(small, truth, palette, dataset), f"Ground truth of image {sample.id}")
     masks: list[Picture] = []
     heats: dict[int, list[Picture]] = {c: [] for c in sample.classes}
     for step in steps:
@@ -141,7 +153,13 @@ def draw_block(sample: Sample, dataset: Dataset, folder: Path, steps: Sequence[i
         mask = segmentation(maps, photograph.shape[:2])
         iou = np.nan if truth is None else 100 * image_iou(mask, truth, dataset.num_classes + 1, path)
         caption = f"IoU {iou:.1f}" if np.isfinite(iou) else ""
-        masks.append(jpeg(_painted(small, mask), f"Segmentation {what}{', ' if caption else ''}{caption}", caption))
+        masks.append(
+            jpeg(
+                _painted(small, mask, palette, dataset),
+                f"Segmentation {what}{', ' if caption else ''}{caption}",
+                caption,
+            )
+        )
         probability = softmax(maps * strength) if step > 0 else None
         for c, row in heats.items():
             name = dataset.class_names[c - 1]
@@ -188,9 +206,10 @@ def _linear(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
-def _painted(small: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def _painted(small: np.ndarray, mask: np.ndarray, palette: np.ndarray, dataset: Dataset) -> np.ndarray:
     little = cv2.resize(mask, small.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    return mask_overlay(small, little, voc_palette(), 0.7, contours=False, neutral=(224, 224, 192))  # may be specks
+    drawn = mask_overlay(small, little, palette, 0.7, contours=False, neutral=IGNORED)  # may be specks
+    return with_names(drawn, little, dataset.class_names)
 
 
 def _mious(folder: Path) -> dict[int, float]:
@@ -204,12 +223,12 @@ def _choose_samples(folder: Path, steps: Sequence[int], dataset: Dataset, images
     mine = {sample.id: sample for sample in dataset if sample.id in kept}
     if not mine:
         raise InputError(
-            f"--split {dataset.split}: none of its images is among the snapshots in {folder}: {', '.join(sorted(kept))}"
+            f"`split` {dataset.split}: none of its images is among the snapshots in {folder}: {', '.join(sorted(kept))}"
         )
     for image_id in images or ():
         if image_id not in mine:
             raise InputError(
-                f"--images {image_id}: no snapshots of it, or not in split {dataset.split} of {dataset.name}; "
+                f"`images` {image_id}: no snapshots of it, or not in split {dataset.split} of {dataset.name}; "
                 f"{did_you_mean(image_id, mine)}"
             )
     return [mine[image_id] for image_id in dict.fromkeys(images or mine)]

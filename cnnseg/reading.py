@@ -59,7 +59,7 @@ class Reading:
             if not names:
                 known = _words(sorted({*layers.values(), 1}))
                 raise InputError(
-                    f"--strides {_words(self.strides)}: this network has no layer of stride {stride}; it has {known}"
+                    f"`strides` {_words(self.strides)}: this network has no layer of stride {stride}; it has {known}"
                 )
             found[names[0] if found and self.stride_layers == "first" else names[-1]] = weight
         return found
@@ -93,13 +93,13 @@ def find_reading(config: NetworkConfig) -> Reading:
     Raises:
         InputError: weights that do not go with the strides, or strides twice.
     """
-    strides = config.strides or READ_AT.get(config.network, PIXELS)
+    strides = config.strides or READ_AT.get(config.kind, PIXELS)
     usual = (1.0, *[0.5] * (len(strides) - 1))
     weights = usual if config.stride_weights is None else tuple(config.stride_weights)
     if list(strides) != sorted(set(strides), reverse=True) or strides[0] > LARGEST:
-        raise InputError(f"--strides {_words(strides)}: expected each once, coarsest first, {LARGEST} at most")
+        raise InputError(f"`strides` {_words(strides)}: expected each once, coarsest first, {LARGEST} at most")
     if len(weights) != len(strides):
-        raise InputError(f"--stride-weights {_words(weights)}: expected one for each of --strides {_words(strides)}")
+        raise InputError(f"`stride_weights` {_words(weights)}: expected one for each of `strides` {_words(strides)}")
     pixels = strides == PIXELS
     return Reading(
         strides,
@@ -117,7 +117,7 @@ def check_options(config: NetworkConfig) -> None:
     """InputError naming the first option of unrolled networks that is given for a network that is none."""
     for name in ("strides", "stride_weights", "readout", "features", "rules", "smooth", "learn_weights"):
         if getattr(config, name) not in (None, False):
-            raise InputError(f"--{name.replace('_', '-')}: of unrolled networks; --network {config.network} has none")
+            raise InputError(f"`{name}`: of unrolled networks; `kind` {config.kind} has none")
 
 
 def read_reading(description: dict[str, Any]) -> Reading:
@@ -127,7 +127,7 @@ def read_reading(description: dict[str, Any]) -> Reading:
     said = dict(description["reading"])
     strides, weights = tuple(said.pop("strides")), tuple(said.pop("stride_weights"))
     if not all(isinstance(stride, int) and stride > 0 for stride in strides):
-        raise ValueError("strides are whole numbers")
+        raise ValueError("strides: expected whole numbers")
     return Reading(strides=strides, stride_weights=weights, **said)
 
 

@@ -7,7 +7,9 @@ register_composite("mine", {"first": Flat(), "convolution": Gamma(0.5), "linear"
 cnnseg.explain(model, images, rules="mine")
 """
 
+from cnnseg.unroll.activations import Activation
 from cnnseg.unroll.composites import COMPOSITES, Composite, find_composite, register_composite
+from cnnseg.unroll.kinds import register_layer
 from cnnseg.unroll.rules import (
     RULES,
     AlphaBeta,
@@ -26,6 +28,7 @@ from cnnseg.unroll.rules import (
 __all__ = [
     "COMPOSITES",
     "RULES",
+    "Activation",
     "AlphaBeta",
     "Composite",
     "Epsilon",
@@ -40,4 +43,5 @@ __all__ = [
     "Zero",
     "find_composite",
     "register_composite",
+    "register_layer",
 ]

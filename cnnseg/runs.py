@@ -15,14 +15,16 @@ from cnnseg.reading import Reading, find_reading
 from cnnseg.sampling import check_agreement, sample_masks
 from cnnseg.settings import BEST, CHOSEN, LAST, STAGE, STATE, NetworkConfig, TrainConfig
 from cnnseg.training import Trained, train_network
-from wsss.console import note, warn
 from wsss.data import Dataset, Sample, check_foreground
 from wsss.errors import InputError
-from wsss.options import command_line
+from wsss.extras import need
 from wsss.processes import from_first, is_first
+from wsss.progress import note, warn
+from wsss.provenance import command_line
 from wsss.store import DATA, Training, file_hash, inputs_of
 from wsss.store.inputs import Inputs
 from wsss.training import choose_device, stable_seed
+from wsss.words import counted
 
 
 def train_run(
@@ -43,11 +45,11 @@ def train_run(
     """
     start = None
     if net.classifier is not None:
-        start = find_network(net.classifier, runs, option="--classifier")
+        start = find_network(net.classifier, runs, argument="classifier")
         if (start.parent / STATE).exists():
-            raise InputError(f"--classifier {net.classifier}: its training is not finished; run that command again")
+            raise InputError(f"`classifier` {net.classifier}: its training is not finished; run that command again")
         if net.weights != "pretrained":
-            raise InputError(f"--weights {net.weights}: the encoder starts at --classifier {net.classifier}; give one")
+            raise InputError(f"`weights` {net.weights}: the encoder starts at `classifier` {net.classifier}; give one")
         net = net.model_copy(update={"classifier": str(start)})
     identity, inputs = _start_of(net)
     return train_stage(
@@ -58,7 +60,7 @@ def train_run(
         identity=identity,
         inputs=inputs,
         create=lambda: create_network(net, train.class_names),
-        masks=net.network != "classifier",
+        masks=net.kind != "classifier",
         sources={} if net.classifier is None else {"classifier": Path(net.classifier)},
         device=device,
         workers=workers,
@@ -103,6 +105,8 @@ def train_stage(
     import torch
 
     begin = time.monotonic()
+    if val is not None:
+        need("wsss")
     where = choose_device(device)
     if masks:
         train.check_maskable()
@@ -121,6 +125,7 @@ def train_stage(
                 "val_split": val.split if val is not None else None,
             },
             "class_names": train.class_names,
+            "formerly": {"kind": "network"},
             "inputs": inputs,
             "sources": {DATA: train.root, **(sources or {})},
         },
@@ -137,7 +142,7 @@ def train_stage(
         training.restart()
     with training.begin() as stage:
         size = f"{parameter_count(network) / 1e6:.2f} M parameters"
-        note(f"{network.title}: {size}, {len(masked)} of {len(train)} images with their mask")
+        note(f"{network.title}: {size}, {len(masked)} of {counted(len(train), 'image')} with their mask")
 
         def report(trained: Trained) -> None:
             stage.done(
@@ -186,9 +191,9 @@ _READING = {field.name for field in fields(Reading)}
 
 def _start_of(net: NetworkConfig) -> tuple[dict[str, Any], dict[str, str]]:
     """What a manifest says of the network at its start: its config, without paths, and the fingerprints of files."""
-    without = {"classifier", "classes_at_once", *_READING} | (set() if net.network in UNROLLED else {"baseline"})
+    without = {"classifier", "classes_at_once", *_READING} | (set() if net.kind in UNROLLED else {"baseline"})
     config = net.model_dump(mode="json", exclude=without)  # classes at once are memory alone
-    if net.network in UNROLLED:
+    if net.kind in UNROLLED:
         config |= find_reading(net).described()
     if net.classifier is not None:
         del config["weights"]
@@ -197,7 +202,7 @@ def _start_of(net: NetworkConfig) -> tuple[dict[str, Any], dict[str, str]]:
         return config, {}
     path = Path(net.weights)
     if not path.is_file():
-        raise InputError(f"--weights {path}: no such file (or the word 'pretrained', or 'none')")
+        raise InputError(f"`weights` {path}: no such file (or the word 'pretrained', or 'none')")
     return config | {"weights": "file"}, {"weights": file_hash(path)}
 
 

@@ -53,9 +53,9 @@ def sample_masks(
     if budget is None:
         budget = len(pool)
     if budget < 0:
-        raise InputError(f"--budget {budget}: 0 or more")
+        raise InputError(f"`budget` {budget}: expected 0 or more")
     if budget > len(pool):
-        raise InputError(f"--budget {budget}: {where} has {len(pool)} images with masks")
+        raise InputError(f"`budget` {budget}: expected at most {len(pool)}, the images with masks of {where}")
     order = _by_deficit if rule == "deficit" else _order
     chosen = {pool[index].id for index in order(_class_table(dataset, pool), budget, seed)}
     return tuple(sample for sample in pool if sample.id in chosen)

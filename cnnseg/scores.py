@@ -11,16 +11,19 @@ from cnnseg.evaluation import PROTOCOLS, check_classes, evaluate_network, percen
 from cnnseg.models import Network, find_network, load_network
 from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.settings import BEST, CHOSEN, LAST, STAGE, STATE
-from wsss.console import note, warn
 from wsss.data import Dataset
 from wsss.entries import save_metrics
 from wsss.errors import InputError
 from wsss.evaluate import evaluate_run
+from wsss.extras import need
 from wsss.metrics import ClassificationScores
-from wsss.options import command_line
+from wsss.progress import note, warn
+from wsss.provenance import command_line
 from wsss.store import DATA, Stage, account, due, file_hash, inputs_of, locked, read_json, write_json
 from wsss.store.atomic import remove_leftovers
+from wsss.store.spelling import respelt
 from wsss.training import choose_device
+from wsss.words import counted
 
 SCORES = "scores.json"
 
@@ -38,7 +41,7 @@ def evaluate_checkpoint(
     device: str = "auto",
     batch_size: int = 4,
     classes_at_once: int | None = None,
-    precision: str = "fp32",
+    precision: str = "float32",
     views: ViewsConfig = ViewsConfig(),
     labels_given: bool = False,
     workers: int = 1,
@@ -56,6 +59,7 @@ def evaluate_checkpoint(
         The entry of ``scores.json``: "miou" and the classification figures in per cent, None where undefined.
     """
     begin = time.monotonic()
+    need("wsss")
     path = find_network(name_or_path, runs, which)
     network = load_network(path, classes_at_once=classes_at_once)
     check_classes(network, dataset)
@@ -175,7 +179,7 @@ def read_scores(folder: Path) -> list[dict[str, Any]]:
     rows = content.get("entries") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f"{path}: no list of entries; delete it and evaluate again")
-    return rows
+    return [respelt(row) for row in rows]
 
 
 def _score_masks(folder: Path, dataset: Dataset, workers: int, title: str) -> float | None:
@@ -200,7 +204,7 @@ def _print_scores(scores: ClassificationScores | None, dataset: Dataset, title: 
         note(f"{class_name:>16s}  F1 {_show(percent(f1)):>6s}  AP {_show(percent(precision)):>6s}")
     macro, average = percent(scores.macro_f1), percent(scores.mean_average_precision)
     note(
-        f"{'mean':>16s}  F1 {_show(macro):>6s}  AP {_show(average):>6s}  ({len(dataset)} images of "
+        f"{'mean':>16s}  F1 {_show(macro):>6s}  AP {_show(average):>6s}  ({counted(len(dataset), 'image')} of "
         f"{dataset.name}/{dataset.split}, threshold {scores.threshold}){title}"
     )
 

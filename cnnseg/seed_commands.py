@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cnnseg.settings import BEST, LAST, SeedConfig
-from wsss.console import Flat, Several, note, together
-from wsss.options import Data, Device, ForegroundValue, Root, Runs, Shard, check_positive, command_line
+from wsss.console import Flat, together
+from wsss.extensions import source_file
+from wsss.options import Data, Device, ForegroundValue, Root, Runs, Shard, check_positive
 from wsss.processes import take_shard
+from wsss.progress import note
+from wsss.provenance import command_line
+from wsss.words import counted
 
 if TYPE_CHECKING:
     from wsss.data import Sample
@@ -50,6 +54,7 @@ def seeds(
     classes_at_once
         Decoder branches held in memory at once; all that are asked for unless given.
     """
+    from cnnseg.methods import find_method
     from cnnseg.models import find_network, load_network
     from cnnseg.seeds import explanation, identity, make_seeds, outputs_for, settle
     from wsss.data import load_dataset
@@ -58,8 +63,7 @@ def seeds(
     from wsss.training import choose_device
 
     take_shard(shard)
-    for option, value in (("--batch-size", batch_size), ("--classes-at-once", classes_at_once)):
-        check_positive(option, value)
+    check_positive(batch_size=batch_size, classes_at_once=classes_at_once)
     dataset = load_dataset(data, split, root)
     path = find_network(network, runs, {"last": LAST, "best": BEST}[which])
     model = load_network(path, classes_at_once=classes_at_once)
@@ -78,6 +82,7 @@ def seeds(
         config=identity(model, cfg),
         inputs={"network": file_hash(path), "data": dataset.name},
         sources={"network": path},
+        code=source_file(find_method(cfg.method).compute),
         command=command_line("cnnseg"),
     )
 
@@ -88,7 +93,7 @@ def evolution(
     data: Data,
     split: str,
     out: Path = Path("evolution.html"),
-    images: Annotated[list[str] | None, Several] = None,
+    images: list[str] | None = None,
     columns: int = 6,
     foreground_value: ForegroundValue = None,
     root: Root = None,
@@ -119,4 +124,4 @@ def evolution(
     dataset = load_dataset(data, split, root, foreground_value=foreground_value)
     folder = resolve_run(network, runs)
     shown = write_evolution(folder, dataset, out, images=images, columns=columns, command=command_line("cnnseg"))
-    note(f"wrote {out}: {shown} images")
+    note(f"wrote {out}: {counted(shown, 'image')}")

@@ -82,8 +82,8 @@ def settle(network: Network, config: SeedConfig) -> SeedConfig:
     """
     if isinstance(network.module, UnrolledNetwork) and config.rules is not None:
         raise InputError(
-            f"--rules {config.rules}: this {network.kind} keeps the rules that it was trained with; rules are of "
-            "--method lrp on a classifier of `cnnseg train-classifier`"
+            f"`rules` {config.rules}: this {network.kind} keeps the rules that it was trained with; rules are of "
+            "`method` lrp on a classifier of `cnnseg train-classifier`"
         )
     if config.method != "lrp" or not isinstance(network.module, PlainClassifier):
         return config
@@ -114,7 +114,7 @@ def explanation(network: Network, config: SeedConfig) -> Explain:
     method, cell = find_method(config.method), config.cell
     if config.scores != "relevance" and method.name != "lrp":
         raise InputError(
-            f"--scores {config.scores}: of --method lrp alone; {method.name} has no background to compare with"
+            f"`scores` {config.scores}: of `method` lrp alone; {method.name} has no background to compare with"
         )
     layer = None if config.layer == PIXELS and method.name == "lrp" else config.layer
     check_explanation(model, method.name, rules=config.rules, layer=layer)
@@ -128,9 +128,9 @@ def explanation(network: Network, config: SeedConfig) -> Explain:
     if config.scores == "softmax":
         if plain or network.masks == 0:
             what = f"{network.kind} was trained without masks and" if network.masks == 0 else "classifier"
-            raise InputError(f"--scores softmax: this {what} has not learnt what background is; relevance works on it")
+            raise InputError(f"`scores` softmax: this {what} has not learnt what background is; relevance works on it")
         if layer is not None:
-            raise InputError(f"--layer {layer}: --scores softmax is of pixels")
+            raise InputError(f"`layer` {layer}: `scores` softmax is of pixels")
     if plain:
         unrolled = unroll(model, rules=config.rules, classes_at_once=network.module.classes_at_once)
     else:
@@ -190,7 +190,7 @@ def _classifier(network: Network) -> nn.Module:
     """The CNN inside, the same whether it is unrolled or not. InputError for a network that is not made of one."""
     if not isinstance(network.module, (PlainClassifier, UnrolledNetwork)):
         raise InputError(
-            f"--network: a {network.kind} is no classifier that could be explained; seeds are made of the networks of "
+            f"`network`: a {network.kind} is no classifier that could be explained; seeds are made of the networks of "
             "`cnnseg train-classifier` and of unrolled ones"
         )
     return network.module.model

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from wsss.console import Config, Several
 from wsss.explanation_tests import settings as explanation_tests
+from wsss.settings import Config, MixedPrecision
 
 BEST, LAST = "best.safetensors", "last.safetensors"
 """Names of the checkpoints in the stage folder ``network`` of a run."""
@@ -60,14 +60,14 @@ LRP_STRIDE = 8
 
 _AS_BEFORE = (("rules", None), ("rules", "zero"), ("layer", None), ("layer", PIXELS))
 
-Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1), Several]
+Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
 class NetworkConfig(Config):
     """Which network is trained, and where its weights start."""
 
-    network: Kind = "unrolled"
-    """network, see list-networks"""
+    kind: Kind = "unrolled"
+    """kind of network, see list-networks"""
     architecture: str = "resnet50"
     """CNN of the encoder: timm's or torchvision's name; resnet50_v1 is a ResNet-50 version 1 (stride in the first 1x1
     convolution)"""
@@ -78,12 +78,12 @@ class NetworkConfig(Config):
     baseline: Literal["black", "mean"] = "black"
     """colour that has no relevance in unrolled networks that are read at the image: black (the paper's code: RGB
     values times gradient), or ImageNet's mean colour (normalised values times gradient)"""
-    strides: Annotated[tuple[PositiveInt, ...], Several] | None = None
+    strides: tuple[PositiveInt, ...] | None = None
     """where unrolled networks read relevance out: at a layer of each of these strides (pixels a cell), coarsest first;
     1 is the image; unless given, 32 16 8 4 for unrolled, 1 for the others"""
     stride_layers: Literal["first", "last"] = "last"
     """which layer of each stride but the coarsest; at the last one relevance may lie on every other cell alone"""
-    stride_weights: Annotated[tuple[PositiveFloat, ...], Several] | None = None
+    stride_weights: tuple[PositiveFloat, ...] | None = None
     """weight of each of them in the heat-maps; 1 for the first and 0.5 for the others unless given"""
     learn_weights: bool = False
     """these weights are learnt"""
@@ -148,15 +148,15 @@ class TrainConfig(Config):
     """largest norm of the gradient; none if not given"""
     frozen_statistics: bool = True
     """the encoder's batch norm keeps its ImageNet statistics instead of those of each batch"""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: autocast to bfloat16 (twice as fast on CPUs and GPUs that have it)"""
+    precision: MixedPrecision = "float32"
+    """bfloat16: autocast to it (twice as fast on CPUs and GPUs that have it)"""
     evaluate_every: int = Field(1000, ge=1)
     """steps between evaluations on the validation split"""
     evaluate_images: int | None = Field(None, ge=1)
     """images of the validation split used while training, evenly spread; all if not given"""
     evaluate_size: int | None = Field(None, ge=32)
     """evaluate images resized to about this side (square of equal area); native size if not given"""
-    snapshots: Annotated[tuple[str, ...], Several] = ()
+    snapshots: tuple[str, ...] = ()
     """ids of images whose heat-maps are kept at every evaluation, for pictures"""
     save_every: int = Field(500, ge=1)
     """steps between saves of the state that a killed training goes on from"""
@@ -228,7 +228,7 @@ class SeedConfig(Config):
 class EvaluationConfig(explanation_tests.EvaluationConfig):
     """What the perturbation test and the segmentation test of CNNs share."""
 
-    rules: Annotated[tuple[str, ...], Several] = ("epsilon_plus",)
+    rules: tuple[str, ...] = ("epsilon_plus",)
     """composites of propagation rules, names separated by spaces: every method that takes rules is run once for each"""
     layer: str | None = None
     """layer that methods which look at one look at, by its name in the model; their usual one if not given"""

@@ -17,6 +17,7 @@ from wsss.data import Dataset, Sample
 from wsss.errors import InputError
 from wsss.store import atomic
 from wsss.store.atomic import remove_leftovers
+from wsss.words import counted
 
 SNAPSHOTS = "snapshots"
 """Folder of a training that holds them: ``<step>/<id>.npz``."""
@@ -27,7 +28,7 @@ def pictured_samples(ids: Sequence[str], *datasets: Dataset) -> list[tuple[Datas
     places = {sample.id: (dataset, sample) for dataset in datasets for sample in dataset}
     for image_id in ids:
         if image_id not in places:
-            raise InputError(f"--snapshots {image_id}: no such image in the training or the validation split")
+            raise InputError(f"`snapshots` {image_id}: no such image in the training or the validation split")
     return [places[image_id] for image_id in ids]
 
 
@@ -58,7 +59,7 @@ def read_snapshot(path: Path, outputs: int) -> tuple[np.ndarray, float]:
 
     Raises InputError naming the file if it is no snapshot.
     """
-    again = "delete it and train again, or take another --images"
+    again = "delete it and train again, or take another `images`"
     try:
         with np.load(path, allow_pickle=False) as arrays:
             maps = arrays["maps"].astype(np.float32)
@@ -67,9 +68,12 @@ def read_snapshot(path: Path, outputs: int) -> tuple[np.ndarray, float]:
         fault = " ".join(str(error).split())
         raise InputError(f"{path}: no snapshot of a training, or half-written ({fault}); {again}") from None
     if maps.ndim != 3 or 0 in maps.shape or not np.isfinite(maps).all():
-        raise InputError(f"{path}: scores of shape {maps.shape}, finite (classes, h, w) are due; {again}")
+        raise InputError(f"{path}: expected finite scores (classes, h, w), got {maps.shape}; {again}")
     if len(maps) != outputs:
-        raise InputError(f"{path}: scores of {len(maps)} classes and background; this data set has {outputs} in all")
+        raise InputError(
+            f"{path}: expected scores of {counted(outputs, 'class')}, background included, as in this data set, got "
+            f"{len(maps)}"
+        )
     if not (math.isfinite(strength) and strength > 0):
-        raise InputError(f"{path}: strength {strength:g}, more than 0 is due; {again}")
+        raise InputError(f"{path}: expected a strength above 0, got {strength:g}; {again}")
     return maps, strength

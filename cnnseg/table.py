@@ -17,11 +17,12 @@ from cnnseg.scores import evaluate_checkpoint, is_evaluation_of, read_scores
 from cnnseg.settings import BEST, CHOSEN, LAST, STAGE
 from cnnseg.table_settings import VOC, Cell, RowConfig, TableConfig, classifier_run
 from cnnseg.training import is_finished
-from wsss.console import note
 from wsss.data import Dataset
 from wsss.errors import InputError
-from wsss.options import command_line
+from wsss.progress import note
+from wsss.provenance import command_line
 from wsss.store import atomic, read_json, write_json
+from wsss.words import counted
 
 BEST_LABEL = "best: chosen on the validation split"
 
@@ -31,7 +32,7 @@ class Result:
     """Figures of one checkpoint of one training, in per cent; None where the network does not do it."""
 
     run: str
-    network: str
+    kind: str
     architecture: str
     budget: int
     seed: int
@@ -68,7 +69,7 @@ def run_table(
     cells = list(table.cells())
     for pattern in only:
         if not any(fnmatchcase(cell.name, pattern) for cell in cells):
-            raise InputError(f"--only {pattern}: fits none of the {len(cells)} trainings, such as {cells[0].name}")
+            raise InputError(f"`only` {pattern}: fits none of the {len(cells)} trainings, such as {cells[0].name}")
     common = {"runs": runs, "device": device, "workers": workers}
     ready: set[str] = set()
     for cell in cells:
@@ -96,7 +97,8 @@ def run_table(
             )
         results = collect(table, val, runs)
         write_table(table, results, out)
-        note(f"{cell.name}: {len([r for r in results if r.checkpoint == 'last'])} of {len(cells)} trainings finished")
+        finished = sum(one.checkpoint == "last" for one in results)
+        note(f"{cell.name}: {finished} of {counted(len(cells), 'training')} finished")
     results = collect(table, val, runs)
     write_table(table, results, out)
     return results
@@ -118,7 +120,7 @@ def collect(table: TableConfig, val: Dataset, runs: Path) -> list[Result]:
             results.append(
                 Result(
                     cell.name,
-                    cell.row.network,
+                    cell.row.kind,
                     cell.row.architecture,
                     cell.budget,
                     cell.seed,
@@ -186,7 +188,7 @@ def _grid(
     heads += [f"paper, {budget or 'before'}" for budget in known]
     lines = ["| " + " | ".join(heads) + " |", "| --- | --- |" + " ---: |" * (len(heads) - 2)]
     for row in table.rows:
-        mine = [r for r in results if (r.network, r.architecture) == (row.network, row.architecture)]
+        mine = [r for r in results if (r.kind, r.architecture) == (row.kind, row.architecture)]
         if key == "macro_f1" and mine and all(result.macro_f1 is None for result in mine):
             continue
         for checkpoint in ("last", BEST_LABEL) if table.best else ("last",):
@@ -225,7 +227,7 @@ def _rule(table: TableConfig) -> str:
 
 
 def _published(table: TableConfig, result: Result) -> dict[str, float | None]:
-    row = next(r for r in table.rows if (r.network, r.architecture) == (result.network, result.architecture))
+    row = next(r for r in table.rows if (r.kind, r.architecture) == (result.kind, result.architecture))
     paper = table.data == VOC
     return {
         "published_miou": row.published.get(result.budget) if paper else None,

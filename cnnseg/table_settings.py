@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from cnnseg.reading import find_reading
 from cnnseg.settings import Kind, NetworkConfig, TrainConfig
-from wsss.configs import find_config
-from wsss.console import Config, validation_line
+from wsss.configs import find_config, read_yaml
 from wsss.errors import InputError
+from wsss.settings import Config, MixedPrecision, validation_line
 
 VOC = "voc12"
 """The data set of the published figures; beside figures of another they would be no comparison."""
@@ -24,10 +23,10 @@ class RowConfig(Config):
     """A row of the table: a network, and what Yu et al. (2024) publish of it."""
 
     label: str
-    network: Kind
+    kind: Kind
     architecture: str = "resnet50"
     name: str | None = None
-    """what the names of its runs begin with; the network's unless given"""
+    """what the names of its runs begin with; the kind of network unless given"""
     classes_at_once: int | None = Field(None, ge=1)
     net: dict[str, Any] = Field(default_factory=dict)
     """other settings of its network, such as its strides"""
@@ -38,12 +37,19 @@ class RowConfig(Config):
     published_f1: dict[int, float] = Field(default_factory=dict)
     """budget -> F1; 0: after the classifier's training"""
 
-    @field_validator("network")
+    @model_validator(mode="before")
     @classmethod
-    def _segments(cls, network: Kind) -> Kind:
-        if network == "classifier":
+    def _former(cls, row: Any) -> Any:
+        if isinstance(row, dict) and "network" in row:
+            raise ValueError(f"network is called kind; expected kind: {row['network']}")
+        return row
+
+    @field_validator("kind")
+    @classmethod
+    def _segments(cls, kind: Kind) -> Kind:
+        if kind == "classifier":
             raise ValueError("a classifier gives no masks; every row starts from one anyway")
-        return network
+        return kind
 
 
 class TableConfig(Config):
@@ -64,7 +70,7 @@ class TableConfig(Config):
     size: int | None = Field(None, ge=32)
     """evaluate images resized to about this side; native size if not given"""
     protocol: Literal["voc", "paper"] = "voc"
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: MixedPrecision = "float32"
     """of the evaluation"""
     best: bool = False
     """evaluate, beside the end of each training, the checkpoint that was chosen on the validation split"""
@@ -85,7 +91,7 @@ class TableConfig(Config):
         self.pretraining_config()
         names = [cell.name for cell in self.cells()]
         if len(set(names)) < len(names):
-            raise ValueError("budgets, seeds and (network, architecture) of the rows: each may stand there once")
+            raise ValueError("budgets, seeds and (kind, architecture) of the rows: expected each once")
         return self
 
     def cells(self) -> Iterator[Cell]:
@@ -102,7 +108,7 @@ class TableConfig(Config):
     def classifier_network(self, architecture: str) -> NetworkConfig:
         """The classifier that all networks of an architecture start from."""
         weights = self.weights.get(architecture, "pretrained")
-        return NetworkConfig(network="classifier", architecture=architecture, weights=weights)
+        return NetworkConfig(kind="classifier", architecture=architecture, weights=weights)
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ class Cell:
     @property
     def name(self) -> str:
         """Name of its run."""
-        return f"{self.row.name or self.row.network}_{self.row.architecture}_{self.budget}_s{self.seed}"
+        return f"{self.row.name or self.row.kind}_{self.row.architecture}_{self.budget}_s{self.seed}"
 
     @property
     def classifier(self) -> str:
@@ -135,7 +141,7 @@ class Cell:
         row = self.row
         return NetworkConfig(
             **row.net,
-            network=row.network,
+            kind=row.kind,
             architecture=row.architecture,
             classifier=self.classifier,
             classes_at_once=row.classes_at_once,
@@ -150,12 +156,8 @@ def classifier_run(architecture: str) -> str:
 def read_table(name: str) -> tuple[Path, TableConfig]:
     """A table's YAML, by path or by name below ``configs/``. InputError naming the file and the key at fault."""
     path = find_config(name)
+    content = read_yaml(path, "title, data, budgets, rows")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise InputError(f"{path}: not a table (title, data, budgets, rows)")
-        return path, TableConfig(**content)
+        return path, TableConfig.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{path}: {validation_line(error)}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None

@@ -11,15 +11,17 @@ from torch import Tensor, nn
 
 import cnnseg
 from cnnseg.classifiers import input_size, load_imagenet_cnn
+from cnnseg.methods import find_method
 from cnnseg.models import PlainClassifier, find_network, load_network
 from cnnseg.settings import BACKGROUND_CLASS, BEST, STAGE, EvaluationConfig
 from cnnseg.unroll import UnrolledNetwork
-from wsss.console import warn
 from wsss.errors import InputError
 from wsss.explanation import Explanation
 from wsss.explanation_tests.explainer import Explainer
 from wsss.explanation_tests.settings import chosen_names
 from wsss.explanation_tests.tested import ModelUnderTest
+from wsss.extensions import source_file
+from wsss.progress import warn
 from wsss.store import file_hash
 
 
@@ -37,19 +39,17 @@ def find_model(
         InputError: neither or both are given, or no such model.
     """
     if (classifier is None) == (architecture is None):
-        raise InputError("--classifier or --architecture: give one of the two")
+        raise InputError("`classifier` or `architecture`: expected one of the two")
     square = (size, size) if size is not None else None
     if classifier is None:
         cnn = load_imagenet_cnn(architecture, weights)
         known = f"pretrained {architecture}" if weights == "pretrained" else file_hash(Path(weights))
         where = square or input_size(cnn.model)
         return ModelUnderTest(cnn.model, cnn.class_names, cnn.mean, cnn.std, where, architecture, known)
-    path = find_network(classifier, runs, option="--classifier")
+    path = find_network(classifier, runs, argument="classifier")
     network = load_network(path)
     if not isinstance(network.module, PlainClassifier | UnrolledNetwork):
-        raise InputError(
-            f"--classifier {classifier}: is a {network.kind}; `cnnseg train-classifier` makes a classifier"
-        )
+        raise InputError(f"`classifier` {classifier}: expected one of `cnnseg train-classifier`, got a {network.kind}")
     model = network.module.model
     return ModelUnderTest(
         model,
@@ -83,10 +83,10 @@ def find_explainers(tested: ModelUnderTest, config: EvaluationConfig) -> list[Ex
     from cnnseg.methods import METHODS
     from cnnseg.unroll.composites import COMPOSITES
 
-    methods = [METHODS[name] for name in chosen_names(config.methods, METHODS, option="--methods", what="method")]
-    composites = chosen_names(config.rules, COMPOSITES, option="--rules", what="composite")
+    methods = [METHODS[name] for name in chosen_names(config.methods, METHODS, argument="methods", what="method")]
+    composites = chosen_names(config.rules, COMPOSITES, argument="rules", what="composite")
     if config.layer is not None and not any(method.takes_layer for method in methods):
-        raise InputError(f"--layer {config.layer}: none of the methods looks at a layer")
+        raise InputError(f"`layer` {config.layer}: none of the methods looks at a layer")
     found = []
     for method in methods:
         layer = {"layer": config.layer} if method.takes_layer and config.layer is not None else {}
@@ -104,7 +104,8 @@ def explainer_of(name: str, class_specific: bool, **options: str) -> Explainer:
         many=True,
         options=options,
         variants=tuple(options.values()),
-        remedy="try --precision float64",
+        remedy="try `precision` float64",
+        code=source_file(find_method(name).compute),
     )
 
 

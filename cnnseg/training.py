@@ -21,11 +21,12 @@ from cnnseg.models import Network, save_network
 from cnnseg.optimiser import ENCODERS, make_optimizer, set_lr
 from cnnseg.settings import BEST, LAST, STATE, TrainConfig
 from cnnseg.snapshots import SNAPSHOTS, pictured_samples, write_snapshot
-from wsss.console import note, track
 from wsss.data import Dataset, Sample, check_foreground
 from wsss.distributed import OwnBatches, all_sum, part_of, same_start, sum_gradients, whole_batch
 from wsss.errors import InputError
+from wsss.precision import autocast
 from wsss.processes import is_first, size
+from wsss.progress import note, track
 from wsss.training import loader_errors, read_state, save_state, stable_seed
 
 
@@ -85,12 +86,12 @@ def train_network(
     """
     module = network.module
     if workers < 0:
-        raise InputError(f"--workers {workers}: 0 or more")
+        raise InputError(f"`workers` {workers}: expected 0 or more")
     datasets = (train, *((val,) if val is not None else ()))
     for dataset in datasets:
         check_classes(network, dataset)
     if module.segments and not module.classifies and not masked:
-        raise InputError(f"network {network.kind} learns from masks alone: give a --budget, and data with masks")
+        raise InputError(f"network {network.kind} learns from masks alone: give a `budget`, and data with masks")
     if not masked and not any(sample.classes for sample in train):
         raise InputError(
             f"data set {train.name}/{train.split}: no image shows any of the classes {', '.join(train.class_names)}"
@@ -206,7 +207,7 @@ def _step(
 ) -> tuple[float, float]:
     """One step of optimisation; classification and segmentation loss, 0 for one that plays no part."""
     module = network.module
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+    with autocast(images.device, config.precision):
         logits, maps = module(network.normalise(images), decode=places)
     parts = [images.new_zeros(()), images.new_zeros(())]
     if logits is not None and module.classifies:
@@ -224,7 +225,7 @@ def _step(
     values = [*all_sum(torch.stack([*parts, loss])).tolist(), norm.item()]
     if not all(map(math.isfinite, values)):  # before the weights take it in
         what = f"loss {values[2]:g}, norm of its gradient {values[3]:g}"
-        raise InputError(f"step {step}: {what}: not finite; lower --lr (now {config.lr:g}) or give --clip")
+        raise InputError(f"step {step}: {what}: not finite; lower `lr` (now {config.lr:g}) or give `clip`")
     optimizer.step()
     return values[0], values[1]
 
@@ -234,7 +235,7 @@ def _check_processes(batch_size: int, places: int) -> None:
     least = min(count for count in (batch_size, places, batch_size - places) if count)
     if size() > least:
         what = f"a batch of {batch_size}, {places} of them with masks, can be shared by at most {least}"
-        raise InputError(f"{size()} processes: {what}; start fewer, or raise --batch-size")
+        raise InputError(f"{size()} processes: {what}; start fewer, or raise `batch_size`")
 
 
 def _mode(module: nn.Module, config: TrainConfig) -> None:

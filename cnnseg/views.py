@@ -13,6 +13,7 @@ from cnnseg.models import Network
 from cnnseg.segmentation.settings import ViewsConfig
 from wsss.data import BACKGROUND
 from wsss.errors import InputError
+from wsss.precision import autocast
 
 
 def look(
@@ -23,7 +24,7 @@ def look(
     *,
     masks: bool = True,
     device: str = "cpu",
-    precision: str = "fp32",
+    precision: str = "float32",
 ) -> tuple[Tensor | None, Tensor | None]:
     """Class scores (B, C + 1) of pictures, and the scores of their pixels (B, C + 1, h, w) at about `size`.
 
@@ -33,7 +34,7 @@ def look(
     Args:
         size: (height, width) that the network sees the pictures at, times each scale.
         masks: False: class scores alone, without the cost of a decoder.
-        precision: "bf16" for autocast.
+        precision: "float32" or "bfloat16", see `wsss.precision.autocast`.
     """
     passes = [(scale, mirrored) for scale in views.scales for mirrored in ((False, True) if views.flip else (False,))]
     scores: list[Tensor] = []
@@ -41,7 +42,7 @@ def look(
     for scale, mirrored in passes:
         seen = tuple(max(1, round(scale * side)) for side in size)
         images = torch.stack([network.prepare(picture, seen) for picture in pictures]).to(device)
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(device, precision):
             logits, maps = network.module(images.flip(-1) if mirrored else images, decode=None if masks else 0)
         if logits is not None:
             scores.append(logits)
@@ -64,7 +65,7 @@ def likely_outputs(network: Network, logits: Tensor | None, gate: float) -> list
     if not gate:
         return None
     if logits is None:
-        raise InputError(f"--gate {gate:g}: {network.title} does not say which classes an image shows")
+        raise InputError(f"`gate` {gate:g}: {network.title} does not say which classes an image shows")
     probable = (logits.float().sigmoid() >= gate).tolist()
     return [output for output, may in enumerate(probable) if may or output == BACKGROUND]
 

@@ -20,10 +20,11 @@ import numpy as np
 from cyclopts import App
 from PIL import Image, ImageDraw
 
-from wsss.console import existing_file, note, run
+from wsss.console import existing_file, run
 from wsss.data import BACKGROUND, IGNORE
 from wsss.data.config import load_config
 from wsss.errors import InputError
+from wsss.progress import note
 from wsss.store import write_mask
 
 HERE = Path(__file__).resolve().parent

@@ -27,7 +27,7 @@ def make_networks(place: Path) -> None:
     torch.manual_seed(0)
     names = ("cat", "dog")
     save_classifier(create_classifier("test_vit", names, "none"), place / "runs/vit/classifier/classifier.safetensors")
-    cnn = create_network(NetworkConfig(network="classifier", architecture="test_resnet", weights="none"), names)
+    cnn = create_network(NetworkConfig(kind="classifier", architecture="test_resnet", weights="none"), names)
     save_network(cnn, place / "runs/cnn/network/last.safetensors")
     tiny = SegmentationConfig(decoder="fpn", encoder="test_resnet", weights="none")
     save_network(create_segmentation(tiny, names, "masks of one"), place / "runs/seg/network/last.safetensors")

@@ -394,14 +394,14 @@ def test_predicted_region() -> None:
             for column in range(4):
                 assert found[image, 0, row, column] == (int(maps[image, :, row, column].argmax()) == 1)
     assert torch.equal(predicted_region(maps[:, :1], 0), (maps[:, :1] > 0).float())
-    with pytest.raises(InputError, match="class 3: the maps have classes 0 to 2"):
+    with pytest.raises(InputError, match="class 3: expected 0 to 2, the classes of the maps"):
         predicted_region(maps, 3)
 
 
 def test_pixel_region() -> None:
     region = pixel_region((4, 6), [(0, 5), (3, 0), (3, 0)])
     assert region.shape == (1, 1, 4, 6) and region.sum() == 2 and region[0, 0, 0, 5] == region[0, 0, 3, 0] == 1
-    for points, message in (([], "no pixel given"), ([(4, 0)], r"pixel \(4, 0\)"), ([(0, -1)], r"pixel \(0, -1\)")):
+    for points, message in (([], "got no pixel"), ([(4, 0)], r"got \(4, 0\)"), ([(0, -1)], r"got \(0, -1\)")):
         with pytest.raises(InputError, match=message):
             pixel_region((4, 6), points)
 
@@ -431,7 +431,7 @@ def test_regions_that_are_none_are_refused_at_once(region: Any, message: str) ->
     [
         (torch.ones(1, 1, 10, 8), r"region: shape \(1, 1, 10, 8\) for maps of \(4, 4, 8, 10\)"),
         (torch.ones(1, 3, 8, 10), r"expected \(1 or 4, 1 or 4, 8, 10\)"),
-        (torch.ones(2, 1, 8, 10), "region: 2 regions for 4 images; expected 1 or 4"),
+        (torch.ones(2, 1, 8, 10), "region: expected 1 or 4 regions for 4 images, got 2"),
     ],
 )
 def test_regions_of_other_maps_are_refused(region: Tensor, message: str, method: str) -> None:

@@ -16,8 +16,8 @@ from affinity.checkpoint import load_affinity_network, save_affinity_network
 from affinity.cli import app
 from affinity.crf import DenseCRF
 from affinity.network import AffinityNetwork
-from affinity.refine import RefineConfig, grid_scores, refine_seed
-from affinity.settings import NetworkConfig
+from affinity.refine import grid_scores, refine_seed
+from affinity.settings import NetworkConfig, RefineConfig
 from wsss.console import run
 from wsss.data import load_dataset, read_image
 from wsss.metrics import seed_to_mask

@@ -18,9 +18,8 @@ from affinity.checkpoint import load_affinity_network, save_affinity_network
 from affinity.loss import EPSILON, affinity_loss, pair_distances, pair_kinds, stride_labels
 from affinity.network import AffinityNetwork
 from affinity.settings import NetworkConfig
-from wsss.backbones import convert_weights, create_backbone, read_weights
+from wsss.backbones import convert_weights, create_backbone, read_weights, strides_first
 from wsss.errors import InputError
-from wsss.weights import strides_first
 
 SMALL = {"weights": None, "widths": (8, 8), "dim": 12, "groups": 4, "stem_width": 4}
 TRUNKS = {
@@ -200,7 +199,7 @@ def test_settings_that_cannot_be() -> None:
         NetworkConfig(levels=(3, 1, 2, 0))
     with pytest.raises(ValidationError, match="one for each"):
         NetworkConfig(widths=(32, 32))
-    with pytest.raises(ValidationError, match="multiple of groups"):
+    with pytest.raises(ValidationError, match="multiples of groups"):
         NetworkConfig(widths=(32, 64, 64, 95))
     with pytest.raises(InputError, match="levels"):
         AffinityNetwork(NetworkConfig(kind="vit", backbone="test_vit", levels=(1, 9), **SMALL))

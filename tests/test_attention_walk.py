@@ -16,7 +16,7 @@ from vitseg import explain
 from vitseg.models import Classifier
 from vitseg.relevance.attention_walk import walked_blocks
 from vitseg.seeds import class_maps
-from vitseg.settings import ExplainConfig, SeedConfig
+from vitseg.settings import SeedConfig
 from wsss.errors import InputError
 from wsss.maps import compete, scale_maps
 from wsss.store import Stage, config_of
@@ -143,8 +143,7 @@ def test_usual_values() -> None:
     assert (SeedConfig(attention_walk=0).walk_steps, SeedConfig(attention_walk=0).exponent) == (0, 0.5)
     assert SeedConfig(method="rollout", attention_walk=1).exponent == 2
     assert SeedConfig(attention_walk=3, power=0.7).exponent == 0.7
-    assert (ExplainConfig().walk_steps, ExplainConfig(attention_walk=1).exponent) == (0, 1)
-    assert SeedConfig().competes and not SeedConfig(attention_walk=0).competes and not ExplainConfig().competes
+    assert SeedConfig().competes and not SeedConfig(attention_walk=0).competes
     assert SeedConfig(attention_walk=0, competition=True).competes and not SeedConfig(competition=False).competes
     assert {"attention_walk", "competition"} <= set(SeedConfig(attention_walk=0, competition=True).identity)
 
@@ -180,7 +179,7 @@ def test_exact_relevance_is_in_double_precision(tmp_path: Path) -> None:
 
     assert set(PROPAGATED) == {name for name, method in METHODS.items() if method.relevance}
     assert SeedConfig().dtype == SeedConfig(attention_walk=0).dtype == "float64"
-    assert SeedConfig(rules="robust").dtype == SeedConfig(method="rollout").dtype == ExplainConfig().dtype == "float32"
+    assert SeedConfig(rules="robust").dtype == SeedConfig(method="rollout").dtype == "float32"
     before = SeedConfig(precision="float32").identity
     begun = Stage.open(tmp_path / "seeds", kind="seeds", class_names=("cat",), suffix=".npz", config=before)
     assert SeedConfig().as_begun(config_of(begun.folder)).identity == before  # begun before this was usual

@@ -64,13 +64,16 @@ IMAGES: dict[str, tuple[Any, str]] = {
     "list": ([noise(3, 24, 24)], "images: expected a torch.Tensor (B, 3, H, W), got a list"),
     "one image": (noise(3, 24, 24), "one image is images[None]"),
     "no image": (noise(0, 3, 24, 24), "expected (B, 3, H, W), B >= 1"),
-    "nan": (NAN, "images: NaN or infinite values in 1; expected finite ones"),
-    "infinite": (noise(2, 3, 24, 24) * math.inf, "images: NaN or infinite values in 0, 1;"),
-    "sparse": (noise(1, 3, 24, 24).to_sparse(), "images: torch.sparse_coo; expected dense ones: images.to_dense()"),
+    "nan": (NAN, "images: expected finite values, got NaN or infinite ones in 1"),
+    "infinite": (noise(2, 3, 24, 24) * math.inf, "got NaN or infinite ones in 0, 1"),
+    "sparse": (noise(1, 3, 24, 24).to_sparse(), "images: expected dense ones, got torch.sparse_coo: images.to_dense()"),
     "grey": (noise(1, 1, 24, 24), "to have 3 channels, but got 1 channels instead"),
     "with alpha": (noise(1, 4, 24, 24), "to have 3 channels, but got 4 channels instead"),
-    "bytes": (torch.zeros(1, 3, 24, 24, dtype=torch.uint8), "images: torch.uint8 on cpu; the model is torch.float64"),
-    "complex": (noise(1, 3, 24, 24) + 0j, "images: torch.complex128 on cpu; the model is torch.float64"),
+    "bytes": (
+        torch.zeros(1, 3, 24, 24, dtype=torch.uint8),
+        "expected torch.float64 on cpu, got torch.uint8 on cpu",
+    ),
+    "complex": (noise(1, 3, 24, 24) + 0j, "images: expected torch.float64 on cpu, got torch.complex128 on cpu"),
 }
 OPTIONS: list[tuple[str, dict[str, Any], str]] = [
     *(
@@ -79,15 +82,19 @@ OPTIONS: list[tuple[str, dict[str, Any], str]] = [
         for wrong in (None, 3, ["lrp"])
     ),
     ("vitseg", {"rules": 1.5}, "rules: expected a name, got a float; known: exact, robust"),
-    ("vitseg", {"first_block": "1"}, "first_block '1': expected a whole number"),
-    ("vitseg", {"first_block": 0.5}, "first_block 0.5: expected a whole number"),
-    ("vitseg", {"attention_walk": 0.5}, "attention_walk 0.5: expected a whole number"),
-    ("vitseg", {"attention_walk": 1, "attention_blocks": ["0"]}, "attention_blocks '0': expected a whole number"),
+    ("vitseg", {"first_block": "1"}, "`first_block`: expected a whole number, got '1'"),
+    ("vitseg", {"first_block": 0.5}, "`first_block`: expected a whole number, got 0.5"),
+    ("vitseg", {"attention_walk": 0.5}, "`attention_walk`: expected a whole number, got 0.5"),
+    (
+        "vitseg",
+        {"attention_walk": 1, "attention_blocks": ["0"]},
+        "`attention_blocks`: expected a whole number",
+    ),
     ("cnnseg", {"rules": 3}, "rules: expected a name, a Rule, a Composite or a mapping, got a int"),
     ("cnnseg", {"layer": 3}, "layer: expected a name, got a int"),
     *((family, {"targets": "cat"}, "targets: expected class indices") for family in FAMILIES),
-    *((family, {"targets": 99}, "targets: 99 to 99; the model has classes 0 to 4") for family in FAMILIES),
-    *((family, {"targets": 0.5}, "targets: dtype torch.float") for family in FAMILIES),
+    *((family, {"targets": 99}, "targets: expected classes 0 to 4, got 99 to 99") for family in FAMILIES),
+    *((family, {"targets": 0.5}, "targets: expected integer class indices, got torch.float") for family in FAMILIES),
 ]
 
 
@@ -110,11 +117,11 @@ PICTURES: dict[str, tuple[Callable[[], object], str]] = {
     "no image": (lambda: overlay(None, MAP), "image: expected (H, W, 3) or (3, H, W), got ()"),
     "grey": (lambda: overlay(PICTURE[..., 0], MAP), "image: expected (H, W, 3) or (3, H, W), got (8, 12)"),
     "normalised": (lambda: overlay(PICTURE - 1.5, MAP), "image: expected uint8, or floats in [0, 1]"),
-    "deep": (lambda: overlay(Image.new("I;16", (8, 8)), MAP), "more than 8 bits a channel"),
+    "deep": (lambda: overlay(Image.new("I;16", (8, 8)), MAP), "image: expected 8 bits a channel"),
     "text": (lambda: overlay(PICTURE, "heat"), "map: expected one map (h, w), got a str that is no array of numbers"),
     "no map": (lambda: overlay(PICTURE, None), "map: expected one map (h, w), got ()"),
     "maps": (lambda: overlay(PICTURE, torch.zeros(2, 4, 4)), "map: expected one map (h, w), got (2, 4, 4)"),
-    "nan map": (lambda: overlay(PICTURE, MAP * math.nan), "map: has values that are not finite"),
+    "nan map": (lambda: overlay(PICTURE, MAP * math.nan), "map: expected finite values"),
     "opacity": (lambda: overlay(PICTURE, MAP, opacity=1.5), "opacity 1.5: expected a number from 0 to 1"),
     "opacity of a signed map": (lambda: overlay(PICTURE, MAP - 0.5, opacity=-1), "opacity -1: expected a number"),
     "opacity as text": (lambda: overlay(PICTURE, MAP, opacity="half"), "opacity 'half': expected a number"),
@@ -122,11 +129,17 @@ PICTURES: dict[str, tuple[Callable[[], object], str]] = {
     "a limit alone": (lambda: overlay(PICTURE, MAP, limits=1), "limits 1: expected two finite values"),
     "turned limits": (lambda: overlay(PICTURE, MAP, limits=(1, 0)), "limits (1, 0): expected two finite values, the"),
     "no limits": (lambda: overlay(PICTURE, MAP, limits=(None, 1)), "limits (None, 1): expected two finite values"),
-    "photograph": (lambda: read_photograph(3), "images: a int; expected a file, a PIL image, or uint8 RGB"),
-    "deep photograph": (lambda: read_photograph(Image.new("I;16", (8, 8))), "more than 8 bits a channel"),
+    "photograph": (
+        lambda: read_photograph(3),
+        "images: expected a file, a PIL image, or uint8 RGB (H, W, 3)",
+    ),
+    "deep photograph": (
+        lambda: read_photograph(Image.new("I;16", (8, 8))),
+        "image: expected 8 bits a channel",
+    ),
     "float photograph": (
         lambda: read_photograph(np.zeros((8, 8, 3))),
-        "image: float64 of shape (8, 8, 3); expected uint8",
+        "image: expected uint8 RGB (H, W, 3), got float64 (8, 8, 3)",
     ),
 }
 
@@ -152,7 +165,7 @@ def test_means_that_are_none(mean: Any, std: Any) -> None:
 
 
 def test_images_of_the_tests() -> None:
-    for images, told in ((NAN, "NaN or infinite values in 1"), (NAN.to_sparse(), "expected dense ones")):
+    for images, told in ((NAN, "got NaN or infinite ones in 1"), (NAN.to_sparse(), "expected dense ones")):
         assert told in refusal(lambda: wsss.segmentation_test(cnn(), explainer, images, np.ones((3, 24, 24))))  # noqa: B023
     empty = np.zeros((2, 24, 24), np.uint8)
     line = refusal(lambda: wsss.segmentation_test(cnn(), explainer, noise(2, 3, 24, 24), empty))

@@ -159,6 +159,11 @@ def turned(place: Path, _: pytest.MonkeyPatch) -> None:
     write_seed(path.parent, "a", Seed(np.ones((1, 4, 4), np.float16), class_array((1,)), image.size))
 
 
+def two_runs_one_damaged(place: Path, _: pytest.MonkeyPatch) -> None:
+    shutil.copytree(place / "runs/one", place / "runs/two")
+    cut("runs/two/seeds/a.npz")(place, _)
+
+
 BINARY = masks(lambda mask: np.where(mask == 1, 255, np.where(mask == 2, 255, 0)).astype(np.uint8))
 EMPTY = masks(np.zeros_like)
 COLOURS = masks(lambda mask: np.stack([mask] * 3, -1))
@@ -168,9 +173,12 @@ MAPS = np.full((1, 4, 4), 0.5, np.float16)
 
 A, ON = "data/images/a.png", "--data data/data.yaml --split val"
 BY_VIT, BY_CNN = "--classifier vit --sizes 32 --first-block 1 --device cpu", "--classifier cnn --size 32 --device cpu"
-VIT_TRAINING = "--architecture test_vit --epochs 1 --batch-size 2 --sizes 32 --precision fp32 --device cpu"
+VIT_TRAINING = "--architecture test_vit --epochs 1 --batch-size 2 --sizes 32 --precision float32 --device cpu"
 CNN_TRAINING = "--architecture test_resnet --weights none --steps 1 --batch-size 2 --crop 32 --device cpu"
 SEG_TRAINING = "--encoder test_resnet --decoder fpn --weights none --steps 1 --batch-size 2 --crop 32 --device cpu"
+
+
+FP32 = r".*--precision.* \(fp32 is called float32\)$"
 
 
 @dataclass(frozen=True)
@@ -187,8 +195,8 @@ PICTURES = [  # of photographs, on the commands that take files of any name
     ("text.jpg", content("text.jpg", "no image"), r"image text\.jpg: cannot be read \(not an image\)"),
     ("empty.jpg", content("empty.jpg", b""), r"image empty\.jpg: cannot be read \(the file is empty\)"),
     ("cut.png", lambda p, m: write(p / "cut.png", (p / A).read_bytes()[:-200]), r"image cut\.png: cannot be read \("),
-    ("deep.png", picture("deep.png", np.zeros((9, 9), np.uint16)), r"image deep\.png: more than 8 bits a channel"),
-    ("real.tif", picture("real.tif", np.zeros((9, 9), np.float32)), r"image real\.tif: more than 8 bits a channel"),
+    ("deep.png", picture("deep.png", np.zeros((9, 9), np.uint16)), r"image deep\.png: expected 8 bits a channel"),
+    ("real.tif", picture("real.tif", np.zeros((9, 9), np.float32)), r"image real\.tif: expected 8 bits a channel"),
     ("loop.png", link("loop.png", "loop.png"), r"loop\.png"),
     ("'no\nsuch.png'", None, r"image no such\.png: no such file"),
     ("'a name.png'", content("a name.png", "no"), r"image a name\.png: cannot be read \(not an image\)"),
@@ -208,14 +216,14 @@ CASES = [
                 BINARY,
             ),
             ("--foreground-value 0", r"--foreground-value 0: expected a pixel value from 1 to 255", None),
-            ("", r"mask data/masks/a\.png: mode RGB; a mask is a palette or grey-scale image", COLOURS),
+            ("", r"mask data/masks/a\.png: expected a palette or grey-scale image, got mode RGB", COLOURS),
             ("", r"mask data/masks/a\.png: pixel values 0 to 65535; expected 0 background", DEEP),
             ("", r"mask data/masks/a\.png: cannot be read \(the file is empty\)", content("data/masks/a.png", b"")),
             ("", r"mask data/masks/a\.png: cannot be read", content("data/masks/a.png", "text")),
             ("", r"ground truth.*(EXIF orientation 6).*turn the mask upright, too", turned),
             (
                 "",
-                r"seed runs/one/seeds/a\.npz: damaged: .*run the command that makes the seeds",
+                r"^error: seed runs/one/seeds/a\.npz: damaged: .*run the command that makes the seeds again$",
                 cut("runs/one/seeds/a.npz"),
             ),
             ("", r"seed runs/one/seeds/a\.npz: NaN or infinite values", seed_of(MAPS * np.nan)),
@@ -242,13 +250,17 @@ CASES = [
                 r"runs/one/metrics\.json: not valid JSON|not written by wsss evaluate",
                 content("runs/one/metrics.json", "{"),
             ),
-            ("--alpha nan", r"--alpha nan: must be greater than 0", None),
+            ("--alpha nan", r"--alpha nan: expected more than 0", None),
             ("--stage maps", r"--stage maps: no such stage", None),
-            ("--runs affinity.safetensors", r"--runs affinity\.safetensors: is a file; expected a folder", None),
+            (
+                "--runs affinity.safetensors",
+                r"^error: --runs affinity\.safetensors: expected a folder, .*got a file",
+                None,
+            ),
             ("--root nowhere", r"--root nowhere: no such folder", None),
         )
     ),
-    Case("wsss evaluate one --data many.yaml --split val", r"masks of 1000 classes; at most 254 fit", thousand),
+    Case("wsss evaluate one --data many.yaml --split val", r"masks of at most 254 classes, got 1000", thousand),
     Case(f"vitseg explain {A} --classifier vit --device tpu9", r"--device tpu9: not available here"),
     Case(f"cnnseg explain {A} --classifier cnn --device tpu9", r"--device tpu9: not available here"),
     Case(
@@ -264,11 +276,11 @@ CASES = [
     ),
     Case(
         f"wsss evaluate one {ON}",
-        r"labels\.csv: its columns are a, b; due are",
+        r"labels\.csv: expected the columns image, classes.*, got a, b",
         content("data/labels.csv", "a,b\n1,2\n"),
     ),
     Case(f"wsss evaluate nothing {ON}", r"nothing: no such run in runs", None),
-    Case(f"wsss compare one {ON} --out data", r"--out data: the report is a web page", None),
+    Case(f"wsss compare one {ON} --out data", r"--out data: expected a name that ends in", None),
     Case(f"wsss compare one {ON} --out affinity.safetensors/a.html", r"affinity\.safetensors", None),
     Case(f"wsss compare one {ON} --images z", r"z", None),
     Case(f"wsss compare one {ON} --images a", r"image data/images/a\.png: cannot be read", content(A, "text")),
@@ -282,24 +294,24 @@ CASES = [
         for more, told, spoil, made in (
             (
                 f"{A} text.jpg data/images/b.png --out out",
-                r"1 of 3 photographs have no overlay: image text\.jpg: cannot be read",
+                r"1 of 3 photographs has no overlay: image text\.jpg: cannot be read",
                 content("text.jpg", "no"),
                 r"out/[ab]_",
             ),
             (
                 f"{A} --out affinity.safetensors",
-                r"--out affinity\.safetensors: is a file; expected a folder",
+                r"--out affinity\.safetensors: expected a folder, .*got a file",
                 None,
                 None,
             ),
             (f"{A} --out affinity.safetensors/sub", r"affinity\.safetensors", None, None),
             (
                 f"{A} --runs affinity.safetensors",
-                r"--runs affinity\.safetensors: is a file; expected a folder",
+                r"--runs affinity\.safetensors: expected a folder, .*got a file",
                 None,
                 None,
             ),
-            (f"{A} --top 0", r"--top 0: the classifier has 1 to 2 classes", None, None),
+            (f"{A} --top 0", r"--top 0: expected 1 to 2", None, None),
             (f"{A} --classes cart", r"class 'cart' is unknown to the classifier: did you mean 'cat'", None, None),
             (f"{A} --method lrpp", r"method 'lrpp' is unknown: did you mean 'lrp'", None, None),
             (f"{A} data/a.png", r"two files are named a", None, None),
@@ -335,12 +347,12 @@ CASES = [
     ),
     Case(
         f"vitseg explain {A} --architecture test_vit --weights code.pth",
-        r"--weights code\.pth: holds more than weights, and reading that could run code",
+        r"--weights code\.pth: expected weights alone, got more, and to read that could run code",
         pickled,
     ),
     Case(
         f"cnnseg explain {A} --architecture test_resnet --weights code.pth",
-        r"--weights code\.pth: holds more than weights",
+        r"--weights code\.pth: expected weights alone",
         pickled,
     ),
     Case(
@@ -358,7 +370,7 @@ CASES = [
         Case(f"vitseg seeds {ON} {BY_VIT} {more}", told, spoil, made)
         for more, told, spoil, made in (
             ("--shard 5/4", r"--shard 5/4: expected i/n", None, None),
-            ("--batch-size 0", r"--batch-size 0: at least 1", None, None),
+            ("--batch-size 0", r"--batch-size 0: expected at least 1", None, None),
             ("--name one", r"runs/one/seeds: made with other settings", None, None),
             (
                 "--name new",
@@ -389,13 +401,32 @@ CASES = [
         Case(f"{family} segmentation-test {by} --device cpu {more}", told, spoil)
         for family, by in (("vitseg", "--classifier vit"), ("cnnseg", "--classifier cnn"))
         for more, told, spoil in (
-            ("", r"--data or --images: give", None),
+            ("", r"--data or --images: expected", None),
             ("--images data/images", r"--images data/images: needs --masks", None),
             ("--images data/images --masks data/masks", r"image data/images/x\.png: no mask", None),
             (ON, r"no mask shows a class.*--foreground-value 255", BINARY),
             (f"{ON} --foreground-value 999", r"--foreground-value 999: expected a pixel value", None),
-            (f"{ON} --name a/b", r"--name a/b: is no name of a folder", None),
+            (f"{ON} --name a/b", r"--name a/b: expected the name of a folder", None),
         )
+    ),
+    # names and values of older versions
+    *(
+        Case(f"{command} {more}" + " --data data/data.yaml" * ("segment " not in command), rf"^error: {told}")
+        for command, more, told in (
+            ("cnnseg train-unrolled", "--network unet", r"--network unet: expected --kind unet; "),
+            ("cnnseg train-classifier", "--network fcn", r"--network fcn: expected --kind fcn; "),
+            ("cnnseg train-unrolled", "--precision bf16", r"--precision: .* 'bfloat16' .*\(bf16 is called bfloat16\)$"),
+            ("vitseg train-classifier", "--precision fp32", FP32),
+            ("affinity train --seeds one --split val", "--precision fp32", FP32),
+            ("cnnseg evaluate --network seg --split val", "--precision fp32", FP32),
+            ("cnnseg segment data/images/a.png --network seg --out out", "--precision fp32", FP32),
+            ("vitseg seeds --classifier vit --split val", "--precision fp32", FP32),
+        )
+    ),
+    Case(
+        "cnnseg run-table old.yaml",
+        r"^error: old\.yaml: rows\.0: network is called kind; expected kind: unet",
+        content("old.yaml", "title: old\ndata: x\nbudgets: [1]\nrows: [{label: U-Net, network: unet}]\n"),
     ),
     # the other commands of cnnseg
     Case(
@@ -405,7 +436,7 @@ CASES = [
     ),
     Case(
         f"cnnseg train-unrolled --data many.yaml --train-split val --name new {CNN_TRAINING}",
-        r"1000 classes, and masks show 254 at most",
+        r"expected at most 254 classes in masks, got 1000",
         thousand_without_masks,
     ),
     Case(
@@ -437,13 +468,13 @@ CASES = [
     Case(f"cnnseg seeds {ON} --network seg --device cpu", r"is no classifier that could be explained", None),
     Case(
         "cnnseg segment text.jpg --network seg --out out --device cpu",
-        r"1 of 1 photographs were left out; the first: image text\.jpg: cannot be read",
+        r"^error: image text\.jpg: cannot be read",
         content("text.jpg", "no"),
         r"out/",
     ),
     Case(
         f"cnnseg segment {A} --network seg --out affinity.safetensors",
-        r"--out affinity\.safetensors: is a file; expected a folder",
+        r"--out affinity\.safetensors: expected a folder, .*got a file",
         None,
     ),
     Case(
@@ -458,16 +489,16 @@ CASES = [
     ),
     Case(
         f"cnnseg explain-segmentation {A} --network seg --out affinity.safetensors",
-        r"--out affinity\.safetensors: is a file; expected a folder",
+        r"--out affinity\.safetensors: expected a folder, .*got a file",
     ),
-    Case("cnnseg export --network seg --out net.pt", r"--out net\.pt: a name that ends in \.onnx is due", None),
+    Case("cnnseg export --network seg --out net.pt", r"--out net\.pt: expected a name that ends in \.onnx", None),
     Case(f"cnnseg evolution {ON} --network cnn --out page.txt", r"page\.txt|cnn", None),
     Case("cnnseg run-table nowhere", r"nowhere: no such file", None),
     # affinity
     *(
         Case(f"affinity labels {ON} --seeds one --into new {more}", told, spoil, r"runs/new/affinity_labels/")
         for more, told, spoil in (
-            ("", r"seed runs/one/seeds/a\.npz: damaged", cut("runs/one/seeds/a.npz")),
+            ("", r"^error: seed runs/one/seeds/a\.npz: damaged", cut("runs/one/seeds/a.npz")),
             ("", r"seed of image a and data/images/a\.png differ in size", seed_of(MAPS, (1,), (9, 9))),
             ("", r"seed of image a shows the classes \[2\], its labels are \[1\]", seed_of(MAPS, (2,))),
             ("", r"image data/images/a\.png: cannot be read", content(A, "text")),
@@ -477,10 +508,21 @@ CASES = [
     ),
     Case(
         "affinity labels --data many.yaml --split val --seeds one",
-        r"1000 classes, and masks show 254 at most",
+        r"expected at most 254 classes in masks, got 1000",
         thousand_without_masks,
     ),
     Case(f"affinity labels {ON} --seeds vit", r"runs/vit/seeds: no seeds there", None),
+    Case(
+        f"affinity combine {ON} --seeds one two --name new",
+        r"^error: seed runs/two/seeds/a\.npz: damaged",
+        two_runs_one_damaged,
+        r"runs/new/seeds/",
+    ),
+    Case(
+        f"affinity combine {ON} --seeds one two --weights 1",
+        r"^error: --weights: expected one for each of the 2 runs of --seeds, got 1$",
+        two_runs_one_damaged,
+    ),
     Case(f"affinity combine {ON} --seeds one", r"--seeds one: expected two or more runs", None),
     Case(
         f"affinity train {ON} --seeds one --network.backbone resnet99 --device cpu",
@@ -494,7 +536,7 @@ CASES = [
             spoil,
         )
         for more, told, spoil in (
-            ("--batch-size 0", r"--batch-size 0: at least 1", None),
+            ("--batch-size 0", r"--batch-size 0: expected at least 1", None),
             ("", r"affinity network affinity\.safetensors: .*not finite", weights("affinity.safetensors", np.nan)),
             (
                 "",
@@ -503,6 +545,10 @@ CASES = [
             ),
             ("--preset sead", r"sead", None),
         )
+    ),
+    Case(
+        f"affinity train {ON} --seeds one --network.levels 3 1 --device cpu",
+        r"^error: --network: levels \(3, 1\): expected indices from 0 in ascending order",
     ),
     Case(
         f"affinity refine {ON} --seeds one --network nowhere.safetensors",
@@ -532,6 +578,7 @@ def test_bad_input(
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
     assert len(lines) == 1 and lines[0].startswith("error: "), lines
     assert re.search(case.told, lines[0]), lines[0]
+    assert not re.search(r"`\w+`", lines[0]), lines[0]  # an argument that the command has no option for
     after = files(place)
     assert before.items() <= after.items()  # nothing is lost or changed
     new = {name for name in after.keys() - before.keys() if not name.endswith("manifest.json")}

@@ -20,7 +20,14 @@ from wsss.data import Dataset, load_dataset
 from wsss.errors import InputError
 
 CONFIG = ClassifierConfig(
-    architecture="test_vit", weights="none", sizes=(32, 48), epochs=3, batch_size=2, warmup=2, precision="fp32", seed=3
+    architecture="test_vit",
+    weights="none",
+    sizes=(32, 48),
+    epochs=3,
+    batch_size=2,
+    warmup=2,
+    precision="float32",
+    seed=3,
 )
 POLY = {"optimizer": "sgd", "schedule": "poly", "lr": 5e-3, "weight_decay": 1e-4, "crop_min": 1.0, "warmup": 0}
 
@@ -88,7 +95,7 @@ def test_seed_and_workers(dataset: Dataset, tmp_path: Path) -> None:
     assert train_classifier(dataset, None, tmp_path / "helped", config, workers=1).path.read_bytes() == alone
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_it_learns(dataset: Dataset, tmp_path: Path, precision: str) -> None:
     config = CONFIG.model_copy(update={"epochs": 25, "lr": 1e-3, "precision": precision, "flip": False})
     trained = train_classifier(dataset, dataset, tmp_path / "c", config)
@@ -164,7 +171,7 @@ def test_learning_rate_and_decay(options: dict[str, object]) -> None:
 
 
 def test_faults_are_told(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"the loss is (nan|inf): lower --lr"):
+    with pytest.raises(InputError, match=r"the loss is (nan|inf): lower `lr`"):
         wild = {**POLY, "lr": 1e30, "clip": 1e30}
         train_classifier(dataset, None, tmp_path / "wild", CONFIG.model_copy(update=wild))
     assert not (tmp_path / "wild" / CHECKPOINT).exists()

@@ -279,7 +279,7 @@ def test_one_logit(method: str) -> None:
     both = explain(model, x, [[0, -1]] * 3, method).maps
     near(both[:, 0] + 1, answer.maps + 1)
     near(both[:, 1] + 1, other.maps + 1)
-    with pytest.raises(InputError, match="the model has classes -1 to 0"):
+    with pytest.raises(InputError, match="expected classes -1 to 0"):
         explain(model, x, 1, method)
 
 
@@ -341,16 +341,16 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "one image": (lambda: explain(small(), X[0]), r"one image is images\[None\]"),
     "no images": (lambda: explain(small(), X[:0]), "B >= 1"),
     "type": (lambda: explain(small(), X.float()), "torch.float32 on cpu; the model is torch.float64"),
-    "range": (lambda: explain(small(), X, 4), "the model has classes 0 to 3"),
-    "negative": (lambda: explain(small(), X, -1), "the model has classes 0 to 3"),
+    "range": (lambda: explain(small(), X, 4), "expected classes 0 to 3"),
+    "negative": (lambda: explain(small(), X, -1), "expected classes 0 to 3"),
     "float": (lambda: explain(small(), X, 1.0), "expected integer class indices"),
     "count": (lambda: explain(small(), X, [0, 1]), "for 3 images"),
     "ragged": (lambda: explain(small(), X, [[0], [1, 2], [3]]), "with the same K"),
     "multi-hot": (lambda: explain(small(), X, [[0, 1, 0, 1]] * 3), "look like a mask"),
-    "no head, lrp": (lambda: explain(no_head(), X), "class scores are due"),
+    "no head, lrp": (lambda: explain(no_head(), X), "expected class scores"),
     "no head, cam": (lambda: explain(no_head(), X, method="cam"), "global average pooling"),
-    "no head, gradcam": (lambda: explain(no_head(), X, method="gradcam"), "class scores are due"),
-    "no head, gradient": (lambda: explain(no_head(), X, method="input_x_gradient"), "class scores are due"),
+    "no head, gradcam": (lambda: explain(no_head(), X, method="gradcam"), "expected class scores"),
+    "no head, gradient": (lambda: explain(no_head(), X, method="input_x_gradient"), "expected class scores"),
     "channels": (lambda: explain(small(), X[:, :2]), "layer stem with norm: .* to have 3 channels, but got 2 channels"),
     "small": (lambda: explain(nn.Sequential(nn.MaxPool2d(40), small()), X), "too small for layer 0"),
     "no layers": (lambda: explain(nn.Identity(), X), "has no parameters"),

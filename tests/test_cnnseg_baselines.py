@@ -9,8 +9,8 @@ import torchvision
 from torch import nn
 
 from cnnseg.baselines import Baseline, create_fcn, create_unet, load_encoder
+from wsss.backbones import strides_first
 from wsss.errors import InputError
-from wsss.weights import strides_first
 
 
 def count(module: nn.Module) -> int:
@@ -185,7 +185,7 @@ def test_losses_reach_every_weight() -> None:
 
 
 def test_unknown_encoders_are_refused() -> None:
-    with pytest.raises(InputError, match=r"--architecture resnet5: no U-Net on it; did you mean 'resnet50'"):
+    with pytest.raises(InputError, match=r"`architecture` resnet5: no U-Net on it; did you mean 'resnet50'"):
         create_unet("resnet5", 3)
     for name in ("resnet18_v1", "vit_tiny_patch16_224"):  # blocks of two 3x3 convolutions have no 1x1 to move it to
         with pytest.raises(InputError, match="known: resnet101, resnet101_v1"):

@@ -16,8 +16,8 @@ import yaml
 from safetensors.torch import save_file
 from small_run import make_data
 
-from cnnseg import checkpoints
 from cnnseg import runs as stages
+from cnnseg import scores as scoring
 from cnnseg.classifiers import create_classifier
 from cnnseg.cli import app
 from cnnseg.history import read_history
@@ -238,17 +238,19 @@ def test_mistakes(trained: Path, place: Path, refused: Callable[..., str]) -> No
     assert "made with other settings: config.lr was 0.001, is 0.01 now" in refused(
         "train-classifier", "--name", "start", "--lr", 0.01
     )
-    assert refused("train-classifier", "--network", "unet").startswith("--network unet: `cnnseg train-unrolled`")
-    assert refused("train-unrolled", "--network", "classifier").startswith("--network classifier: `cnnseg train-cl")
+    assert refused("train-classifier", "--kind", "unet").startswith("--kind unet: expected classifier; `cnnseg train-")
+    assert refused("train-unrolled", "--kind", "classifier").startswith(
+        "--kind classifier: expected another kind; `cnn"
+    )
     assert refused("train-classifier", "--budget", 5).startswith("--budget 5: a classifier learns from image-level")
-    assert "has 4 images with masks" in refused("train-unrolled", "--budget", 5)
+    assert "--budget 5: expected at most 4" in refused("train-unrolled", "--budget", 5)
     assert "no such file, and no" in refused("train-unrolled", "--classifier", "nowhere")
     (trained / "start/network/resume.pt").touch()
     assert "its training is not finished" in refused("train-unrolled", "--classifier", "start")
     (trained / "start/network/resume.pt").unlink()
     assert "no such file, and no" in refused("evaluate", "--network", "nowhere", "--split", "val")
     for option in ("--size", "--batch-size", "--classes-at-once"):
-        line = f"{option} 0: at least 1"
+        line = f"{option} 0: expected at least 1"
         assert refused("evaluate", "--network", "mine", "--split", "val", option, 0) == line
     both = refused("train-unrolled", "--classifier", "start", "--weights", "none", "--name", "both")
     assert both == "--weights none: the encoder starts at --classifier start; give one"
@@ -285,8 +287,8 @@ TABLE = {
     "training": {"steps": 2, "batch_size": 2, "crop": 32, "evaluate_every": 1},
     "best": True,
     "rows": [
-        {"label": "ours", "network": "unrolled", "architecture": "test_resnet", "published": {3: 12.34}},
-        {"label": "autoencoder", "network": "ws_ae", "architecture": "test_resnet", "train": {"lr": 1e-4}},
+        {"label": "ours", "kind": "unrolled", "architecture": "test_resnet", "published": {3: 12.34}},
+        {"label": "autoencoder", "kind": "ws_ae", "architecture": "test_resnet", "train": {"lr": 1e-4}},
     ],
 }
 
@@ -320,11 +322,11 @@ def test_a_table(place: Path, cnnseg: Cnnseg, refused: Callable[..., str], capsy
     before = {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages, "train_network", no_training)
-        patch.setattr(checkpoints, "evaluate_network", no_training)
+        patch.setattr(scoring, "evaluate_network", no_training)
         assert cnnseg(*call) == 0
     assert {path: path.stat().st_mtime_ns for path in runs.rglob("*.safetensors")} == before
     assert read_json(runs / "small.json") == content
-    assert "at native size, networks in fp32; one confusion matrix" in content["protocol"]
+    assert "at native size, networks in float32; one confusion matrix" in content["protocol"]
     assert "| ours | test_resnet | 0.37 M |" in capsys.readouterr().out
     assert f"| ours ({BEST_LABEL}) |" in (runs / "small.md").read_text()
     stale = read_json(runs / "unrolled_test_resnet_1_s0/network/scores.json")
@@ -343,8 +345,8 @@ def test_what_a_table_shows() -> None:
         return Result("r", network, "resnet50", budget, seed, checkpoint, 23_551_061, miou, f1, f1, 70.0)
 
     rows = [
-        {"label": "ours", "network": "unrolled", "published": {20: 39.8}, "published_f1": {0: 81.62, 20: 80.35}},
-        {"label": "U-Net", "network": "unet", "published": {20: 25.89}},
+        {"label": "ours", "kind": "unrolled", "published": {20: 39.8}, "published_f1": {0: 81.62, 20: 80.35}},
+        {"label": "U-Net", "kind": "unet", "published": {20: 25.89}},
     ]
     table = TableConfig(title="T", data="voc12", budgets=(20, 100), rows=rows)
     values = {0: 30.0, 1: 33.0, 2: 31.5}
@@ -364,9 +366,9 @@ def test_what_a_table_shows() -> None:
     assert "255 ignored" in markdown(table, []) and "resized to 256" in markdown(
         table.model_copy(update={"protocol": "paper"}), []
     )
-    assert "evaluated on val: images at native size, networks in fp32; " in markdown(table, [])
-    small = markdown(table.model_copy(update={"size": 160, "precision": "bf16"}), found)
-    assert "images resized to an area of 160 x 160, networks in bf16; " in small
+    assert "evaluated on val: images at native size, networks in float32; " in markdown(table, [])
+    small = markdown(table.model_copy(update={"size": 160, "precision": "bfloat16"}), found)
+    assert "images resized to an area of 160 x 160, networks in bfloat16; " in small
     assert "Before: the classifier that all trainings of a row start from, at the same size and precision." in small
     assert "paper" not in markdown(table.model_copy(update={"data": "voc12_animals"}), found)
 
@@ -374,13 +376,14 @@ def test_what_a_table_shows() -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"budgets": []}, "budgets: Tuple should have at least 1 item"),
-        ({"training": {"lrate": 1}}, "lrate: Extra inputs are not permitted"),
+        ({"budgets": []}, "budgets: expected a list of at least 1, got []"),
+        ({"training": {"lrate": 1}}, "training.lrate: unknown; did you mean 'lr'"),
         ({"training": {"seed": 1}}, "training: seed is the table's; give it under seeds"),
-        ({"rows": [TABLE["rows"][0]] * 2}, "each may stand there once"),
-        ({"rows": [{"label": "x", "network": "classifier"}]}, "rows.0.network: a classifier gives no masks"),
-        ({"rows": [{"label": "x", "network": "unets"}]}, "rows.0.network: Input should be 'unrolled', "),
-        ({"colour": 3}, "colour: Extra inputs are not permitted"),
+        ({"rows": [TABLE["rows"][0]] * 2}, "expected each once"),
+        ({"rows": [{"label": "x", "kind": "classifier"}]}, "rows.0.kind: a classifier gives no masks"),
+        ({"rows": [{"label": "x", "network": "unet"}]}, "network is called kind; expected kind: unet"),
+        ({"rows": [{"label": "x", "kind": "unets"}]}, "rows.0.kind: expected 'unrolled', "),
+        ({"colour": 3}, "colour: unknown; known: "),
     ],
 )
 def test_mistakes_in_a_table(tmp_path: Path, cnnseg: Cnnseg, change: dict, line: str, capsys) -> None:
@@ -400,7 +403,7 @@ def test_tables_that_ship() -> None:
         counts[number] = len(list(table.cells()))
         for row in table.rows:
             if row.published:
-                figures[row.network, row.architecture] = (row.published[20], row.published[1464])
+                figures[row.kind, row.architecture] = (row.published[20], row.published[1464])
     assert counts == {1: 84, 2: 24, 3: 84}
     assert figures == {
         ("unet", "vgg16_bn"): (20.38, 60.53),

@@ -242,7 +242,7 @@ def test_values_that_are_not_finite_are_named(dataset: Dataset, where: str) -> N
             (maps if where == "maps" else logits)[0, 1] = float("nan")
             return logits, maps
 
-    with pytest.raises(InputError, match="NaN or infinite values for a: "):
+    with pytest.raises(InputError, match="image a: the network gives NaN or infinite values"):
         list(predict(network(Broken()), dataset, dataset.samples[:1]))
 
 

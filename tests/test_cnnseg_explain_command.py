@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ import cnnseg
 from cnnseg.cli import app
 from cnnseg.methods import METHODS
 from cnnseg.rules import COMPOSITES
+from cnnseg.tested import find_model
 from wsss.console import run
+from wsss.explanation_tests.tested import stack
 from wsss.maps import input_size
-from wsss.overlay import overlay
+from wsss.overlay import colour_limits, overlay
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +44,18 @@ def command(place: Path, *words: object) -> list[str]:
 def test_every_method(place: Path, method: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = place / method
     assert run(app, command(place, "--method", method, "--classes", "281", "282", "--out", out)) == 0
-    assert {path.name for path in out.iterdir()} == {f"{image}_{c}.{method}.png" for image in "ab" for c in (281, 282)}
+    due = {f"{image}_{c}.{method}.png" for image in "ab" for c in (281, 282)}
+    assert {path.name for path in out.iterdir()} == due | {
+        f"{image}.sheet.{method}.{end}" for image in "ab" for end in ("png", "json")
+    }
     lines = capsys.readouterr().out.splitlines()
-    assert sum("281 (tabby" in line and ", logit " in line for line in lines) == 2
+    assert sum("281 (tabby" in line and ", logit " in line and ", probability " in line for line in lines) == 2
     with Image.open(out / f"a_281.{method}.png") as picture:
         assert picture.size == (50, 70)
+    said = json.loads((out / f"a.sheet.{method}.json").read_text())
+    assert [(one["name"], one["overlay"]) for one in said["classes"]] == [
+        (str(c), f"a_{c}.{method}.png") for c in (281, 282)
+    ]
 
 
 def test_the_picture_is_that_of_the_python_calls(place: Path) -> None:
@@ -66,6 +76,26 @@ def test_the_picture_is_that_of_the_python_calls(place: Path) -> None:
     assert np.abs(difference).max() <= 2
 
 
+def test_classes_of_a_photograph_share_one_scale(place: Path) -> None:
+    out = place / "scale"
+    assert run(app, command(place, "--rules", "epsilon", "--classes", "281", "7", "--out", out)) == 0
+    low, high = json.loads((out / "a.sheet.lrp.epsilon.json").read_text())["limits"]
+    assert low == -high
+    model = timm.create_model("resnet10t").eval()
+    model.load_state_dict(load_file(place / "weights.safetensors"))
+    with Image.open(place / "a.png") as opened:
+        image = opened.convert("RGB")
+    tested = find_model(None, "resnet10t", str(place / "weights.safetensors"), place, 64)
+    height, width = input_size(image, 64, (32, 32))
+    resized = np.array(image.resize((width, height), Image.Resampling.BICUBIC))
+    found = cnnseg.explain(model, tested.inputs(stack([resized])), [[281, 7]], rules="epsilon")
+    assert high == pytest.approx(max(colour_limits(one, True)[1] for one in found.maps[0]), rel=1e-3)
+    for c, heat in zip((281, 7), found.maps[0], strict=True):
+        with Image.open(out / f"a_{c}.lrp.epsilon.png") as picture:
+            drawn = overlay(image, heat, limits=(low, high), signed=True)
+            assert np.abs(np.asarray(picture, int) - np.asarray(drawn, int)).max() <= 2
+
+
 def test_mistakes_take_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def refused(*words: object) -> str:
         assert run(app, command(place, *words)) == 2
@@ -76,7 +106,7 @@ def test_mistakes_take_one_line(place: Path, capsys: pytest.CaptureFixture[str])
     assert refused("--rules", "epsilon_pluss").startswith("rules 'epsilon_pluss' are unknown: did you mean")
     assert refused("--method", "cam", "--rules", "zero") == "rules: method cam has none; lrp has"
     assert refused("--method", "gradcam", "--layer", "layer5").startswith("layer 'layer5' is unknown to the model: did")
-    assert refused("--classes", "1000").startswith("class '1000' is unknown to the classifier")
+    assert refused("--classes", "1000").startswith("class '1000' is none of ImageNet's 1,000")
 
 
 def test_lists(capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ NAMES = ("cat", "dog")
 
 
 def config(network: str, architecture: str = "resnet18", **options: object) -> NetworkConfig:
-    return NetworkConfig(network=network, architecture=architecture, weights="none", **options)
+    return NetworkConfig(kind=network, architecture=architecture, weights="none", **options)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from cyclopts import App, Parameter
+from cyclopts import App
 from PIL import Image
 from small_run import OWN, VAL, make_data
 from torch.nn import functional as F
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from cnnseg.pictures import choose_steps, draw_signed, resized, segmentation, softmax
 from cnnseg.seed_commands import evolution
 from cnnseg.snapshots import read_snapshot
-from wsss.console import run
+from wsss.console import LISTS, run
 from wsss.data import load_dataset
 from wsss.errors import InputError
 from wsss.overlay import signed_picture
@@ -68,7 +68,7 @@ def test_softmax_and_segmentation() -> None:
     assert found.dtype == np.uint8 and len(np.unique(found)) == 4
     np.testing.assert_array_equal(found, enlarged.argmax(0))
     shrunk = resized(rng.random((40, 60)).astype(np.float32), (10, 15))
-    assert shrunk.shape == (10, 15) and shrunk.std() < 0.11  # averaged: 0.29 / 4 is due, 0.29 if pixels were picked
+    assert shrunk.shape == (10, 15) and shrunk.std() < 0.11  # averaged: 0.29 / 4, but 0.29 if pixels were picked
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def training(tmp_path: Path) -> Path:
 
 
 def show(place: Path, *options: object) -> int:
-    app = App(name="cnnseg", default_parameter=Parameter(negative_iterable=""))
+    app = App(name="cnnseg", default_parameter=LISTS)
     app.command(evolution)
     common = {
         "--network": "mine",
@@ -186,7 +186,7 @@ def test_maps_are_as_strong_as_on_crops_of_the_training(training: Path) -> None:
     weak = pictures((training / "page.html").read_text())["Probability of cat of image a at step 20"]
     assert np.abs(weak - before["Probability of cat of image a at step 20"]).max() > 50
     np.savez_compressed(path, maps=maps.astype(np.float16), strength=np.float32(0))
-    with pytest.raises(InputError, match="strength 0, more than 0 is due"):
+    with pytest.raises(InputError, match="expected a strength above 0, got 0"):
         read_snapshot(path, 3)
 
 
@@ -210,8 +210,8 @@ def test_without_history_up_to_the_last_step(training: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (("--columns", 1), "--columns 1: at least 2"),
-        (("--out", "page.pdf"), "--out page.pdf: the report is a web page"),
+        (("--columns", 1), "--columns 1: expected at least 2"),
+        (("--out", "page.pdf"), "--out page.pdf: expected a name that ends in .html"),
         (("--images", "d"), "--images d: no snapshots of it, or not in split val of tiny; known: a, b, c"),
         (("--images", "x"), "--images x: no snapshots of it"),
         (("--network", "yours"), "yours: no such run in"),
@@ -242,9 +242,9 @@ def test_bad_snapshots(training: Path, capsys: pytest.CaptureFixture[str]) -> No
     np.savez(path, scores=np.zeros(3))
     assert f"{path}: no snapshot of a training" in refused()
     for maps, fault in (
-        (np.zeros((3, 4)), r"scores of shape \(3, 4\)"),
+        (np.zeros((3, 4)), r"expected finite scores \(classes, h, w\), got \(3, 4\)"),
         (np.full((3, 4, 4), np.nan), "finite"),
-        (np.zeros((4, 4, 4)), "scores of 4 classes and background; this data set has 3 in all"),
+        (np.zeros((4, 4, 4)), "expected scores of 3 classes .*got 4"),
     ):
         np.savez(path, maps=maps)
         with pytest.raises(InputError, match=fault):
@@ -264,4 +264,4 @@ def test_bad_snapshots(training: Path, capsys: pytest.CaptureFixture[str]) -> No
     for step in STEPS[1:]:
         (folder / str(step) / "x.npz").unlink()
         (folder / str(step)).rmdir()
-    assert "no snapshots; train with --snapshots ID" in refused()
+    assert "no snapshots; `cnnseg train-unrolled --snapshots ID" in refused()

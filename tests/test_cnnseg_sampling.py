@@ -174,9 +174,9 @@ def test_the_draw_by_deficit_evens_the_classes_out() -> None:
 
 def test_impossible_budgets_are_refused() -> None:
     dataset = mixed(50, 3, seed=0, masks=False)
-    with pytest.raises(InputError, match=r"^--budget 43: data set made/train has 42 images with masks$"):
+    with pytest.raises(InputError, match=r"^`budget` 43: expected at most 42, .* with masks of data set made/train$"):
         sample_masks(dataset, 43)
-    with pytest.raises(InputError, match="--budget -1: 0 or more"):
+    with pytest.raises(InputError, match="`budget` -1: expected 0 or more"):
         sample_masks(dataset, -1)
 
 

@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from cyclopts import App, Parameter
+from cyclopts import App
 from PIL import Image
 from safetensors.torch import save_file
 from small_run import OWN, VAL, make_data
@@ -25,7 +25,7 @@ from cnnseg.seeds import averaged, class_maps, explanation, identity, make_seeds
 from cnnseg.settings import LAST, PIXELS, RULES, NetworkConfig, SeedConfig
 from cnnseg.unroll import unroll
 from cnnseg.unroll.decoding import Decoding
-from wsss.console import run
+from wsss.console import LISTS, run
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
 from wsss.metrics import seed_to_mask
@@ -236,7 +236,7 @@ def test_a_classifier_is_unrolled_for_its_heat_maps(images: list[Image.Image]) -
     )
     np.testing.assert_array_equal(one, other)
     assert not np.allclose(one, usual, atol=0.05)  # of a classifier not of the pixels
-    with pytest.raises(InputError, match="--scores softmax: this classifier has not learnt what background is"):
+    with pytest.raises(InputError, match="`scores` softmax: this classifier has not learnt what background is"):
         explanation(plain, SeedConfig(scores="softmax"))
     with pytest.raises(InputError, match="softmax: this unrolled was trained without masks and has not learnt what b"):
         explanation(make_network(masks=0), SeedConfig(scores="softmax"))
@@ -265,7 +265,7 @@ def test_branches_in_memory_change_no_map(
 
 
 def test_what_does_not_go_together_is_refused() -> None:
-    with pytest.raises(InputError, match="--scores softmax: of --method lrp alone"):
+    with pytest.raises(InputError, match="`scores` softmax: of `method` lrp alone"):
         explanation(make_network(), SeedConfig(method="cam", scores="softmax"))
     with torch.device("meta"):
         model = torchvision.models.vgg11(num_classes=4)
@@ -280,7 +280,7 @@ def test_what_does_not_go_together_is_refused() -> None:
         (
             small,
             SeedConfig(method="gradcam", scores="softmax"),
-            "--scores softmax: of --method lrp alone; gradcam has no",
+            "`scores` softmax: of `method` lrp alone; gradcam has no",
         ),
         (small, SeedConfig(method="camm"), r"method 'camm' is unknown: did you mean 'cam'"),
         (small, SeedConfig(rules="epsilon_pluss"), r"rules 'epsilon_pluss' are unknown: did you mean 'epsilon_plus'"),
@@ -290,14 +290,14 @@ def test_what_does_not_go_together_is_refused() -> None:
         (
             make_network(masks=5),
             SeedConfig(layer="conv1", scores="softmax"),
-            "--layer conv1: --scores softmax is of pixels",
+            "`layer` conv1: `scores` softmax is of pixels",
         ),
         (
             small,
             SeedConfig(method="layercam", layer="conv3"),
             r"layer 'conv3' is unknown to the model: did you mean 'conv",
         ),
-        (trained, SeedConfig(rules="zero"), "--rules zero: this unrolled keeps the rules that it was trained with"),
+        (trained, SeedConfig(rules="zero"), "`rules` zero: this unrolled keeps the rules that it was trained with"),
         (trained, SeedConfig(method="cam", rules="zero"), "rules"),
     ):
         with pytest.raises(InputError, match=line) as caught:
@@ -305,7 +305,7 @@ def test_what_does_not_go_together_is_refused() -> None:
         assert "\n" not in str(caught.value)
     other = Network(nn.Conv2d(3, 4, 1), "unet", "resnet18", CLASSES, MEAN, STD)
     for method in ("lrp", "cam"):
-        with pytest.raises(InputError, match="--network: a unet is no classifier that could be explained"):
+        with pytest.raises(InputError, match="`network`: a unet is no classifier that could be explained"):
             explanation(other, SeedConfig(method=method))
 
 
@@ -457,7 +457,7 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cnnseg(place: Path) -> Cnnseg:
-    app = App(name="cnnseg", default_parameter=Parameter(negative_iterable=""))
+    app = App(name="cnnseg", default_parameter=LISTS)
     app.command(seeds)
 
     def call(*options: object) -> int:
@@ -499,8 +499,8 @@ def test_the_command(place: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[
         (("--power", 1), "config.power was 0.75, is 1.0 now; write into another run"),
         (("--network", "nowhere"), "--network nowhere: no such file, and no"),
         (("--which", "best"), f"{LAST} is there"),
-        (("--batch-size", 0), "--batch-size 0: at least 1"),
-        (("--classes-at-once", 0), "--classes-at-once 0: at least 1"),
+        (("--batch-size", 0), "--batch-size 0: expected at least 1"),
+        (("--classes-at-once", 0), "--classes-at-once 0: expected at least 1"),
         (("--shard", "4/3"), "--shard 4/3: expected i/n with 1 <= i <= n"),
         (("--method", "cam", "--scores", "softmax", "--name", "new"), "--scores softmax: of --method lrp alone"),
     ):
@@ -510,7 +510,7 @@ def test_the_command(place: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[
     assert not (place / "runs/new").exists()
     save_file({"w": torch.zeros(1)}, place / "plain.safetensors")
     assert cnnseg("--network", place / "plain.safetensors") == 2
-    assert "holds no network of cnnseg" in capsys.readouterr().err
+    assert "expected a network of cnnseg" in capsys.readouterr().err
 
 
 @torch.no_grad()
@@ -525,7 +525,7 @@ def test_pixels_of_a_network_that_is_read_elsewhere() -> None:
     torch.testing.assert_close(pixels, unroll(made.module.model)(images)[1][:, [1]].clamp(min=0))
     assert identity(made, SeedConfig()) != identity(made, SeedConfig(layer=PIXELS))
     strict = create_network(
-        NetworkConfig(network="unrolled_pixels", architecture="test_resnet", weights="none"), ("dog", "cat")
+        NetworkConfig(kind="unrolled_pixels", architecture="test_resnet", weights="none"), ("dog", "cat")
     )
     assert identity(strict, SeedConfig()) == identity(strict, SeedConfig(layer=PIXELS)) == SeedConfig().identity
 

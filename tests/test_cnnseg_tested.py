@@ -84,7 +84,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
 
 def classifier(seed: int = 0, network: str = "classifier"):
     torch.manual_seed(seed)
-    made = create_network(NetworkConfig(network=network, architecture="test_resnet", weights="none"), CLASSES)
+    made = create_network(NetworkConfig(kind=network, architecture="test_resnet", weights="none"), CLASSES)
     if network == "classifier":
         nn.init.normal_(made.module.model.fc.weight, std=1)
         nn.init.constant_(made.module.model.fc.bias[0], 99)  # the background, of which no label tells
@@ -169,10 +169,12 @@ def test_mistakes_take_one_line(command: Callable[..., int], place: Path, capsys
         return lines[0].removeprefix("error: ")
 
     before = sorted((place / "runs").iterdir())
-    assert "give one of the two" in refused("--classifier", "mine", "--architecture", "resnet50")
+    assert "expected one of the two" in refused("--classifier", "mine", "--architecture", "resnet50")
     assert "--classifier nobody: no such file" in refused("--classifier", "nobody")
     assert "method 'lrpp' is unknown: did you mean 'lrp'?" in refused("--methods", "lrpp")
-    assert "names are separated by spaces, not commas: --methods lrp cam" in refused("--methods", "lrp,cam")
+    assert "--methods lrp,cam: expected names separated by spaces, got commas: lrp cam" in refused(
+        "--methods", "lrp,cam"
+    )
     assert "composite 'zeros' is unknown: did you mean 'zero'?" in refused("--rules", "zeros")
     assert "--rules: names none" in refused("--rules")
     assert "--layer layer3: none of the methods looks at a layer" in refused("--methods", "lrp", "--layer", "layer3")
@@ -180,9 +182,9 @@ def test_mistakes_take_one_line(command: Callable[..., int], place: Path, capsys
     assert "--name x: a run holds one method, these are 3" in refused("--name", "x")
     assert "--size" in refused("--size", 0)
     assert "unknown to timm: did you mean 'resnet50'?" in refused("--architecture", "resnet5O")
-    fcn = create_network(NetworkConfig(network="fcn", architecture="resnet18", weights="none"), CLASSES)
+    fcn = create_network(NetworkConfig(kind="fcn", architecture="resnet18", weights="none"), CLASSES)
     save_network(fcn, place / "f.safetensors")
-    assert "is a fcn; `cnnseg train-classifier` makes" in refused("--classifier", place / "f.safetensors")
+    assert "expected one of `cnnseg train-classifier`, got a fcn" in refused("--classifier", place / "f.safetensors")
     assert sorted((place / "runs").iterdir()) == before
 
 
@@ -211,7 +213,7 @@ def test_imagenet_heads(architecture: str, tmp_path: Path) -> None:
     assert cnn.class_names == tuple(map(str, range(1000))) and not cnn.model.training
     images = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(cnn.model(images), model.eval()(images))
-    with pytest.raises(InputError, match=r"--weights .*w\.safetensors: not the weights of a resnet18"):
+    with pytest.raises(InputError, match=r"`weights` .*w\.safetensors: not the weights of a resnet18"):
         load_imagenet_cnn("resnet18", str(tmp_path / "w.safetensors"))
     with pytest.raises(InputError, match="no such file"):
         load_imagenet_cnn(architecture, str(tmp_path / "x.safetensors"))

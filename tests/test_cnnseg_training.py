@@ -124,6 +124,27 @@ def killed_in(monkeypatch: pytest.MonkeyPatch, function: str, calls: int) -> Non
     monkeypatch.setattr(training, function, counted)
 
 
+def test_a_state_of_an_older_version_is_gone_on_with(
+    data: dict[str, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = (data["train"], masked(data), None)
+    config = CONFIG.model_copy(update={"save_every": 2})
+    with monkeypatch.context() as patch:
+        killed_in(patch, "_step", 3)
+        with pytest.raises(Killed):
+            train_network(network(), *sets, tmp_path, config)
+    state = torch.load(tmp_path / STATE, weights_only=True)
+    assert state["identity"]["config"]["precision"] == "float32"
+    state["identity"]["config"]["precision"] = "bf16"
+    torch.save(state, tmp_path / STATE)
+    with pytest.raises(InputError, match="of a training with other settings"):
+        train_network(network(), *sets, tmp_path, config)
+    state["identity"]["config"]["precision"] = "fp32"
+    torch.save(state, tmp_path / STATE)
+    train_network(network(), *sets, tmp_path, config)
+    assert "going on after step 2 of" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("kind", MAKE)
 def test_killed_and_resumed_equals_uninterrupted(
     data: dict[str, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -214,7 +235,9 @@ def test_history_holds_means_between_evaluations(data: dict[str, Dataset], tmp_p
         read_history(tmp_path / "4")
 
 
-@pytest.mark.parametrize(("kind", "precision"), [("unrolled", "fp32"), ("unrolled", "bf16"), ("unet", "fp32")])
+@pytest.mark.parametrize(
+    ("kind", "precision"), [("unrolled", "float32"), ("unrolled", "bfloat16"), ("unet", "float32")]
+)
 def test_it_learns(data: dict[str, Dataset], tmp_path: Path, kind: str, precision: str) -> None:
     update = {"steps": 70, "lr": 3e-2, "precision": precision, "evaluate_every": 35, "colour_jitter": 0}
     config = CONFIG.model_copy(update=update)
@@ -293,7 +316,7 @@ def test_a_loss_that_is_not_finite(
 
     monkeypatch.setattr(training, "segmentation_loss", broken)
     net = network()
-    with pytest.raises(InputError, match=r"^step 5: .*not finite; lower --lr \(now 0\.01\)"):
+    with pytest.raises(InputError, match=r"^step 5: .*not finite; lower `lr` \(now 0\.01\)"):
         train_network(net, *sets, tmp_path / "bad", CONFIG.model_copy(update={"save_every": save_every}))
     assert all(tensor.isfinite().all() for tensor in net.module.state_dict().values())  # not taken in
     good = load_file(tmp_path / "good" / LAST)
@@ -387,8 +410,8 @@ def test_what_cannot_be_trained(data: dict[str, Dataset], tmp_path: Path) -> Non
         return Dataset(**{**vars(dataset), "samples": samples, **change})
 
     refused("network unet learns from masks alone: give a --budget", "unet", masked=())
-    refused("--workers -1: 0 or more", workers=-1)
-    refused("--snapshots nowhere: no such image", config=CONFIG.model_copy(update={"snapshots": ("nowhere",)}))
+    refused("`workers` -1: expected 0 or more", workers=-1)
+    refused("`snapshots` nowhere: no such image", config=CONFIG.model_copy(update={"snapshots": ("nowhere",)}))
     refused("split val: no image has a mask to evaluate against", val=without(data["val"]))
     refused("network made for other classes: cat, dog; .* has: x, y", val=without(data["val"], class_names=("x", "y")))
     empty = tuple(Sample(s.id, s.image_path, (), None) for s in data["train"])

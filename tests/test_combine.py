@@ -18,8 +18,7 @@ from affinity.cli import app
 from affinity.combine import CombineConfig, combine_seeds
 from affinity.labels import LabelsConfig, confident_labels
 from affinity.network import AffinityNetwork
-from affinity.refine import RefineConfig
-from affinity.settings import NetworkConfig
+from affinity.settings import NetworkConfig, RefineConfig
 from wsss.console import run
 from wsss.data import read_image
 from wsss.errors import InputError
@@ -58,12 +57,12 @@ def test_empty_maps_and_images_without_classes() -> None:
 
 
 def test_seeds_that_do_not_go_together() -> None:
-    with pytest.raises(ValueError, match="all must be the same"):
+    with pytest.raises(ValueError, match="expected equal classes and sizes"):
         combine_seeds([seed_of((2, 4, 5), 0), seed_of((1, 4, 5), 0)])
-    with pytest.raises(ValueError, match="all must be the same"):
+    with pytest.raises(ValueError, match="expected equal classes and sizes"):
         combine_seeds([seed_of((2, 4, 5), 0), seed_of((2, 4, 5), 0, size=(40, 57))])
     for option in ("weights", "powers"):
-        with pytest.raises(InputError, match=rf"--{option}: 3 given, expected one for each of the 2 runs"):
+        with pytest.raises(InputError, match=rf"--{option}: expected one for each of the 2 runs of `seeds`, got 3"):
             combine_seeds([seed_of((1, 4, 5), 0)] * 2, CombineConfig(**{option: (1, 2, 3)}))
 
 
@@ -165,11 +164,13 @@ def test_mistakes_are_one_line(place: Path, affinity: Callable[..., int], capsys
     assert "expected two or more runs of different names" in refused("combine", "--seeds", "one")
     assert "expected two or more runs of different names" in refused("combine", "--seeds", "one", "one")
     assert "did you mean 'two'" in refused("labels", "--seeds", "one", "too")
-    assert "--weights: 3 given" in refused("combine", "--seeds", "one", "two", "--weights", 1, 2, 3)
+    assert "--weights: expected one for each of the 2 runs of --seeds, got 3" in refused(
+        "combine", "--seeds", "one", "two", "--weights", 1, 2, 3
+    )
     assert "`affinity labels` makes it" in refused("train", "--seeds", "one", "two")
-    assert "refined: no walked scores there; `affinity refine`" in refused(
+    assert "refined: no seeds there (no manifest.json); `affinity refine` makes it" in refused(
         "labels", "--seeds", "one", "--from", "refined"
     )
     assert not (place / "runs/one+two").exists()
     (place / "runs/two/seeds/c.npz").unlink()
-    assert "1 of 4 images of split val have no seed (c is the first)" in refused("combine", "--seeds", "one", "two")
+    assert "1 of 4 images of split val has no seed (c is the first)" in refused("combine", "--seeds", "one", "two")

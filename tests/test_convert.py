@@ -134,9 +134,9 @@ def test_wrappers_and_fronts() -> None:
 def test_refusals() -> None:
     with pytest.raises(InputError, match="model Linear: not converted; known are torchvision's VisionTransformer"):
         to_timm(nn.Linear(2, 2))
-    with pytest.raises(InputError, match="conv_proj is a Sequential; expected one Conv2d"):
+    with pytest.raises(InputError, match="conv_proj: expected one Conv2d, got a Sequential"):
         to_timm(torchvision(conv_stem_configs=[ConvStemConfig(8, 3, 8)]))
-    with pytest.raises(InputError, match=r"img_size \(32, 32\): .* takes images of 24 x 24 alone"):
+    with pytest.raises(InputError, match=r"img_size \(32, 32\): expected 24 x 24, which .* takes alone"):
         to_timm(torchvision(), 32)
     odd = torchvision()
     odd.encoder.ln = nn.Identity()

@@ -48,7 +48,7 @@ COMMANDS = (
     f"--architecture test_resnet {SMALL} --budget 4 {DATA}",
     f"cnnseg evaluate --network unrolled --split val --size 64 --workers 1 {DATA}",
     f"cnnseg train-segmentation --masks true --split val --val-split val --name net --decoder fpn "
-    f"--encoder mobilenetv3_small_050 --weights none {SMALL} --precision bf16 {DATA}",
+    f"--encoder mobilenetv3_small_050 --weights none {SMALL} --precision bfloat16 {DATA}",
     f"cnnseg pseudo-masks --network net --split val --name round {DATA}",
     "cnnseg segment {photographs} --network net --out {place}/segmented --runs {place}/runs",
     "cnnseg explain-segmentation {photographs} --network net --out {place}/why --runs {place}/runs",
@@ -65,7 +65,7 @@ val_split: val
 budgets: [4]
 seeds: [0]
 weights: {{test_resnet: none}}
-rows: [{{label: unrolled, network: unrolled, architecture: test_resnet}}]
+rows: [{{label: unrolled, kind: unrolled, architecture: test_resnet}}]
 training: {{steps: 2, batch_size: 2, crop: 64, evaluate_every: 2, warmup: 0}}
 pretraining: {{steps: 2, batch_size: 2, crop: 64, evaluate_every: 2, warmup: 0}}
 """

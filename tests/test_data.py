@@ -124,12 +124,10 @@ def test_folder_two_files_of_one_name(own: Path) -> None:
 
 
 def test_folder_faults_of_the_whole(own: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--split test: no such split in .*known: all, train, val"):
+    with pytest.raises(InputError, match=r"`split` test: no such split in .*known: all, train, val"):
         load_dataset(OWN, "test", own)
     table(own, ("a", "cat"), header=("file", "label"))
-    with pytest.raises(
-        InputError, match=r"labels\.csv: its columns are file, label; due are the columns image, classes"
-    ):
+    with pytest.raises(InputError, match=r"labels\.csv: expected the columns image, classes.*, got file, label"):
         load_dataset(OWN, "train", own)
     (own / "labels.csv").unlink()
     with pytest.raises(InputError, match=r"labels\.csv: no such file"):
@@ -165,7 +163,7 @@ def test_voc_list_with_paths(devkit: Path) -> None:
 
 def test_voc_faults(devkit: Path, tmp_path: Path) -> None:
     base = devkit / "VOCdevkit" / "VOC2012"
-    with pytest.raises(InputError, match=r"--split trian: no list .*did you mean 'train'"):
+    with pytest.raises(InputError, match=r"`split` trian: no list .*did you mean 'train'"):
         load_dataset(VOC, "trian", devkit)
     with pytest.raises(InputError, match="no VOC devkit there"):
         load_dataset(VOC, "train", base / "JPEGImages")
@@ -201,7 +199,7 @@ def test_voc_label_file_runs_no_code(devkit: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(InputError, match=r"cls_labels\.npy"):
         load_dataset(VOC, "train", devkit)
     np.save("cls_labels.npy", {"npy": np.ones(6)}, allow_pickle=True)
-    with pytest.raises(InputError, match=r"image npy has labels of shape \(6,\)"):
+    with pytest.raises(InputError, match=r"image npy: expected labels of shape \(20,\), got \(6,\)"):
         load_dataset(VOC, "train", devkit)
 
 
@@ -226,7 +224,7 @@ def test_root_argument_then_variable_then_file(own: Path, tmp_path: Path, monkey
     monkeypatch.setenv("OWN_ROOT", str(places["variable"]))
     assert config.find_root() == places["variable"]
     assert config.find_root(places["argument"]) == places["argument"]
-    with pytest.raises(InputError, match=r"^--root .*nowhere: no such folder"):
+    with pytest.raises(InputError, match=r"^`root` .*nowhere: no such folder"):
         config.find_root(tmp_path / "nowhere")
     monkeypatch.setenv("OWN_ROOT", "/nowhere")
     with pytest.raises(InputError, match=r"^OWN_ROOT /nowhere: no such folder"):
@@ -235,7 +233,7 @@ def test_root_argument_then_variable_then_file(own: Path, tmp_path: Path, monkey
 
 def test_no_root_names_the_ways_to_give_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VOC12_ROOT", raising=False)
-    with pytest.raises(InputError, match="--root PATH or the environment variable VOC12_ROOT"):
+    with pytest.raises(InputError, match="`root` PATH or the environment variable VOC12_ROOT"):
         load_dataset("voc12", "train")
 
 
@@ -244,11 +242,11 @@ def test_no_root_names_the_ways_to_give_one(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ("name: x\nlayout: folder", "needs the list of class names"),
         ("name: x\nlayout: voc\nclasses: [cta]", "no VOC class 'cta': did you mean 'cat'"),
-        ("name: x\nlayout: voc\nclasses: [cat, cat]", "'cat' stands there twice"),
+        ("name: x\nlayout: voc\nclasses: [cat, cat]", "expected each name once, got 'cat' twice"),
         ("name: x\nlayout: folder\nclasses: [background, cat]", "'background' cannot be a class name"),
-        ("name: x\nlayout: voc\nclass: [cat]", "class: Extra inputs"),
+        ("name: x\nlayout: voc\nclass: [cat]", "class: unknown; did you mean 'classes'"),
         ("name: [x", "not valid YAML"),
-        ("- name", "a data set is described by keys"),
+        ("- name", "expected keys such as name.*got a list"),
     ],
 )
 def test_faults_of_a_description(tmp_path: Path, text: str, told: str) -> None:
@@ -326,7 +324,7 @@ def test_check_missing_masks_of_a_devkit(devkit: Path) -> None:
     (base / "ImageSets" / "Segmentation" / "train_aug.txt").write_text("npy\nmask\n")
     report = check_dataset(VOC, None, devkit)
     assert report.problems == ("train: image npy has no mask",)
-    assert "train_aug: 1 of 2 images have no mask" in report.notes
+    assert "train_aug: 1 of 2 images has no mask" in report.notes
     for file in (base / "SegmentationClass").iterdir():  # none at all: a data set of labels alone
         file.unlink()
     report = check_dataset(VOC, ["train_aug"], devkit)

@@ -208,7 +208,7 @@ def trained(kind: str, data: Path, folder: Path, steps: int | None = None) -> li
 
 def train_vit(data: Path, folder: Path, kind: str) -> list[float]:
     config = ClassifierConfig(
-        architecture="test_vit", weights="none", sizes=(32, 48), epochs=2, batch_size=5, warmup=2, precision="fp32"
+        architecture="test_vit", weights="none", sizes=(32, 48), epochs=2, batch_size=5, warmup=2, precision="float32"
     )
     dataset = load_dataset(data, "train")  # 8 images: the second batch has 3, fewer than four processes
     return list(vitseg.classifier.train_classifier(dataset, None, folder, config).losses)
@@ -362,7 +362,7 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
 def options(data: Path, runs: Path) -> list[str]:
     return (
         f"train-classifier --data {data} --train-split train --val-split val --runs {runs} --architecture test_vit "
-        "--weights none --sizes 32 --epochs 1 --batch-size 5 --warmup 0 --precision fp32 --device cpu"
+        "--weights none --sizes 32 --epochs 1 --batch-size 5 --warmup 0 --precision float32 --device cpu"
     ).split()
 
 

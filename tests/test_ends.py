@@ -213,5 +213,5 @@ def test_what_does_not_go_together_is_refused(model: nn.Module, options: dict, w
 
 
 def test_a_layer_without_maps_is_named(model: nn.Module, images: Tensor) -> None:
-    with pytest.raises(InputError, match=re.escape("layer 'fc': its output is (5,)")):
+    with pytest.raises(InputError, match=re.escape("layer 'fc': expected maps (channels, height, width), got (5,)")):
         unroll(model, ends=("layer4", "fc"))(images)

@@ -175,7 +175,7 @@ def test_half_written_seed_is_named(tiny):
 def test_mask_with_an_unknown_class_is_named(tiny):
     run, data = tiny
     write_mask(run / "masks", "a", np.full((24, 37), 9, np.uint8))
-    with pytest.raises(InputError, match=r"a\.png: prediction holds the value 9"):
+    with pytest.raises(InputError, match=r"a\.png: prediction: expected values in .*, got 9"):
         evaluate_run(run, val(data), stages=["masks"])
 
 
@@ -194,7 +194,7 @@ def test_without_ground_truth(tiny, tmp_path, capsys):
     (tmp_path / "data" / "masks" / "a.png").unlink()
     entries = evaluate_run(run, val(data), stages=["masks"])
     assert entries[0].images == 3
-    assert "1 of 4 images have no ground truth" in capsys.readouterr().out
+    assert "1 of 4 images has no ground truth" in capsys.readouterr().out
 
 
 def test_run_without_files_of_the_split(tiny, tmp_path):

@@ -129,7 +129,7 @@ def test_the_model_is_untouched(used_model: VisionTransformer, method: str) -> N
 def test_the_model_is_untouched_by_a_failure(used_model: VisionTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
     with untouched(used_model), pytest.raises(InputError, match=r"images of \(24, 32\).*dynamic_img_size=True"):
         explain(used_model, noise(1, 3, 24, 32))
-    with untouched(used_model), pytest.raises(InputError, match="targets: 0 to 5; the model has classes 0 to 4"):
+    with untouched(used_model), pytest.raises(InputError, match="targets: expected classes 0 to 4, got 0 to 5"):
         explain(used_model, noise(2, 3, 24, 24), [0, 5])
 
     def broken(*_: object, **__: object) -> Tensor:
@@ -204,20 +204,20 @@ def test_unsupported_parts_are_named() -> None:
     ("arguments", "line"),
     [
         ({"method": "rolout"}, "method 'rolout' is unknown: did you mean 'rollout'"),
-        ({"first_block": 3}, "first_block 3: the model has blocks 0 to 2"),
-        ({"targets": -1}, "targets: -1 to -1; the model has classes 0 to 4"),
-        ({"targets": [1, 2, 3]}, r"targets: shape \(3,\) for 2 images"),
-        ({"targets": [[], []]}, r"targets: shape \(2, 0\) for 2 images|targets: dtype"),
-        ({"targets": [0.5, 1.5]}, "targets: dtype torch.float32"),
+        ({"first_block": 3}, "`first_block` 3: expected a block of the model, 0 to 2"),
+        ({"targets": -1}, "targets: expected classes 0 to 4, got -1 to -1"),
+        ({"targets": [1, 2, 3]}, r"targets: expected .* for 2 images, got \(3,\)"),
+        ({"targets": [[], []]}, r"targets: expected .* for 2 images, got \(2, 0\)|targets: expected integer"),
+        ({"targets": [0.5, 1.5]}, "targets: expected integer class indices, got torch.float32"),
         ({"targets": [[0, 1, 0, 1, 0], [1, 0, 0, 0, 0]]}, r"look like a mask .* such as \[1, 3\] for the first image"),
         ({"targets": torch.eye(5, dtype=torch.long)[:2]}, r"look like a mask of the classes"),
-        ({"targets": [[True, False], [False, True]]}, "targets: dtype torch.bool; expected integer class indices"),
+        ({"targets": [[True, False], [False, True]]}, "targets: expected integer class indices, got torch.bool"),
         ({"targets": [[0], [1, 2]]}, r"\(2, K\) with the same K for every image, got \[\[0\], \[1, 2\]\]"),
         ({"targets": ["cat", "dog"]}, "targets: expected class indices"),
         ({"images": torch.zeros(3, 24, 24)}, r"\(3, 24, 24\); expected \(B, 3, H, W\).*; one image is images\[None\]"),
         ({"images": np.zeros((2, 3, 24, 24))}, "images: expected a torch.Tensor .*, got a ndarray; torch.from_numpy"),
         ({"images": [torch.zeros(3, 24, 24)]}, "images: expected a torch.Tensor .*, got a list"),
-        ({"images": torch.zeros(0, 3, 24, 24)}, r"images: shape \(0, 3, 24, 24\); expected .* B >= 1"),
+        ({"images": torch.zeros(0, 3, 24, 24)}, r"images: expected .* B >= 1, got \(0, 3, 24, 24\)"),
         ({"images": torch.zeros(2, 3, 24, 24)}, "images: torch.float32 on cpu; the model is torch.float64 on cpu"),
         ({"images": torch.zeros(2, 3, 24, 24, dtype=torch.uint8)}, "images: torch.uint8 on cpu; the model is"),
         ({"images": torch.zeros(2, 3, 24, 24, device="meta")}, "images: torch.float32 on meta; the model is"),
@@ -230,7 +230,7 @@ def test_wrong_arguments(arguments: dict[str, object], line: str) -> None:
 
 
 def test_half_precision_on_a_cpu_is_refused() -> None:
-    with pytest.raises(InputError, match=r"images: float16 on a CPU; expected float32.*: model.float\(\)"):
+    with pytest.raises(InputError, match=r"images: expected float32.* on a CPU, got float16: model.float\(\)"):
         explain(tiny_vit().half(), noise(1, 3, 24, 24).half())
 
 

@@ -443,7 +443,7 @@ def test_one_output_is_a_class_and_its_negative(
     top = explain(one, IMAGES, method=method, rules=rules)
     same(top.maps, torch.stack([found.maps[0, 0], found.maps[1, 1]]))
     assert top.targets.tolist() == [0, 0]
-    with pytest.raises(InputError, match="targets: 0 to 1; the model has classes -1 to 0"):
+    with pytest.raises(InputError, match="targets: expected classes -1 to 0, got 0 to 1"):
         explain(one, IMAGES, [0, 1], method)
 
 

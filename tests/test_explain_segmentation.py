@@ -262,7 +262,7 @@ def test_what_cannot_be_asked_is_refused_in_one_line(explainer: RegionExplainer)
         explainer.explain(seen, SegmentationQuestion())
     with pytest.raises(InputError, match="less than the network's stride"):
         explainer.see(picture(1, 5))
-    with pytest.raises(InputError, match="explain_segmentation: nothing: Extra inputs"):
+    with pytest.raises(InputError, match="explain_segmentation: nothing: unknown; "):
         explain_segmentation(explainer.network, picture(24, 32), nothing=1)
 
 
@@ -292,7 +292,7 @@ def test_settings_that_say_nothing_or_too_much_are_refused() -> None:
     header[16:24] = (9000).to_bytes(4, "big") * 2
     for content, message in (
         ([], "expected the settings of an explanation"),
-        ({"version": 2}, "version 2; this program reads version 1"),
+        ({"version": 2}, "expected settings of version 1, got version 2"),
         ({"clas": "cat"}, "clas: Extra"),
         ({"size": -1}, "size: "),
         ({"score": "loss"}, "score: "),
@@ -336,9 +336,11 @@ def test_a_photograph_that_cannot_be_read_is_named_and_the_others_are_made(files
     tokens = ("--network", files / "net.safetensors", "--class", "background", "--out", tmp_path, "--format", "jpg")
     assert asks(files / "a.png", files / "bad.png", files / "b.png", *tokens) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: 1 of 3 photographs were left out")
+    assert error.startswith("error: 1 of 3 photographs was left out")
     assert "bad.png" in error and "not an image" in error
-    assert {path.name for path in tmp_path.glob("*.jpg")} == {f"{n}_background.gradcam.encoder.jpg" for n in "ab"}
+    assert {path.name for path in tmp_path.glob("*.jpg")} == {
+        f"{n}_background.gradcam.encoder{kind}.jpg" for n in "ab" for kind in ("", ".sheet")
+    }
 
 
 def test_the_command_draws_classes_and_layers(files: Path, tmp_path: Path) -> None:
@@ -356,13 +358,13 @@ def test_the_command_draws_classes_and_layers(files: Path, tmp_path: Path) -> No
         (("--class", "cta"), "class 'cta' is unknown to the network: did you mean 'cat'"),
         (("--pixel", "10;3"), "--pixel 10;3: expected X,Y"),
         (("--pixel", "900,3"), "pixel 900,3: outside of the photograph, which is 90 x 70"),
-        (("--pixel", "1,3", "--region", "MASK"), "--pixel, --region: give one of the two"),
+        (("--pixel", "1,3", "--region", "MASK"), "--pixel, --region: expected one of the two"),
         (("--region", "NONE.png"), "no such file"),
-        (("--region", "a.png"), "mode RGB; a mask is a palette"),
+        (("--region", "a.png"), "expected a palette or grey-scale image, got mode RGB"),
         (("--method", "gradcm"), "did you mean 'gradcam'"),
         (("--layer", "encodr"), "did you mean 'encoder'"),
         (("--all-classes", "--class", "cat"), "--all-classes explains all"),
-        (("--all-classes", "--all-layers"), "give one of the two"),
+        (("--all-classes", "--all-layers"), "expected one of the two"),
         (("--all-layers", "--method", "input_x_gradient"), "--all-layers: method input_x_gradient looks at none"),
         (("--all-layers", "--layer", "encoder"), "--all-layers shows them all"),
         (("--format", "gif"), "--format"),
@@ -385,14 +387,14 @@ def test_bad_networks_and_photographs_end_in_one_line(files: Path, tmp_path: Pat
     given = tmp_path / "it.json"
     given.write_text(SegmentationQuestion(class_name="cat").json_text())
     for tokens, message in (
-        ((photograph, *out), "--network: needed"),
-        (("--network", files / "net.safetensors", *out), "images: none given"),
+        ((photograph, *out), "--network: expected a checkpoint"),
+        (("--network", files / "net.safetensors", *out), "images: expected a photograph"),
         ((photograph, "--network", tmp_path / "none", *out), "none: no such file"),
         ((photograph, "--network", photograph, *out), "network"),
         ((tmp_path / "none.png", "--network", files / "net.safetensors", *out), "no such file or folder"),
         (("--settings", given, "--class", "dog", *out), "--class: --settings"),
         (("--settings", given, "--method", "lrp", *out), "--method: --settings"),
-        (("--settings", given, *out), "--network: needed"),
+        (("--settings", given, *out), "--network: expected a checkpoint"),
     ):
         assert asks(*tokens) == 2
         assert message in capsys.readouterr().err

@@ -273,13 +273,13 @@ def test_explanations_of_the_package_are_callables_too() -> None:
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
-        (lambda maps: maps.numpy(), r"explainer bad: gave a ndarray; expected a torch.Tensor \(3, h, w\)"),
+        (lambda maps: maps.numpy(), r"explainer bad: expected a torch.Tensor \(3, h, w\), got a ndarray"),
         (lambda maps: maps[:2], r"gave maps of shape \(2, 5, 5\) for 3 images and targets of shape \(3,\)"),
         (lambda maps: maps[:, None], r"expected \(3, h, w\); maps.sum\(1\) adds up channels"),
         (lambda maps: maps.mean((1, 2)), r"gave maps of shape \(3,\)"),
         (lambda maps: maps[:, :0], r"gave maps of shape \(3, 0, 5\)"),
         (lambda maps: maps.to("meta"), "explainer bad: gave maps on meta; the images are on cpu"),
-        (lambda maps: maps.to(torch.complex64), "explainer bad: gave torch.complex64 maps"),
+        (lambda maps: maps.to(torch.complex64), "explainer bad: expected maps of real numbers, got torch.complex64"),
         (lambda maps: maps.where(maps != maps[1, 2, 2], torch.nan), "image b: the bad map is not finite; try float64"),
     ],
 )
@@ -306,35 +306,37 @@ def test_bad_input_takes_one_line() -> None:
             wsss.perturbation_test(model, how.pop("explainer", noise), images, targets, **how)
         assert "\n" not in str(raised.value)
 
-    refused("targets: 0 to 9; the model has classes 0 to 3", targets=[0, 1, 9])
-    refused("targets: 0 to 1; .* classes -1 to 0; of one output 0 is that output", model=net(1), targets=[0, 1, 1])
+    refused("targets: expected classes 0 to 3, got 0 to 9", targets=[0, 1, 9])
+    refused(
+        "targets: expected classes -1 to 0, got 0 to 1; of one output 0 is that output", model=net(1), targets=[0, 1, 1]
+    )
     refused(r"targets: 2 for 3 images|targets: 2, but there are more", targets=[0, 1])
     refused("targets: 4 for 3 images", targets=[0, 1, 2, 3])
     refused("targets: 4 for a batch of 3 images", targets=None, images=[(images, torch.arange(4))])
-    refused(r"targets: float64 of shape \(3,\)", targets=[0.0, 1.0, 2.0])
-    refused(r"shape \(3, 2\); expected \(N,\) integers", targets=np.zeros((3, 2), int))
+    refused(r"targets: expected integers .*, got float64 \(3,\)", targets=[0.0, 1.0, 2.0])
+    refused(r"expected integers \(N,\), a class an image, got int64 \(3, 2\)", targets=np.zeros((3, 2), int))
     refused("targets: needed, one an image", targets=None)
-    refused("a batch is a Tensor; expected pairs", targets=None, images=[images])
-    refused("a batch is 2 things; expected tensors", images=[(images, targets)])
-    refused(r"expected \(B, 3, H, W\), B >= 1; one image is images\[None\]", images=images[0])
+    refused("images: expected pairs .* as a batch, got a Tensor", targets=None, images=[images])
+    refused("images: expected tensors .*as a batch, got 2 things", images=[(images, targets)])
+    refused(r"expected \(B, 3, H, W\), B >= 1, got .*; one image is images\[None\]", images=images[0])
     refused("images: expected a torch.Tensor", images=[(images.numpy(), targets)], targets=None)
-    refused("images: torch.uint8; expected normalised", images=images.byte())
+    refused("images: expected normalised ones of a float type, got torch.uint8", images=images.byte())
     refused("images: none", images=[], targets=[0])
     refused("mean .*expected a number for each channel", mean=(0.5,))
-    refused("images: 3 channels, mean has 1", mean=(0.5,), std=(1,))
+    refused("images: expected 1 channels, as mean has, got 3", mean=(0.5,), std=(1,))
     refused("std above 0", std=(0, 1, 1))
-    refused("explainer: a str; expected a callable", explainer="rollout")
+    refused("explainer: expected a callable", explainer="rollout")
     refused("model: expected a torch.nn.Module, got a function", model=noise)
     refused("model Tuple: gives a tuple for 3 images; expected logits", model=Tuple())
     refused("model Sequential: gives NaN", model=nn.Sequential(net(), Nan()))
-    refused("ids: a name stands there twice", ids=["a", "a", "b"])
+    refused("ids: expected each once", ids=["a", "a", "b"])
     refused("ids: 2, but there are more images", ids=["a", "b"])
     refused("batch_size 0", batch_size=0)
     masks = np.ones((3, SIDE, SIDE), np.uint8)
     for wrong, said in (
         (masks * 2, "of class c give masks == c"),
-        (masks[:, :5], r"masks: \(5, 20\) of images \(20, 20\)"),
-        (masks[0], r"masks: shape \(20, 20\)"),
+        (masks[:, :5], r"masks: expected \(20, 20\), as the images, got \(5, 20\)"),
+        (masks[0], r"masks: expected \(N, H, W\), got \(20, 20\)"),
         (np.stack([masks[0] * 0, masks[0] * 255, masks[0] * 0]), "hold 0 and 255 alone"),
         (masks[:2], "masks: 2, but there are more images"),
     ):

@@ -30,6 +30,7 @@ from vitseg.cli import app as vitseg_app
 from vitseg.explorer import ExplainedClassifier as ExplainedVit
 from vitseg.methods import METHODS
 from vitseg.models import load_classifier
+from wsss.colours import OPACITY
 from wsss.console import run
 from wsss.errors import InputError
 from wsss.explorer import downloads, pictures, serving
@@ -439,28 +440,36 @@ def test_many_visitors_at_once_get_their_own_maps(explorer):
 # What is shown and taken along
 
 
-def test_signed_maps_are_white_at_0_and_others_begin_at_black():
+def test_signed_maps_are_blue_and_red_and_nothing_covers_nothing():
     values = np.array([[-2.0, 0.0], [1.0, 2.0]], np.float32)
     found = pictures.coloured(Answer(values, 0, 0.0, True), (2, 2))
     assert found.limits == pytest.approx((-2, 2), rel=0.05)
-    assert found.colours[0, 1].tolist() == [255, 255, 255]
-    assert found.colours[0, 0].tolist() == [0, 0, 255] and found.colours[1, 1].tolist() == [255, 0, 0]
+    assert found.cover[0, 1] == 0 < found.cover[1, 0] < found.cover[1, 1] == found.cover[0, 0] == 1
+    assert found.colours[0, 0].argmax() == 2 and found.colours[1, 0].argmax() == 0
     found = pictures.coloured(Answer(np.abs(values), 0, 0.0, False), (2, 2))
-    assert found.limits == (0, 2) and found.colours[0, 1].max() < 8
+    assert found.limits == (0, 2) and found.cover[0, 1] == 0 and found.cover[1, 1] == 1
 
 
 def test_map_lies_where_the_grid_lies():
     values = np.zeros((4, 4), np.float32)
     values[:, 3] = 1  # beyond the photograph, of which the grid has a third more
     found = pictures.coloured(Answer(values, 0, 0.0, False, (1.0, 4 / 3)), (30, 30))
-    assert found.colours[:, :24].max() < 8
+    assert found.cover[:, :24].max() < 0.01
 
 
-def test_opacity_blends():
-    picture = np.full((4, 5, 3), (200, 100, 50), np.uint8)
-    found = pictures.coloured(Answer(np.ones((2, 2), np.float32), 0, 0.0, False), (4, 5))
-    assert np.array_equal(pictures.blended(picture, found, 0.0), picture)
-    assert np.array_equal(pictures.blended(picture, found, 1.0), found.colours)
+@pytest.mark.parametrize("signed", [False, True])
+def test_the_page_shows_the_picture_that_a_command_draws(signed):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    values = rng.random((30, 40)).astype(np.float32) - 0.5 * signed
+    values[0, 0] = 0 if not signed else values[0, 0]
+    found = pictures.coloured(Answer(values, 0, 0.0, signed), image.shape[:2])
+    drawn = np.asarray(overlay(image, values, limits=found.limits, signed=signed, opacity=OPACITY), int)
+    assert np.abs(pictures.blended(image, found, OPACITY) - drawn).max() <= 1
+    above, below = pictures.veil(found).astype(float), pictures.muted(image, signed)
+    weight = OPACITY * above[..., 3:] / 255  # as the browser lays one over the other
+    assert np.abs(above[..., :3] * weight + below * (1 - weight) - drawn).max() <= 2
+    assert np.array_equal(pictures.blended(image, found, 0.0), below)
 
 
 def test_outline_shows_single_pixels_of_large_photographs():
@@ -479,7 +488,8 @@ def test_downloads_hold_what_is_shown(explorer, explained):
         assert np.array_equal(content["region"], explorer.session("v").region.area)
         assert json.loads(str(content["settings"]))["rules"] == "epsilon"
     picture = np.asarray(Image.open(io.BytesIO(downloads.picture_file(explained, made, 1.0).content)))
-    assert np.array_equal(picture, pictures.coloured(made.answer, SIZE).colours)
+    found = pictures.coloured(made.answer, SIZE)
+    assert np.array_equal(picture, pictures.blended(made.photograph.look.photograph, found, 1.0))
 
 
 # Models from elsewhere
@@ -494,16 +504,20 @@ def test_network_of_a_function(tmp_path, monkeypatch):
         "def flat(): return nn.Sequential(nn.Flatten(), nn.LazyLinear(4))\n"
         "def grey(): return nn.Conv2d(1, 5, 1)\n"
         "def number(): return 7\n"
+        "class Maps(nn.Module):\n"
+        "    def forward(self, images): return {'depth': images}\n"
+        "def other(): return Maps()\n"
     )
     monkeypatch.chdir(tmp_path)
     assert foreign_network("own_networks:plain").class_names == ("class 1", "class 2", "class 3", "class 4")
     assert foreign_network("own_networks:named").class_names == ("ground",)
     for name, reason in {
-        "short": "1 names for 5 classes",
+        "short": "expected names for 5 classes, got 1",
         "flat": "expected maps",
         "grey": "takes no image",
         "number": "expected a torch.nn.Module",
         "none": "has no none",
+        "other": "^`model` own_networks:other: expected class maps by the name 'out', got depth$",
     }.items():
         with pytest.raises(InputError, match=reason):
             foreign_network(f"own_networks:{name}")

@@ -25,6 +25,7 @@ from small_explorer import NAMES, SIZE, colour_network, photograph, png
 from cnnseg.explorer.segmenting import ExplainedSegmenter
 from cnnseg.regions.explaining import explain_segmentation
 from cnnseg.regions.settings import question_of
+from wsss.colours import scale_colours
 from wsss.explorer.asking import Explorer
 from wsss.explorer.explained import Cancelled
 from wsss.explorer.serving import build
@@ -215,7 +216,9 @@ def test_lrp_with_composite_is_signed_and_equals_the_python_api(visit):
     visit.open()
     visit.after(lambda: visit.choose("Method", "lrp"))
     visit.after(lambda: visit.choose("Composite", "gamma"))
-    assert "rgb(0, 0, 255)" in visit.page.locator("#map-a .ramp").evaluate("e => getComputedStyle(e).backgroundImage")
+    scale = visit.page.locator("#map-a .ramp").evaluate("e => getComputedStyle(e).backgroundImage")
+    below, above = scale_colours(signed=True, count=2).tolist()
+    assert below[2] > 200 and all(f"rgb({r}, {g}, {b})" in scale for r, g, b in (below, above))
     assert visit.page.locator("#map-a .low").inner_text().startswith("-")
     with np.load(io.BytesIO(visit.download("Map")[1]), allow_pickle=False) as found:
         wanted = explain_segmentation(colour_network(), photograph(), method="lrp", rules="gamma", class_name="blue")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import cnnseg
 from cnnseg import cli, explain
 from cnnseg.explanation import check_explanation
-from cnnseg.explorer.segmenting import SegmentingSubject
+from cnnseg.explorer.segmenting import ExplainedSegmenter
 from cnnseg.methods.hooked import Hooked
 from cnnseg.methods.running import layer_at_stride, layers_with_maps, passes
 from cnnseg.models import Network, create_segmentation, load_network, save_network
@@ -324,8 +324,8 @@ class Twice(nn.Module):
         ("bdy", "layer 'bdy' is unknown to the model: did you mean 'body'"),
         ("alone", "layer 'alone': gives no maps that reach the class scores"),
         ("pair", "layer 'pair': gives a tuple, no maps, to the class scores"),
-        ("flat", r"layer 'flat': its output is \(3, 4096\); expected maps .* tokens is known of timm's"),
-        ("body.head", r"layer 'body.head': its output is \(4,\); expected maps"),
+        ("flat", r"layer 'flat': expected maps .*, got \(3, 4096\).* tokens is known of timm's"),
+        ("body.head", r"layer 'body.head': expected maps .*, got \(4,\)"),
         ("twice", "layer 'twice': gives 4 outputs for 2 images"),
         ("unused", "layer 'unused': no gradient of the class scores reaches its output"),
     ],
@@ -377,6 +377,16 @@ class Attends(nn.Module):
         return self.head(self.attend(tokens).mean(1)) if images.isfinite().all() else images
 
 
+class Choosy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.layer(images)
+        raise InputError("images: this model wants them otherwise")
+
+
 def test_a_transformer_within_a_model_of_ones_own() -> None:
     torch.manual_seed(0)
     model = Fixed().double().eval()
@@ -385,9 +395,11 @@ def test_a_transformer_within_a_model_of_ones_own() -> None:
         explain(model, images(), 1, "layercam")
     with pytest.raises(InputError, match="images of 40 x 40: the model does not take them"):
         explain(model, images(2, 40, 40), 1, "gradcam")
-    with pytest.raises(InputError, match=r"layer 'vit.blocks.0.attn.q_norm': its output is .* 4 x 4 patches"):
+    with pytest.raises(InputError, match=r"^images: this model wants them otherwise$"):  # says it all itself
+        explain(Choosy().double().eval(), images(), 1, "gradcam")
+    with pytest.raises(InputError, match=r"layer 'vit.blocks.0.attn.q_norm': expected maps .* 4 x 4 patches"):
         explain(model, images(), 1, "gradcam", layer="vit.blocks.0.attn.q_norm")
-    with pytest.raises(InputError, match=r"layer 'attend': its output is \(16, 8\); .* known of timm's"):
+    with pytest.raises(InputError, match=r"layer 'attend': expected maps .*, got \(16, 8\).* known of timm's"):
         explain(Attends().double().eval(), images(), 1, "gradcam", layer="attend")
 
 
@@ -450,7 +462,7 @@ def test_listed_layers_are_taken_and_have_the_size_that_is_said(dpt: Network) ->
         assert explain(adapted, x, 1, "layercam", layer=layer.name).maps.shape[1:] == layer.size
 
 
-def offers_what_works(tested: SegmentingSubject, photograph: np.ndarray) -> None:
+def offers_what_works(tested: ExplainedSegmenter, photograph: np.ndarray) -> None:
     assert [method.name for method in tested.methods] == list(METHODS)
     look = tested.look(photograph)
     names = [layer.name for layer in look.layers]
@@ -466,10 +478,10 @@ def offers_what_works(tested: SegmentingSubject, photograph: np.ndarray) -> None
 
 def test_the_explorer_offers_the_methods_and_layers_that_there_are(files: Path) -> None:
     network = load_network(files / "net.safetensors")
-    offers_what_works(SegmentingSubject(network, "dpt"), np.array(Image.open(files / "a.png")))
+    offers_what_works(ExplainedSegmenter(network, "dpt"), np.array(Image.open(files / "a.png")))
 
 
 @pytest.mark.skipif(not SHIPPED.is_file(), reason="the shipped network is not here")
 def test_the_explorer_takes_the_shipped_network() -> None:
     photograph = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
-    offers_what_works(SegmentingSubject(load_network(SHIPPED), "shipped"), photograph)
+    offers_what_works(ExplainedSegmenter(load_network(SHIPPED), "shipped"), photograph)

@@ -178,12 +178,12 @@ def test_names_of_seeds() -> None:
 BAD = {
     "test_resnet+vit_tiny_patch16_22": "'vit_tiny_patch16_22' is unknown to timm: did you mean 'vit_tiny_patch16_224'",
     "resnet5O+test_vit": "trunk 'resnet5O' is unknown to timm: did you mean 'resnet50'",
-    "test_vit+test_vit": "trunk test_vit: has levels of stride 16, 16, 16; wanted is a CNN with one of 16",
+    "test_vit+test_vit": "trunk test_vit: has levels of stride 16, 16, 16; expected a CNN with one of 16",
     "test_resnet+resnet10t": "'resnet10t' has no patches that trunk test_resnet could replace",
     "test_resnet+vit_base_r50_s16_224": "'vit_base_r50_s16_224' has no patches that trunk test_resnet",
     "test_resnet+beit_base_patch16_224": "'beit_base_patch16_224' is no plain ViT",
     "test_efficientnet_v1+test_vit": "test_efficientnet is no ResNet of bottlenecks and has no version 1",
-    "resnet50+vit_giant_patch14_224": "levels of stride 2, 4, 8, 16, 32; wanted is a CNN with one of 14",
+    "resnet50+vit_giant_patch14_224": "levels of stride 2, 4, 8, 16, 32; expected a CNN with one of 14",
 }
 
 
@@ -198,17 +198,17 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     path, vit = tmp_path / "w.safetensors", tmp_path / "vit.safetensors"
     save_file(timm.create_model("resnet10t").state_dict(), path)
     save_file(timm.create_model("test_vit2").state_dict(), vit)
-    with pytest.raises(InputError, match=rf"--trunk-weights {path}: not the weights of a test_resnet: \d+ of"):
+    with pytest.raises(InputError, match=rf"`trunk_weights` {path}: not the weights of a test_resnet: \d+ of"):
         create_classifier(SMALL, NAMES, "none", str(path))
-    with pytest.raises(InputError, match=rf"--weights {vit}: not the weights of a test_vit: \d+ of"):
+    with pytest.raises(InputError, match=rf"`weights` {vit}: not the weights of a test_vit: \d+ of"):
         create_classifier(SMALL, NAMES, str(vit), "none")
-    with pytest.raises(InputError, match=r"--trunk-weights no\.pth: no such file"):
+    with pytest.raises(InputError, match=r"`trunk_weights` no\.pth: no such file"):
         create_classifier(SMALL, NAMES, "none", "no.pth")
     with pytest.raises(
-        InputError, match="--trunk-weights pretrained: timm has none of test_resnet_v1; give a file, or"
+        InputError, match="`trunk_weights` pretrained: timm has none of test_resnet_v1; give a file, or"
     ):
         create_classifier(SMALL, NAMES, "none")
-    with pytest.raises(InputError, match="--trunk-weights: test_vit is no TRUNK"):
+    with pytest.raises(InputError, match="`trunk_weights`: test_vit is no TRUNK"):
         create_classifier("test_vit", NAMES, "none", "none")
     with pytest.raises(InputError, match="has no ImageNet head"):
         load_imagenet_vit(SMALL, "pretrained")
@@ -275,7 +275,7 @@ def test_freezing_leaves_no_trace() -> None:
         for name, _ in made.model.named_parameters()
         if name.startswith(tuple(BACKBONE + part for part in ("conv1", "bn1", "layer1", "layer2")))
     }
-    with pytest.raises(InputError, match="--frozen-levels 4: the trunk has 3, of stride 4, 8, 16"):
+    with pytest.raises(InputError, match="`frozen_levels` 4: expected at most 3, of stride 4, 8, 16"):
         freeze_levels(made.model, 4)
 
 
@@ -302,7 +302,7 @@ def test_killed_and_resumed_equals_uninterrupted(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = CONFIG.model_copy(update=FAST | {"precision": "bf16"})
+    config = CONFIG.model_copy(update=FAST | {"precision": "bfloat16"})
     whole = train_classifier(dataset, None, tmp_path / "whole", config)
     folder = tmp_path / "killed"
     with monkeypatch.context() as patch:
@@ -316,10 +316,10 @@ def test_killed_and_resumed_equals_uninterrupted(
 
 def test_settings_without_a_trunk(dataset: Dataset, tmp_path: Path) -> None:  # noqa: F811
     for options, line in (
-        ({"trunk_lr_factor": 0.5}, "--trunk-lr-factor 0.5: test_vit has no trunk"),
-        ({"frozen_levels": 1}, "--frozen-levels 1: test_vit is no TRUNK"),
-        ({"trunk_weights": "none"}, "--trunk-weights: test_vit is no TRUNK"),
-        ({"architecture": SMALL, "trunk_weights": "none", "sizes": (40,)}, "--sizes 40: the sides .* multiples of 16"),
+        ({"trunk_lr_factor": 0.5}, "`trunk_lr_factor` 0.5: test_vit has no trunk"),
+        ({"frozen_levels": 1}, "`frozen_levels` 1: test_vit is no TRUNK"),
+        ({"trunk_weights": "none"}, "`trunk_weights`: test_vit is no TRUNK"),
+        ({"architecture": SMALL, "trunk_weights": "none", "sizes": (40,)}, "`sizes` 40: expected a multiple of 16"),
     ):
         with pytest.raises(InputError, match=line):
             train_classifier(dataset, None, tmp_path, CONFIG.model_copy(update=options))

@@ -25,7 +25,7 @@ from wsss.store.content import MISSING, content_of, contents, hash_bytes
 from wsss.store.inputs import Inputs
 from wsss.store.records import inspect, pack
 
-TINY = "--architecture test_vit --weights none --epochs 1 --batch-size 2 --precision fp32 --sizes 32 --device cpu"
+TINY = "--architecture test_vit --weights none --epochs 1 --batch-size 2 --precision float32 --sizes 32 --device cpu"
 SEEDS = "--classifier mine --split val --sizes 32 --first-block 1 --method rollout --no-flip --device cpu"
 
 
@@ -98,6 +98,17 @@ def test_a_training_of_other_labels_or_images_is_refused(place: Path, capsys: py
     assert train(place, "--lr", 0.5) == 2 and "config.lr was 0.0001, is 0.5 now" in line_of(capsys)
 
 
+def test_a_training_knows_the_split_that_it_was_judged_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(place) == 0  # judged on none: nothing is said of any
+    assert train(place, "--val-split", "own") == 0 and "trained already" in capsys.readouterr().out
+    assert train(place, "--val-split", "own", "--restart") == train(place, "--val-split", "own") == 0
+    paint(place / "data/images/x.png", 1)
+    capsys.readouterr()
+    assert train(place, "--val-split", "own") == 2
+    assert "begun with other inputs: val image changed" in line_of(capsys)
+    assert train(place, "--val-split", "own", "--restart") == 0
+
+
 def test_restart_moves_the_old_training_away(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(place) == 0
     old = (place / "runs/mine/classifier/classifier.safetensors").read_bytes()
@@ -164,7 +175,7 @@ def test_changed_images_are_made_again_and_no_others(place: Path, capsys: pytest
 
     swap_labels(place / "data")
     assert seeds(place) == 0
-    assert "1 of 4 seeds are up to date, labels of 3 images changed" in capsys.readouterr().out
+    assert "1 of 4 seeds is up to date, labels of 3 images changed" in capsys.readouterr().out
     assert tuple(read_seed(folder, "a").classes) == (2,)
 
 
@@ -259,7 +270,7 @@ def test_what_is_read_must_be_of_these_images(place: Path, capsys: pytest.Captur
     paint(place / "data/images/b.png", 1)
     assert run(affinity, words) == 2
     line = line_of(capsys)
-    assert "1 of 4 images of split val have changed, or their labels have, since their seed was made (b" in line
+    assert "1 of 4 images of split val has changed, or their labels, since their seed was made (b" in line
     assert seeds(place) == 0
     capsys.readouterr()
     assert run(affinity, words) == 0
@@ -310,7 +321,7 @@ def test_a_test_makes_the_parts_of_changed_images_again(
     shutil.rmtree(place / "data")
     assert evaluate(test, "copy") == 0
     out = capsys.readouterr().out
-    assert "1 of 2 parts are of images that have changed" in out and "2 of 3 results" in out
+    assert "1 of 2 parts is of images that have changed" in out and "2 of 3 results" in out
     after = {path.name: path.stat().st_mtime_ns for path in folder.glob("part-*")}
     assert [name for name in sorted(parts) if parts[name] != after[name]] == ["part-00001.npz"]
 

@@ -24,10 +24,12 @@ from wsss.data import (
     read_image,
 )
 from wsss.data.check import check_dataset
+from wsss.data.wordnet import place_of
 from wsss.errors import InputError
 
 PETS = DataConfig(name="pets", layout="imagenet", classes=("dog", "cat", "sea", "sea_lion"))
 SEG = DataConfig(name="seg", layout="imagenet_seg")
+IMAGENET = [str(index) for index in range(1000)]
 
 
 def photograph(path: Path, height: int = 6, width: int = 8, value: int = 0) -> None:
@@ -87,7 +89,7 @@ def test_imagenet_of_a_thousand_classes(tmp_path: Path) -> None:
     assert [s.classes for s in data] == [(1,), (282,), (1000,)]  # outputs 0, 281 and 999 of ImageNet-1k
     assert data.num_classes == 1000 and data.labels().sum() == 3
     photograph(tmp_path / "n02123046_none.jpg")
-    with pytest.raises(InputError, match=r"n02123046_none\.jpg: its name begins with no class.*'n02123045'") as caught:
+    with pytest.raises(InputError, match=r"n02123046_none\.jpg: expected a name <class>_any.*'n02123045'") as caught:
         load_dataset(config, "all", tmp_path)
     assert "(1000 in all)" in one_line(caught)
 
@@ -98,11 +100,11 @@ def test_imagenet_faults(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"folder .*dgo: no class of this name; did you mean 'dog'\?") as caught:
         load_dataset(PETS, "val", tmp_path)
     one_line(caught)
-    with pytest.raises(InputError, match=r"--split vall: no such folder in .*did you mean 'val'"):
+    with pytest.raises(InputError, match=r"`split` vall: no such folder in .*did you mean 'val'"):
         load_dataset(PETS, "vall", tmp_path)
-    with pytest.raises(InputError, match=r"--split all: .* holds the splits val; give one of them"):
+    with pytest.raises(InputError, match=r"`split` all: .* holds the splits val; give one of them"):
         load_dataset(PETS, "all", tmp_path)
-    with pytest.raises(InputError, match=r"--split \.\.: no such folder"):
+    with pytest.raises(InputError, match=r"`split` \.\.: no such folder"):
         load_dataset(PETS, "..", tmp_path / "val")
     (tmp_path / "val" / "dgo").rename(tmp_path / "val" / "dog")
     photograph(tmp_path / "val" / "dog" / "a.png")
@@ -189,12 +191,12 @@ def test_imagenet_seg_of_other_types(tmp_path: Path) -> None:
     assert data.image_size(data.samples[0]) == (3, 4)
     for sample in data.samples[:2]:
         assert np.array_equal(data.load_mask(sample), grey > 5)
-    with pytest.raises(InputError, match=r"mask 0003 is float64 .*whole numbers"):
+    with pytest.raises(InputError, match=r"^[^:]*\.mat: mask 0003: expected whole numbers 0 to 255 .*got float64"):
         data.load_mask(data.samples[2])
 
 
 def test_imagenet_seg_faults(mat: Path, tmp_path: Path, arrays: tuple[list[np.ndarray], list[np.ndarray]]) -> None:
-    with pytest.raises(InputError, match=r"--split val: gtsegs_ijcv\.mat has no splits; give all"):
+    with pytest.raises(InputError, match=r"`split` val: expected all, as gtsegs_ijcv\.mat has no splits"):
         load_dataset(SEG, "val", mat)
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"root .*empty: no gtsegs_ijcv\.mat there"):
@@ -213,7 +215,7 @@ def test_imagenet_seg_faults(mat: Path, tmp_path: Path, arrays: tuple[list[np.nd
         load_dataset(SEG, "all", tmp_path / "other.mat")
     with h5py.File(tmp_path / "other.mat", "a") as file:
         file["/value/gt"] = np.zeros((3, 1))
-    with pytest.raises(InputError, match=r"/value/img is \(2, 1\), /value/gt \(3, 1\)"):
+    with pytest.raises(InputError, match=r"got /value/img \(2, 1\) and /value/gt \(3, 1\)"):
         load_dataset(SEG, "all", tmp_path / "other.mat")
     with h5py.File(mat, "a") as file:  # a reference that leads nowhere
         file["/value/gt"][1, 0] = h5py.Reference()
@@ -247,7 +249,7 @@ def test_check_of_imagenet_seg(mat: Path, tmp_path: Path, arrays: tuple[list[np.
         ("layout: imagenet_seg\nmask_values: [cat]", "mask_values: layout 'imagenet_seg'"),
         ("layout: imagenet\nclasses: [cat, cat]", "'cat' stands there twice"),
         ("layout: imagenet\nclasses: []", "classes: 0 names"),
-        ("layout: imagenets", "layout: Input should be"),
+        ("layout: imagenets", "layout: 'imagenets' is unknown: did you mean 'imagenet'"),
     ],
 )
 def test_description_faults(tmp_path: Path, text: str, told: str) -> None:
@@ -270,10 +272,10 @@ def test_more_classes_than_a_mask_can_hold_only_without_masks(tmp_path: Path) ->
     (tmp_path / "labels.csv").write_text("image,classes\na,c999\n")
     data = load_dataset(own, "all", tmp_path)
     assert data.samples[0].classes == (1000,) and data.labels()[0].tolist() == [0] * 999 + [1]
-    with pytest.raises(InputError, match="data set x: 1000 classes, and masks show 254 at most"):
+    with pytest.raises(InputError, match="data set x: expected at most 254 classes in masks, got 1000"):
         data.check_maskable()
     mask(tmp_path / "masks" / "a.png", [0, 1])
-    with pytest.raises(InputError, match="masks of 1000 classes; at most 254 fit into their pixels"):
+    with pytest.raises(InputError, match="expected masks of at most 254 classes, got 1000"):
         load_dataset(own, "all", tmp_path)
 
 
@@ -368,3 +370,41 @@ def test_animals_of_one_class(shared: Path) -> None:
         stored = data.load_mask(sample)
         truth = foreground_truth(stored, sample.classes[0])
         assert np.array_equal(truth == 255, stored == 255) and (truth == 1).any()  # nothing but the border is ignored
+
+
+# Classes of an ImageNet head by their words
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("281", 281), ("tabby cat", 281), ("Tabby_Cat", 281), ("tabby", 281), ("golden  retriever", 207), ("0", 0)],
+)
+def test_classes_have_indices_and_names(name: str, place: int) -> None:
+    assert place_of(name, IMAGENET) == place
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("cat", r"expected an index, 0 to 999, or a name such as .*'tabby cat' \(281\)"),
+        ("golden retreiver", r"such as 'golden retriever' \(207\)$"),
+        ("crane", r"^class 'crane' is 2 classes of ImageNet: expected an index, 134 or 517$"),
+        (
+            "1000",
+            r"^class '1000' is none of ImageNet's 1,000: expected an index, 0 to 999, or a name, such as 'tabby cat'$",
+        ),
+    ],
+)
+def test_unknown_names_are_told_with_near_ones(name: str, told: str) -> None:
+    with pytest.raises(InputError, match=told) as caught:
+        place_of(name, IMAGENET)
+    assert len(str(caught.value)) < 250
+
+
+def test_words_are_of_imagenet_heads_alone() -> None:
+    assert place_of("dog", ["cat", "dog"]) == 1
+    with pytest.raises(InputError, match=r"class 'tabby cat' is unknown to the classifier: known: cat, dog"):
+        place_of("tabby cat", ["cat", "dog"])
+    many = [f"class {number:03}" for number in range(500)]
+    with pytest.raises(InputError, match=r"did you mean 'class 007'\? known: class 000, .*class 039 and 460 more$"):
+        place_of("clas 007", many)

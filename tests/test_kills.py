@@ -39,7 +39,7 @@ SMALL = "--architecture test_resnet --weights none --steps 3 --batch-size 2 --cr
 EVALUATED = "--evaluate-every 2 --evaluate-images 2"
 COMMANDS = {
     "vitseg train-classifier": "--train-split val --val-split val --name vit --architecture test_vit --weights none "
-    "--epochs 2 --batch-size 2 --precision fp32 --sizes 32",
+    "--epochs 2 --batch-size 2 --precision float32 --sizes 32",
     "cnnseg train-classifier": f"--train-split val --val-split val --name cnn {SMALL} {EVALUATED}",
     "cnnseg train-unrolled": "--train-split val --val-split val --name unrolled --budget 2 --snapshots a "
     f"{SMALL} {EVALUATED}",
@@ -57,6 +57,7 @@ COMMANDS = {
     "wsss evaluate": "run --split val --workers 1",
     "vitseg perturbation-test": "--classifier vit --split val --methods rollout",
     "vitseg segmentation-test": "--classifier vit --split val --methods rollout",
+    "cnnseg region-test": "--network net --split val --methods input_x_gradient --size 32 --least 0.001",
 }
 NO_DEVICE = ("affinity labels", "affinity combine", "wsss evaluate")
 NO_DATA = ("cnnseg segment",)

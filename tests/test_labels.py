@@ -61,7 +61,7 @@ def test_without_classes_everything_is_background() -> None:
 
 
 def test_alphas_in_the_wrong_order() -> None:
-    with pytest.raises(ValidationError, match="must not exceed"):
+    with pytest.raises(ValidationError, match="expected at most alpha_high"):
         LabelsConfig(alpha_low=32, alpha_high=4)
 
 

@@ -99,7 +99,7 @@ def test_a_single_point_keeps_its_value() -> None:
 
 
 def test_faults_are_told() -> None:
-    with pytest.raises(ValueError, match=r"features have shape \(5,\), expected \(N, d\)"):
+    with pytest.raises(ValueError, match=r"features: expected \(N, d\), got \(5,\)"):
         PermutohedralLattice(torch.zeros(5))
     with pytest.raises(ValueError, match=r"2 \*\* 63"):
         PermutohedralLattice(torch.tensor([[0.0] * 5, [1e6] * 5]))

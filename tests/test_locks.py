@@ -63,7 +63,7 @@ def test_the_second_process_is_told_who_holds_it_and_the_dead_hold_nothing(tmp_p
             with pytest.raises(InputError) as caught, writing(folder, shared=shared):
                 pass
             line = str(caught.value)
-            assert f"{folder}: is being written by `" in line and "write into another run (--name)" in line
+            assert f"{folder}: is being written by `" in line and "or write into another run" in line
             assert f"(process {process.pid} on {os.uname().nodename}, since 20" in line and "\n" not in line
     assert not is_held(folder) and holders(folder) == "another process"  # killed: nobody that could be named
     with writing(folder):
@@ -135,7 +135,7 @@ def test_a_command_that_is_held_off_says_so_in_one_line(
     make_data(tmp_path / "data")
     words = ["train-classifier", "--data", str(tmp_path / "data/data.yaml"), "--train-split", "val", "--device", "cpu"]
     words += ["--architecture", "test_vit", "--weights", "none", "--epochs", "1", "--sizes", "32", "--name", "mine"]
-    words += ["--runs", str(tmp_path / "runs"), "--precision", "fp32"]
+    words += ["--runs", str(tmp_path / "runs"), "--precision", "float32"]
     folder = tmp_path / "runs/mine/classifier"
     with writing(folder):
         assert run(cli.app, words) == run(cli.app, [*words, "--restart"]) == 2

@@ -105,7 +105,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     for architecture, options in (("resnet10t", {}), ("test_vit2", {}), ("test_vit", {"depth": 5})):
         weights_file(path, architecture, **options)
-        with pytest.raises(InputError, match=rf"--weights {path}: not the weights of a test_vit: \d+ of 80"):
+        with pytest.raises(InputError, match=rf"`weights` {path}: not the weights of a test_vit: \d+ of 80"):
             create_classifier("test_vit", NAMES, str(path))
     weights_file(path, num_classes=10)
     with pytest.raises(InputError, match=r"2 of 80 tensors differ, first head\.weight"):
@@ -116,7 +116,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
             torch.save([1, 2], bad)
         elif bad != path:
             bad.write_text("junk")
-        with pytest.raises(InputError, match=f"--weights {bad}: not a readable file of weights"):
+        with pytest.raises(InputError, match=f"`weights` {bad}: not a readable file of weights"):
             create_classifier("test_vit", NAMES, str(bad))
     with pytest.raises(InputError, match=r"none\.pth: no such file \(or the word 'pretrained'\)"):
         create_classifier("test_vit", NAMES, str(tmp_path / "none.pth"))

@@ -65,10 +65,11 @@ def test_explain(place: Path, program: str, tmp_path: Path) -> None:
     by = ("--classifier", "vit" if program == "vitseg" else "cnn")
     call(place, program, "explain", *photographs, *by, *size, "--classes", "cat", "--out", tmp_path / "out")
     sizes = []
-    for path in sorted((tmp_path / "out").iterdir()):
+    for path in sorted((tmp_path / "out").glob("*_cat*.png")):
         with Image.open(path) as image:
             sizes.append(image.size[::-1])
     assert sorted(sizes) == sorted([*SIZES.values(), SIZES["narrow"]])
+    assert len(list((tmp_path / "out").glob("*.sheet*.png"))) == len(photographs)
 
 
 def test_segment_names_what_is_smaller_than_its_stride(
@@ -93,6 +94,6 @@ def test_a_large_photograph_is_drawn_at_a_sensible_size(place: Path, program: st
     for more, due in (((), (179, 1600)), (("--full-size",), (400, 3584))):
         out = tmp_path / f"out{len(more)}"
         call(place, program, "explain", path, *by, "--top", 1, "--out", out, *more)
-        (written,) = out.iterdir()
+        (written,) = out.glob("large_*.png")
         with Image.open(written) as overlay:
             assert overlay.size == due

@@ -81,7 +81,7 @@ def test_full_disk_keeps_its_type(workers: int) -> None:
 
 
 def test_killed_worker_is_one_clear_line() -> None:
-    with pytest.raises(InputError, match=r"a worker process was killed .*fewer --workers"):
+    with pytest.raises(InputError, match=r"a worker process was killed .*fewer `workers`"):
         list(map_parallel(killed, range(8), workers=2, description=""))
 
 

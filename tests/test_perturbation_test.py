@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import vitseg.tested
 from vitseg.cli import app
-from vitseg.explain import explain
+from vitseg.explanation import explain
 from vitseg.models import Classifier, create_classifier, save_classifier
 from vitseg.settings import EvaluationConfig
 from vitseg.tested import explainer_of, find_explainers, model_under_test
@@ -193,7 +193,7 @@ def test_a_map_that_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         return explanation
 
     monkeypatch.setattr(vitseg.tested, "explain", broken)
-    with pytest.raises(InputError, match="image b: the rollout map is not finite; try --precision float64"):
+    with pytest.raises(InputError, match="image b: the rollout map is not finite; try `precision` float64"):
         finish(perturb(classifier, photographs, [0, 0, 0], "rollout"))
 
 
@@ -358,9 +358,9 @@ def test_other_images_settings_and_models_are_refused(tmp_path: Path, monkeypatc
         open_evaluations(whom, what, "perturbation", find_explainers(whom.model, config), config, tmp_path)
 
     again(rules="exact", batch_size=3)  # neither makes a difference to rollout
-    with pytest.raises(InputError, match=r"first_block was 1, is 0 now; .*\(into another run: --name or --runs\)$"):
+    with pytest.raises(InputError, match=r"first_block was 1, is 0 now; .*\(into another run: `name` or `runs`\)$"):
         again(first_block=0)
-    with pytest.raises(InputError, match=r"limit was None, is 1 now; .*: --runs, as these are 2 methods\)$"):
+    with pytest.raises(InputError, match=r"limit was None, is 1 now; .*: `runs`, as these are 2 methods\)$"):
         again(methods=METHODS, limit=1)
     with pytest.raises(InputError, match="limit was None, is 1 now"):
         again(limit=1)
@@ -441,7 +441,7 @@ def command(place: Path) -> Callable[..., int]:
 def test_command(place: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert command("--methods", *METHODS) == 0
     said = capsys.readouterr().out
-    assert "1 of 4 images do not show exactly one class and are left out" in said
+    assert "1 of 4 images does not show exactly one class and is left out" in said
     assert "protocol: 3 images; images squeezed to 160 x 160" in said and "minus rollout" in said
     for method in METHODS:
         folder = place / f"runs/trained.{method}"
@@ -524,13 +524,14 @@ def test_mistakes_take_one_line(place: Path, command: Callable[..., int], capsys
     assert "--limit" in refused("--limit", 0) and "--batch-size" in refused("--batch-size", 0)
     assert "fuzzy" in refused("--rules", "fuzzy")
     assert "--split test" in refused("--split", "test")
-    assert "--name a/b: is no name" in refused("--methods", "rollout", "--name", "a/b")
-    assert "--name ..: is no name" in refused("--methods", "rollout", "--name", "..")
+    assert "--name a/b: expected the name" in refused("--methods", "rollout", "--name", "a/b")
+    assert "--name ..: expected the name" in refused("--methods", "rollout", "--name", "..")
     assert "--methods: names none" in refused("--methods")
-    assert "by spaces, not commas: --methods rollout gradcam" in refused("--methods", "rollout,gradcam")
-    assert "--first-block 99: the model has blocks 0 to" in refused("--methods", "rollout", "--first-block", 99)
+    line = refused("--methods", "rollout,gradcam")
+    assert "--methods rollout,gradcam: expected names separated by spaces, got commas: rollout gradcam" in line
+    assert "--first-block 99: expected a block of the model" in refused("--methods", "rollout", "--first-block", 99)
     assert not (place / "runs/trained.rollout").exists()  # refused before a stage was opened
-    assert "give one of the two" in refused("--classifier", "trained", "--architecture", "test_vit")
+    assert "expected one of the two" in refused("--classifier", "trained", "--architecture", "test_vit")
     assert "--classifier nobody: no such file" in refused("--classifier", "nobody")
     assert "--weights nothing.pth: no such file" in refused("--architecture", "test_vit", "--weights", "nothing.pth")
     other = place / "other.safetensors"

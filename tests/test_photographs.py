@@ -237,13 +237,13 @@ def test_figures_of_masks_of_0_and_255(binary: Path, capsys: pytest.CaptureFixtu
 
 def test_foreground_of_paired_folders(binary: Path) -> None:
     save(binary / "masks/c.png", np.zeros((20, 32), np.uint8))
-    with pytest.raises(InputError, match="--foreground-value 255"):
+    with pytest.raises(InputError, match="`foreground_value` 255"):
         check_foreground(paired_folders(binary / "images", binary / "masks"))
     data = paired_folders(binary / "images", binary / "masks", 255)
     check_foreground(data)
     assert [int((data.load_mask(sample) == 1).sum()) for sample in data] == [8 * 20, 16 * 20, 0]
     for value in (0, 256):
-        with pytest.raises(InputError, match=f"--foreground-value {value}: expected a pixel value from 1 to 255"):
+        with pytest.raises(InputError, match=f"`foreground_value` {value}: expected a pixel value from 1 to 255"):
             paired_folders(binary / "images", binary / "masks", value)
 
 
@@ -273,7 +273,7 @@ def test_seeds_of_a_thousand_classes(tmp_path: Path) -> None:
     (tmp_path / "seeds").rename(stage / "seeds")
     block = draw_block(data.samples[2], data, {"run": stage}, ["seeds"], alpha=8)
     assert "c999 100 %" in block.rows[0][1][0].alt
-    with pytest.raises(InputError, match="data set many: 1000 classes, and masks show 254 at most"):
+    with pytest.raises(InputError, match="data set many: expected at most 254 classes in masks, got 1000"):
         data.check_maskable()
 
 

@@ -27,20 +27,20 @@ def config(**options: object) -> NetworkConfig:
 
 
 def test_what_is_usual() -> None:
-    assert find_reading(config(network="unrolled_pixels")) == AT_THE_PIXELS
+    assert find_reading(config(kind="unrolled_pixels")) == AT_THE_PIXELS
     assert AT_THE_PIXELS.described() == {}  # of files that were written before there was a choice
     usual = find_reading(config())
     assert usual == Reading((32, 16, 8, 4), "last", (1, 0.5, 0.5, 0.5), False, "asinh", False, "trained")
-    assert find_reading(config(network="free_convolutions", strides=(16, 1))).readout == "asinh"
+    assert find_reading(config(kind="free_convolutions", strides=(16, 1))).readout == "asinh"
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"strides": (32, 8, 32)}, "--strides 32 8 32: expected each once, coarsest first, 128 at most"),
-        ({"strides": (4, 8)}, "--strides 4 8: expected each once, coarsest first"),
-        ({"strides": (1024,)}, "--strides 1024: expected each once, coarsest first, 128 at most"),
-        ({"strides": (32, 8), "stride_weights": (1.0,)}, "--stride-weights 1: expected one for each of --strides 32 8"),
+        ({"strides": (32, 8, 32)}, "`strides` 32 8 32: expected each once, coarsest first, 128 at most"),
+        ({"strides": (4, 8)}, "`strides` 4 8: expected each once, coarsest first"),
+        ({"strides": (1024,)}, "`strides` 1024: expected each once, coarsest first, 128 at most"),
+        ({"strides": (32, 8), "stride_weights": (1.0,)}, "`stride_weights` 1: expected one for each of `strides` 32 8"),
     ],
 )
 def test_settings_that_do_not_go_together(options: dict, words: str) -> None:
@@ -65,17 +65,17 @@ def test_strides_of_layers() -> None:
     with pytest.raises(InputError, match=re.escape("no layer of stride 12; it has 1 2 4 8")):
         find_reading(config(strides=(12,))).ends(model)
     with pytest.raises(
-        InputError, match=re.escape("--strides 64 32: this network has no layer of stride 64; it has 1 2 4")
+        InputError, match=re.escape("`strides` 64 32: this network has no layer of stride 64; it has 1 2 4")
     ):
         find_reading(config(strides=(64, 32))).ends(model)
 
 
 def test_options_of_other_networks_are_refused() -> None:
-    with pytest.raises(InputError, match="--strides: of unrolled networks; --network unet has none"):
-        create_network(config(network="unet", architecture="resnet18", strides=(7,)), NAMES)
-    with pytest.raises(InputError, match=r"--rules epsilon_plus: .*give --baseline mean"):
-        create_network(config(network="unrolled_pixels", rules="epsilon_plus"), NAMES)
-    create_network(config(network="unrolled_pixels", rules="epsilon_plus", baseline="mean"), NAMES)
+    with pytest.raises(InputError, match="`strides`: of unrolled networks; `kind` unet has none"):
+        create_network(config(kind="unet", architecture="resnet18", strides=(7,)), NAMES)
+    with pytest.raises(InputError, match=r"`rules` epsilon_plus: .*give `baseline` mean"):
+        create_network(config(kind="unrolled_pixels", rules="epsilon_plus"), NAMES)
+    create_network(config(kind="unrolled_pixels", rules="epsilon_plus", baseline="mean"), NAMES)
 
 
 def test_a_vgg_is_read_as_well() -> None:
@@ -95,11 +95,11 @@ def test_a_vgg_is_read_as_well() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"network": "unrolled"},
-        {"network": "unrolled", "strides": (32, 8), "stride_layers": "first", "smooth": True, "readout": "mean"},
-        {"network": "unrolled", "learn_weights": True, "rules": "epsilon_plus"},
-        {"network": "ws_ae", "strides": (16, 1), "features": "constant"},
-        {"network": "unrolled_pixels"},
+        {"kind": "unrolled"},
+        {"kind": "unrolled", "strides": (32, 8), "stride_layers": "first", "smooth": True, "readout": "mean"},
+        {"kind": "unrolled", "learn_weights": True, "rules": "epsilon_plus"},
+        {"kind": "ws_ae", "strides": (16, 1), "features": "constant"},
+        {"kind": "unrolled_pixels"},
     ],
 )
 def test_it_goes_round_with_the_file(tmp_path: Path, options: dict) -> None:

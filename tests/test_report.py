@@ -7,9 +7,11 @@ import csv
 import io
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,6 +23,7 @@ from wsss.errors import InputError
 from wsss.evaluate import evaluate_run
 from wsss.overlay import contour_overlay, fit_width, heat_overlay, label_picture, mask_overlay
 from wsss.report import figure_rows, to_csv, write_report
+from wsss.report.colours import CLASS_COLOURS, class_palette, with_names
 from wsss.report.pictures import choose_images
 from wsss.store import read_mask, voc_palette
 
@@ -75,7 +78,8 @@ def test_page_refers_to_nothing_outside_itself(two_runs, tmp_path):
     files = write_report(runs, val(data), tmp_path / "report.html", command="wsss compare good bad")
     text = files.html.read_text()
     page = Page(text)
-    assert not {"link", "script", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
+    assert not {"link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
+    assert [attributes for tag, attributes in page.tags if tag == "script"] == [{}]  # inline, and no other
     for tag, attributes in page.tags:
         for key in ("src", "href", "srcset", "poster", "data"):
             if key in attributes:
@@ -113,11 +117,23 @@ def test_html_markdown_and_csv_say_the_same(two_runs, tmp_path):
     marked = [line for line in files.markdown.read_text().splitlines() if line.startswith("|")]
     cells = [[cell.strip().replace("*", "") for cell in line.strip("|").split("|")] for line in marked]
     markdown = [row for row in cells if not set("".join(row)) <= set("-:")]
-    for html_row, markdown_row in zip(tables[0][1:], markdown[1:13], strict=True):
-        assert [cell.replace("oracle ", "") for cell in markdown_row] == [c.replace("oracle ", "") for c in html_row]
+    run, shown = "", []
+    for row in tables[0][1:]:
+        if len(row) == 1:
+            (run,) = row
+        else:
+            shown.append([run, *row])
+    for (run, stage_and_rule, *numbers), markdown_row in zip(shown, markdown[1:13], strict=True):
+        assert [run, stage_and_rule.replace("oracle ", "")] == [
+            markdown_row[0],
+            " ".join(markdown_row[1:3]).replace("oracle ", ""),
+        ]
+        assert numbers == markdown_row[3:-3]
+    assert "of 4 images of split val, image-level labels given" in files.html.read_text()
     figures = {(row[0], row[1], row[2]): row for row in markdown[1:13]}
     assert float(figures["good", "masks", "as written"][3]) == round(entries["good", "masks", "masks"].miou, 1)
-    assert [row[0] for row in tables[1][1:]] == ["background", *CLASSES]
+    assert tables[1][0] == ["", "good", "bad"]
+    assert [row[0] for row in tables[1][2:]] == ["background", *CLASSES]
 
 
 def entry(stage: str, rule: str, miou: float | None, **more) -> MetricEntry:
@@ -184,6 +200,8 @@ def test_one_run_and_a_missing_stage(two_runs, tmp_path):
     assert len(page.images) == 2 * (2 + 3) - 1
     absent = [attributes for tag, attributes in page.tags if tag == "div" and attributes.get("role") == "img"]
     assert [attributes["aria-label"] for attributes in absent] == ["good has no masks of image a"]
+    assert not [tag for tag, attributes in page.tags if attributes.get("class") == "run"]
+    assert ["good"] not in page.tables[0]  # the name of the only run stands in the title alone
 
 
 def test_run_that_was_not_evaluated_is_said(two_runs, tmp_path, capsys):
@@ -223,7 +241,7 @@ def test_images_are_chosen_from_worst_to_best(two_runs):
     assert [s.id for s in choose_images(dataset, named, count=2).samples] == [ranked[0], ranked[-1]]
     assert [s.id for s in choose_images(dataset, named, count=9).samples] == ranked
     assert [s.id for s in choose_images(dataset, named, ids=["c", "a"]).samples] == ["c", "a"]
-    with pytest.raises(InputError, match="--images zebra"):
+    with pytest.raises(InputError, match="`images` zebra"):
         choose_images(dataset, named, ids=["zebra"])
 
 
@@ -241,9 +259,9 @@ def test_names_cannot_inject_markup(tmp_path):
 
 def test_bad_requests(two_runs, tmp_path):
     runs, data = two_runs
-    with pytest.raises(InputError, match=r"--out .*\.html"):
+    with pytest.raises(InputError, match=r"`out` .*\.html"):
         write_report(runs, val(data), tmp_path / "report.pdf")
-    with pytest.raises(InputError, match="--pictures 0"):
+    with pytest.raises(InputError, match="`pictures` 0"):
         write_report(runs, val(data), tmp_path / "r.html", pictures=0)
     other = make_data(tmp_path / "other", classes=("horse", "cow"))
     with pytest.raises(InputError, match="other classes"):
@@ -261,13 +279,15 @@ def picture(height: int = 20, width: int = 30) -> np.ndarray:
 
 def test_heat_overlay():
     image, heat = picture(), np.linspace(0, 1, 600).reshape(20, 30)
-    np.testing.assert_array_equal(heat_overlay(image, heat, 0), image)
+    bare = heat_overlay(image, heat, 0)
+    grey = np.asarray(Image.fromarray(image).convert("L"), int)
+    assert np.abs(np.asarray(Image.fromarray(bare).convert("L"), int) - grey).max() <= 1  # as bright as it was
+    assert np.ptp(bare, 2).mean() < 0.5 * np.ptp(image, 2).mean()  # and paler
     full = heat_overlay(image, heat, 1)
-    assert np.abs(full[0, 0].astype(int) - (0, 0, 4)).max() <= 1  # ends of inferno, red first
-    assert np.abs(full[-1, -1].astype(int) - (252, 255, 164)).max() <= 2
-    assert (np.diff((full @ np.array([0.299, 0.587, 0.114])).ravel()) > -2).all()
+    np.testing.assert_array_equal(full[0, 0], bare[0, 0])  # no relevance, no colour
+    assert np.abs(full[-1, -1].astype(int) - (252, 255, 164)).max() <= 2  # the end of inferno, red first
     half = heat_overlay(image, heat, 0.5)
-    np.testing.assert_allclose(half, (image.astype(float) + full) / 2, atol=0.51)
+    np.testing.assert_allclose(half, (bare.astype(float) + full) / 2, atol=1.01)
     for wrong in (heat * 2, heat - 0.5, np.where(heat > 0.5, np.nan, 0)):
         with pytest.raises(ValueError, match=r"\[0, 1\]"):
             heat_overlay(image, wrong)
@@ -292,6 +312,53 @@ def test_mask_overlay_and_label_picture():
     assert plain[0, 0].tolist() == [0, 0, 0]
     assert plain[10, 10].tolist() == palette[3].tolist()
     assert plain[0, 29].tolist() == [1, 2, 3]
+
+
+CVD = {
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+    "all": np.eye(3).tolist(),
+}
+"""Linear RGB as it is seen: Machado, Oliveira and Fernandes 2009, severity 1."""
+
+
+def nearest(colours: np.ndarray, vision: str) -> float:
+    """The least distance of two of the colours (n, 3) in CIELAB, as somebody sees them."""
+    share = colours / 255
+    linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    seen = (linear @ np.array(CVD[vision]).T).clip(0, 1)
+    encoded = np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)
+    lab = cv2.cvtColor(encoded[None].astype(np.float32), cv2.COLOR_RGB2LAB)[0]
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=-1)
+    return float(apart[~np.eye(len(lab), dtype=bool)].min())
+
+
+@pytest.mark.parametrize("vision", CVD)
+def test_classes_are_told_apart_by_all_eyes(vision):
+    assert nearest(np.array(CLASS_COLOURS, float), vision) > 15
+    assert vision != "protan" or nearest(voc_palette()[1:7].astype(float), vision) < 5  # why they are not VOC's
+
+
+def test_colours_repeat_as_late_as_they_can(two_runs):
+    _, data = two_runs
+    few = class_palette(val(data))
+    assert few[1].tolist() == list(CLASS_COLOURS[0]) and few[2].tolist() == list(CLASS_COLOURS[1])
+    many = replace(val(data), class_names=tuple(f"c{k}" for k in range(20)))
+    shown = [3, 7, 12, 15, 20, 1, 2, 9, 11]
+    assert len({tuple(class_palette(many, shown)[index]) for index in shown}) == len(CLASS_COLOURS)
+    assert {tuple(colour) for colour in class_palette(many, shown)[1:21]} == set(CLASS_COLOURS)
+
+
+def test_names_stand_in_their_regions():
+    mask = np.zeros((120, 200), np.uint8)
+    mask[10:60, 10:90], mask[70:110, 120:190], mask[0, 0] = 1, 2, 3
+    bare = np.full((120, 200, 3), 90, np.uint8)
+    named = with_names(bare, mask, ["cat", "dog", "sheep"])
+    changed = (named != bare).any(2)
+    assert changed[10:60, 10:90].any() and changed[70:110, 120:190].any()
+    assert not changed[:8].any() and not changed[:, 100:110].any()  # a speck has no name
+    np.testing.assert_array_equal(with_names(bare, np.full((120, 200), 255, np.uint8), ["cat"] * 255), bare)
 
 
 def test_fit_width_keeps_proportions_and_labels():

@@ -387,7 +387,7 @@ def test_report_of_tests_alone(tested, tmp_path):
     text = files.html.read_text()
     page = Page(text)
     assert "vit_small.rollout and vit_small.gradcam on photos / all" in page.text
-    assert not {"link", "script", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
+    assert not {"link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
     assert not re.search(r"url\(|@import|https?://", re.sub(r"data:image/[^\"]*", "", text))
     assert "Stage by stage" not in page.text
     assert "labels given" not in page.text.lower()
@@ -400,8 +400,8 @@ def test_report_of_tests_alone(tested, tmp_path):
     figures, differences, curves, more, _ = page.tables
     assert len(curves) == 1 + 2 * 4
     entry = read_tests(tested["vit_small.rollout"])[0]
-    assert figures[1][3].startswith(f"{entry.figures['negative_predicted']:.2f}")
-    assert figures[1][-1] == "13"
+    assert figures[1][2].startswith(f"{entry.figures['negative_predicted']:.2f}")
+    assert figures[1][-2] == "13"
     assert differences[1][0] == more[0][0].replace("method", "gradcam")
 
 
@@ -432,7 +432,7 @@ def test_html_markdown_and_csv_say_the_same(tested, tmp_path):
             assert float(row[f"{column.key}:low"]) == pytest.approx(low, abs=1e-4)
             assert float(row[f"{column.key}:high"]) == pytest.approx(high, abs=1e-4)
             span = f"{low:.2f} to {high:.2f}"
-            assert html[row["test"]][0][place + 1][2 + k] == f"{value:.2f}{span}"
+            assert html[row["test"]][0][place + 1][1 + k] == f"{value:.2f}{span}"
             assert markdown[row["test"]][place + 2][4 + k] == f"{value:.2f} ({span})"
             if differences is None:
                 assert row[f"{column.key}:difference"] == ""
@@ -441,7 +441,8 @@ def test_html_markdown_and_csv_say_the_same(tested, tmp_path):
             assert float(row[f"{column.key}:difference"]) == pytest.approx(difference, abs=1e-4)
             if column in section.compared:
                 k, span = section.compared.index(column), f"{low:.2f} to {high:.2f}"
-                assert html[row["test"]][1][1][1 + k] == f"{difference:+.2f}{span}"
+                said = verdict(column, differences[column.key])
+                assert html[row["test"]][1][1][1 + k] == f"{difference:+.2f}{said and f' {said}'}{span}"
                 assert markdown[row["test"]][-1][1 + k] == f"{difference:+.2f} ({span})"
         if row["test"] == "perturbation":
             curve = [float(x) for x in row["negative_target:curve"].split()]
@@ -496,14 +497,14 @@ def test_a_figure_that_is_undefined_is_a_dash(tmp_path):
     undefined = {"figures": entry.figures | {"mf1": float("nan")}, "intervals": {}}
     save_tests(tmp_path / "run", [entry.model_copy(update=undefined)])
     files = write_report([tmp_path / "run"], None, tmp_path / "r.html")
-    assert Page(files.html.read_text()).tables[0][1][5] == "–"  # noqa: RUF001
+    assert Page(files.html.read_text()).tables[0][1][4] == "–"  # noqa: RUF001
     assert next(csv.DictReader(files.csv.open()))["mf1"] == ""
 
 
 def test_bad_requests(tested, tmp_path):
     data = make_data(tmp_path / "data")
     runs = list(tested.values())
-    with pytest.raises(InputError, match="--images nobody: not in the segmentation test"):
+    with pytest.raises(InputError, match="`images` nobody: not in the segmentation test"):
         write_report(runs, None, tmp_path / "r.html", images=[IDS[0], "nobody"])
     with pytest.raises(InputError, match=r"no files of split val of tiny.*its explanation tests are on photos / all"):
         write_report(runs, val(data), tmp_path / "r.html")

@@ -474,7 +474,7 @@ def test_mistakes_in_a_rule_of_ones_own_are_named() -> None:
 
     model = winding_network()
     for rule, message in (
-        (Bare(), r"rule Bare: terms\(\) gives Term.*expected a tuple of Term"),
+        (Bare(), r"rule Bare: expected terms\(\) to give Terms, .* got Term"),
         (Rule(), r"rule Rule: has no terms\(\)"),
         (Flatly(), r"rule Flatly: denominators\(\) gives list of 1; expected a tuple of 1 pairs"),
     ):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import vitseg.tested
 from vitseg.cli import app
-from vitseg.explain import explain
+from vitseg.explanation import explain
 from vitseg.models import Classifier, save_classifier
 from wsss.console import run
 from wsss.data import Dataset, Sample, paired_folders
@@ -147,7 +147,7 @@ def test_a_map_that_is_not_finite_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(vitseg.tested, "explain", broken)
     pixels = stack([squeeze(image, (SIDE, SIDE)) for image in blobs(3)])
-    with pytest.raises(InputError, match="image b: the rollout map is not finite; try --precision float64"):
+    with pytest.raises(InputError, match="image b: the rollout map is not finite; try `precision` float64"):
         finish(segment(small_classifier(), pixels, random_truths(3), list("abc"), "rollout"))
 
 

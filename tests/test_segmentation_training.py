@@ -238,20 +238,20 @@ def test_version_1_has_its_strides_in_the_first_convolution() -> None:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"encoder": "resnet51"}, "--encoder resnet51: unknown .* did you mean 'resnet51q'"),
+        ({"encoder": "resnet51"}, "`encoder` resnet51: unknown .* did you mean 'resnet51q'"),
         (
             {"encoder": "vit_tiny_patch16_224"},
-            "does not give the feature maps that --decoder fpn needs .*--decoder dpt",
+            "does not give the feature maps that `decoder` fpn needs .*`decoder` dpt",
         ),
-        ({"decoder": "dpt", "encoder": "resnet18"}, "feature maps that --decoder dpt needs .*dpt takes ViTs"),
-        ({"decoder": "linknet", "width": 64}, "--width: linknet's decoder has no width of its own"),
-        ({"width": 40}, "--width 40: --decoder fpn does not come so wide .*a multiple of 64"),
-        ({"width": 40, "encoder": "test_vit"}, "does not give the feature maps that --decoder fpn needs"),
-        ({"decoder": "dpt", "encoder": "mit_b0"}, "--encoder mit_b0: is no ViT of timm"),
-        ({"encoder": "mobilenet_v2_v1"}, "--encoder mobilenet_v2_v1: .* has no version 1"),
+        ({"decoder": "dpt", "encoder": "resnet18"}, "feature maps that `decoder` dpt needs .*dpt takes ViTs"),
+        ({"decoder": "linknet", "width": 64}, "`width`: linknet's decoder has no width of its own"),
+        ({"width": 40}, "`width` 40: `decoder` fpn does not come so wide .*a multiple of 64"),
+        ({"width": 40, "encoder": "test_vit"}, "does not give the feature maps that `decoder` fpn needs"),
+        ({"decoder": "dpt", "encoder": "mit_b0"}, "`encoder` mit_b0: expected a ViT of timm"),
+        ({"encoder": "mobilenet_v2_v1"}, "`encoder` mobilenet_v2_v1: .* has no version 1"),
         ({"encoder": "resnet18", "weights": PACKAGE}, "holds an EfficientNet-Lite of timm, not a resnet18"),
         ({"encoder": "resnet50_v1", "weights": "pretrained"}, "there are none of resnet50_v1; give a file"),
-        ({"encoder": "resnet18", "weights": "nowhere.pth"}, "--weights nowhere.pth: no such file"),
+        ({"encoder": "resnet18", "weights": "nowhere.pth"}, "`weights` nowhere.pth: no such file"),
     ],
 )
 def test_an_encoder_that_does_not_fit_is_one_line(changes: dict[str, str], line: str) -> None:
@@ -339,7 +339,7 @@ def test_soft_examples_are_cropped_as_the_masks_are(data: Path, runs: Path) -> N
     [
         ("size", r"mask .*a\.png: 9 x 7 pixels, its image 37 x 24"),
         ("class", r"mask .*a\.png: holds class index 3, data set tiny has 2 classes"),
-        ("missing", r"masks: 1 of 4 images of split val have no mask \(a is the first\)"),
+        ("missing", r"masks: 1 of 4 images of split val has no mask \(a is the first\)"),
         ("none", r"masks: no masks there .*affinity refine"),
         ("classes", r"masks made for other classes: cow, dog; this data set has: cat, dog"),
         ("ignored", "no pixel is left to learn from"),
@@ -373,11 +373,11 @@ def test_bad_choices_of_masks_are_one_line(data: Path, tmp_path: Path, runs: Pat
     for masks, changes, line in (
         (["plain"], {"ignore_below": 0.5}, r"no seeds there .*"),
         (["plain"], {"soft": True}, r"no seeds there .*"),
-        (["one"], {"budget": 0}, "--budget 0: a segmentation network learns from masks"),
-        (["true", "plain"], {}, "the data set's own masks .* or runs, not both"),
+        (["one"], {"budget": 0}, "`budget` 0: a segmentation network learns from masks"),
+        (["true", "plain"], {}, "expected the data set's own masks .* or runs, got both"),
         (["nothing"], {}, "nothing: no such run"),
-        ([], {}, "--masks: give a run"),
-        (["plain", "plain"], {}, "names a run twice"),
+        ([], {}, "`masks`: expected a run"),
+        (["plain", "plain"], {}, "expected each run once"),
     ):
         with pytest.raises(InputError, match=line):
             changed = CONFIG.model_copy(update=changes)
@@ -385,9 +385,9 @@ def test_bad_choices_of_masks_are_one_line(data: Path, tmp_path: Path, runs: Pat
     assert not (tmp_path / "net").exists()
     pooled = TINY.model_copy(update={"decoder": "deeplabv3plus"})
     half = CONFIG.model_copy(update={"mask_share": 0.5})
-    with pytest.raises(InputError, match=r"--batch-size 2: --decoder deeplabv3plus .* at least 2 images"):
+    with pytest.raises(InputError, match=r"`batch_size` 2: `decoder` deeplabv3plus .* at least 2 images"):
         train_segmentation(tmp_path / "net", dataset, None, pooled, half, masks=["one"], runs=runs)
-    with pytest.raises(InputError, match=r"--masks true: .* no image has a mask"):
+    with pytest.raises(InputError, match=r"`masks` true: .* no image has a mask"):
         targets(load_dataset(data, "own"), ["true"], tmp_path, CONFIG)
     whole = targets(dataset, ["true"], tmp_path, CONFIG.model_copy(update={"ignore_below": 0.5, "soft": True}))
     assert whole is dataset  # the same recipe, for the comparison

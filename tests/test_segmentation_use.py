@@ -218,7 +218,7 @@ def test_a_gate_keeps_out_what_the_whole_image_does_not_show(data: Path) -> None
     for one, other in zip(told, free, strict=True):
         np.testing.assert_array_equal(one.mask, other.mask)  # labels are given, whatever the network thinks
     network.module.forward = lambda images, decode=None: (None, torch.zeros(len(images), 3, *images.shape[2:]))
-    with pytest.raises(InputError, match=r"--gate 0\.5: .* does not say which classes"):
+    with pytest.raises(InputError, match=r"`gate` 0\.5: .* does not say which classes"):
         list(segment_pictures(network, images, SegmentConfig(gate=0.5)))
 
 
@@ -252,11 +252,11 @@ def test_from_python_in_every_form(checkpoint: Path, tmp_path: Path) -> None:
     for call, line in (
         (lambda: cnnseg.segment(network, image, classes=["cow"]), "class 'cow' is unknown"),
         (lambda: cnnseg.segment(network, image, sise=3), "no option 'sise'; did you mean 'size'"),
-        (lambda: cnnseg.segment(network, image, tile=3), "tile: Input should be greater than or equal to 64"),
+        (lambda: cnnseg.segment(network, image, tile=3), "tile: expected at least 64, got 3"),
         (lambda: cnnseg.segment(network, np.zeros((4, 4), np.uint8)), "expected uint8 RGB"),
         (lambda: cnnseg.segment(network, picture(20, 70)), "70 x 20 pixels .* stride of 32"),
-        (lambda: cnnseg.load_network("net", runs=tmp_path), "--network net: no such file"),
-        (lambda: found.save(tmp_path / "mask.jpg"), "has to end in .png"),
+        (lambda: cnnseg.load_network("net", runs=tmp_path), "`network` net: no such file"),
+        (lambda: found.save(tmp_path / "mask.jpg"), "expected a name that ends in .png"),
         (lambda: found.overlay(picture(40, 40)), "a photograph of"),
     ):
         with pytest.raises(InputError, match=line):
@@ -501,7 +501,7 @@ def test_what_cannot_be_exported_is_one_line(checkpoint: Path, tmp_path: Path, m
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     unrolled = Network(unroll(model), "unrolled", "tiny", NAMES, (0.5,) * 3, (0.5,) * 3)
     for write in (export_onnx, export_small):
-        with pytest.raises(InputError, match="--network: unrolled tiny cannot be exported"):
+        with pytest.raises(InputError, match="`network`: unrolled tiny cannot be exported"):
             write(unrolled, tmp_path / "net.onnx", [])
     network = load_network(checkpoint)
 
@@ -517,7 +517,7 @@ def test_what_cannot_be_exported_is_one_line(checkpoint: Path, tmp_path: Path, m
             export_onnx(odd, tmp_path / "odd.onnx", [picture(40, 40)])
         assert "\n" not in str(error.value)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(InputError, match=r"the package onnx\w* is not installed; pip install 'relseg\[export\]'"):
+    with pytest.raises(InputError, match=r"onnx\w* is not installed: pip install 'relseg\[export\]'"):
         export_onnx(network, tmp_path / "net.onnx", [])
     assert not list(tmp_path.iterdir())
 
@@ -533,7 +533,7 @@ def test_small_checkpoints(checkpoint: Path, tmp_path: Path, capsys: pytest.Capt
     words = ["export", "--network", str(checkpoint), "--format", "safetensors", "--out"]
     picture(40, 50).save(tmp_path / "1.png")
     assert run(cli.app, [*words, str(small), "--photographs", str(tmp_path / "1.png")]) == 0
-    assert "compared on 1 photographs" in capsys.readouterr().out
+    assert "compared on 1 photograph:" in capsys.readouterr().out
     assert small.stat().st_size < 0.6 * checkpoint.stat().st_size
     image = torch.from_numpy(np.array(picture(40, 50)))[None]
     with torch.inference_mode():
@@ -566,7 +566,7 @@ def test_figures_of_several_looks_or_given_labels_are_not_those_of_one(
     data: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     dataset = load_dataset(data, "val")
-    rule = {"size": None, "protocol": "voc", "precision": "fp32"}
+    rule = {"size": None, "protocol": "voc", "precision": "float32"}
     for name, how, plain in (
         ("plain", {}, True),
         ("views", {"views": ViewsConfig(flip=True)}, False),

@@ -205,7 +205,7 @@ def test_shards_are_cut_from_all_items_whatever_is_there(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "1/0", "", "1/2/3"])
 def test_what_is_no_shard_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match=f"--shard {text}: expected i/n"):
+    with pytest.raises(InputError, match=f"`shard` {text}: expected i/n"):
         take_shard(text)
 
 

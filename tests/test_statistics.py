@@ -83,11 +83,11 @@ def test_average_precision_of_nothing_and_of_bad_input() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.isnan(average_precision(np.zeros((2, 2)), np.full((2, 2), 255)))
-    with pytest.raises(ValueError, match=r"both must be \(H, W\)"):
+    with pytest.raises(ValueError, match=r"expected \(H, W\)"):
         average_precision(np.zeros((2, 2)), np.zeros((2, 3)))
-    with pytest.raises(ValueError, match="truth must be"):
+    with pytest.raises(ValueError, match="truth: expected"):
         average_precision(np.zeros((2, 2)), np.full((2, 2), 2))
-    with pytest.raises(ValueError, match="scores must lie"):
+    with pytest.raises(ValueError, match="scores: expected values in"):
         average_precision(np.full((2, 2), 1.5), np.zeros((2, 2)))
 
 

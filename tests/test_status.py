@@ -19,7 +19,7 @@ from wsss.status import State, chain_of
 from wsss.store import Seed, read_json, read_seed, write_json, write_seed
 from wsss.store.locks import writing
 
-TINY = "--architecture test_vit --weights none --epochs 1 --batch-size 2 --precision fp32 --sizes 32 --device cpu"
+TINY = "--architecture test_vit --weights none --epochs 1 --batch-size 2 --precision float32 --sizes 32 --device cpu"
 SEEDS = "--classifier mine --split val --sizes 32 --first-block 1 --method rollout --no-flip --device cpu --name seedy"
 
 
@@ -148,5 +148,20 @@ def test_the_command(place: Path, capsys: pytest.CaptureFixture[str], monkeypatc
     assert "nobody: no such run" in capsys.readouterr().err
     (place / "runs/empty").mkdir()
     assert run(wsss, ["status", "empty", "--runs", str(place / "runs")]) == 2
-    assert "no stage in it" in capsys.readouterr().err
+    assert "got a folder without stages" in capsys.readouterr().err
     assert run(wsss, [*common, "--root", str(place)]) == 2
+
+
+def test_figures_of_masks_of_0_and_255(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "data/masks/c.png").unlink()  # of two classes
+    for path in (place / "data/masks").glob("*.png"):
+        mask = np.asarray(Image.open(path))
+        Image.fromarray(np.where(mask == 0, 0, 255).astype(np.uint8)).save(path)
+    common = ["seedy", "--runs", str(place / "runs"), "--data", str(place / "data/data.yaml")]
+    as_255 = ["--foreground-value", "255"]
+    assert run(wsss, ["evaluate", *common, *as_255, "--split", "val", "--workers", "1"]) == 0
+    assert run(wsss, ["status", *common, *as_255, "--check"]) == 0
+    assert run(wsss, ["status", *common, "--check"]) == 1
+    assert "results or ground truth changed" in " ".join(capsys.readouterr().out.split())
+    assert run(wsss, ["status", *common[:3], *as_255]) == 2
+    assert capsys.readouterr().err == "error: --foreground-value 255: give --data with it\n"

@@ -190,8 +190,8 @@ FAULTS = [
     ({"scores": with_value(1.5)}, r"values outside \[0, 1\] in the map of class index 2"),
     ({"scores": with_value(-0.1)}, r"values outside \[0, 1\]"),
     ({"scores": seed().scores.astype(np.float32)}, "float32"),
-    ({"scores": seed().scores[0]}, r"\(K, h, w\)"),
-    ({"scores": seed(3).scores}, r"\(K, h, w\) and \(K,\)"),
+    ({"scores": seed().scores[0]}, r"scores \(K, h, w\)"),
+    ({"scores": seed(3).scores}, r"scores \(K, h, w\) and classes \(K,\)"),
     ({"scores": np.zeros((2, 0, 4), np.float16)}, "at least one pixel"),
     ({"classes": np.array([2, 1], np.uint8)}, "ascending"),
     ({"classes": np.array([1, 1], np.uint8)}, "ascending"),
@@ -355,10 +355,12 @@ def test_histories_of_many_writers_all_arrive(tmp_path: Path) -> None:
 
 
 def test_reading_a_stage(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no seeds there .*`vitseg seeds .or cnnseg seeds.` makes it"):
+    with pytest.raises(InputError, match=r"no seeds there \(no manifest.json\)$"):
         Stage.read(tmp_path, kind="seeds")
+    with pytest.raises(InputError, match=r"no seeds there .*; `any seeds` makes it$"):
+        Stage.read(tmp_path, kind="seeds", maker="any seeds")
     opened(tmp_path)
-    with pytest.raises(InputError, match="holds seeds, masks are due"):
+    with pytest.raises(InputError, match="expected masks, got seeds"):
         Stage.read(tmp_path, kind="masks")
     with pytest.raises(InputError, match="seeds made for other classes: cat, dog; this data set has: dog, cat"):
         Stage.read(tmp_path, kind="seeds", class_names=("dog", "cat"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import timm
@@ -451,6 +452,20 @@ def test_copy_is_independent() -> None:
     assert torch.equal(twin(x)[1], expected)
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))])
+def test_copy_has_layers_of_its_own_whatever_they_are(copied) -> None:
+    """Settings of activations are read by functions: a copy's read those of the copy."""
+    body = [nn.Conv2d(3, 5, 3, 2, 1), nn.PReLU(), nn.Conv2d(5, 6, 3), nn.GELU("tanh"), Head(6)]
+    free, x = {"tied_convolutions": False, "ends": ("0", "2")}, images()
+    network = unroll(ready(lambda: nn.Sequential(*body)), **free)
+    twin, expected = copied(network), network(x)[1]
+    assert torch.equal(twin(x)[1], expected)
+    with torch.no_grad():
+        network.model[1].weight.add_(0.5)
+    assert not torch.equal(network(x)[1], expected)
+    assert torch.equal(twin(x)[1], expected)
+
+
 def test_own_activations_are_the_weight_sharing_autoencoder() -> None:
     model, x = (
         ready(lambda: nn.Sequential(nn.Conv2d(3, 5, 3, 2, 1), nn.ReLU(), nn.Conv2d(5, 6, 3), nn.ReLU(), Head(6))),
@@ -511,7 +526,7 @@ def test_bfloat16_follows_float32() -> None:
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softsign(), Head(4)), r"layer 1 \(Softsign\)"),
         (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.LPPool2d(2, 2), Head(4)), r"layer 1 \(LPPool2d\)"),
         (lambda: Graph(lambda m, x: m.second(x) * m.third(x)), "multiplies two branches"),
-        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), "class scores are due"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), "expected class scores"),
     ],
 )
 def test_what_has_no_rule_is_named(model, named: str) -> None:
@@ -522,7 +537,7 @@ def test_what_has_no_rule_is_named(model, named: str) -> None:
 def test_bad_options_and_small_images() -> None:
     with pytest.raises(InputError, match="epsilon"):
         unroll(Tiny(), rule="epsilon")
-    with pytest.raises(InputError, match=r"alpha 0\.5: at least 1"):
+    with pytest.raises(InputError, match=r"alpha 0\.5: expected at least 1"):
         unroll(Tiny(), rule="alpha_beta", alpha=0.5)
     with pytest.raises(InputError, match="'alpha_beta' with more"):
         unroll(Tiny(), alpha=2)

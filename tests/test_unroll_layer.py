@@ -96,7 +96,7 @@ def test_layers_below_are_not_gone_back_through(
 
 def test_layers_without_maps_are_refused(model: nn.Module, images: Tensor) -> None:
     for layer, line in (
-        ("fc", r"layer 'fc': its output is \(5,\)"),
+        ("fc", r"layer 'fc': expected maps .*, got \(5,\)"),
         ("layer5", "layer 'layer5' is unknown to the model"),
     ):
         with pytest.raises(InputError, match=line):

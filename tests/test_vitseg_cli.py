@@ -21,7 +21,7 @@ from wsss.console import run
 from wsss.data import load_dataset
 from wsss.store import read_json, read_seed
 
-TINY = {"--architecture": "test_vit", "--weights": "none", "--epochs": 2, "--batch-size": 2, "--precision": "fp32"}
+TINY = {"--architecture": "test_vit", "--weights": "none", "--epochs": 2, "--batch-size": 2, "--precision": "float32"}
 QUICK = ["--sizes", "32", "--first-block", "1"]
 Vitseg = Callable[..., int]
 
@@ -83,7 +83,7 @@ def test_the_chain(place: Path, vitseg: Vitseg, capsys: pytest.CaptureFixture[st
     scores = read_json(folder / "scores.json")
     assert scores["images"] == 4 and set(scores["f1"]) == {"cat", "dog"} and 0 <= scores["macro_f1"] <= 100
     entry = read_json(folder / "manifest.json")["history"][-1]
-    assert entry["counts"] == {"images": 6} and len(entry["losses"]) == 2
+    assert entry["counts"] == {"images": 6} and len(entry["losses"]) == 2 and entry["val_split"] == "val"
     before = (folder / "classifier.safetensors").stat().st_mtime_ns
     assert vitseg(*training) == 0
     assert (folder / "classifier.safetensors").stat().st_mtime_ns == before
@@ -180,9 +180,9 @@ def test_mistakes_in_seeds(place: Path, refused: Callable[..., str]) -> None:
     )
     for shard in ("0/3", "4/3", "3", "a/b", "1/0"):
         assert refused(*command, "--shard", shard).startswith(f"--shard {shard}: expected i/n with 1 <= i <= n")
-    assert "--batch-size 0: at least 1" in refused(*command, "--batch-size", 0)
-    assert "first_block 6: the model has blocks 0 to 5" in refused(*command, "--first-block", 6)
-    assert "--power: Input should be greater than 0" in refused(*command, "--power", 0)
+    assert "--batch-size 0: expected at least 1" in refused(*command, "--batch-size", 0)
+    assert "--first-block 6: expected a block of the model, 0 to 5" in refused(*command, "--first-block", 6)
+    assert "--power: expected more than 0, got 0" in refused(*command, "--power", 0)
     assert "--split vall: no such split" in refused("seeds", "--classifier", "trained", "--split", "vall")
     plain = place / "plain.safetensors"
     save_file(timm.create_model("test_vit").state_dict(), plain)
@@ -199,7 +199,7 @@ def test_mistakes_in_training(place: Path, refused: Callable[..., str]) -> None:
     line = refused(*command, "--name", "v", "--architecture", "vit_tinny_patch16_224")
     assert line.startswith("architecture 'vit_tinny_patch16_224' is unknown to timm: did you mean 'vit_tiny_patch16")
     assert "--weights nowhere.pth: no such file" in refused(*command, "--name", "w", "--weights", "nowhere.pth")
-    assert "--lr: Input should be greater than 0" in refused(*command, "--lr", 0)
+    assert "--lr: expected more than 0, got 0" in refused(*command, "--lr", 0)
     line = refused(*command, "--name", "p", "--architecture", "test_vit3", "--weights", "none")
     assert "global_pool 'map' is not supported" in line  # said before the training, not after it
     (place / "data/images/a.png").write_text("junk")
@@ -212,7 +212,7 @@ def test_explain(place: Path, vitseg: Vitseg, refused: Callable[..., str], capsy
     out = place / "out"
     assert vitseg("explain", *photographs, "--classifier", "trained", *QUICK, "--top", 2, "--out", out) == 0
     printed = capsys.readouterr().out.splitlines()
-    written = sorted(out.iterdir())
+    written = sorted(out.glob("*_*"))
     assert len(written) == 4 and [path.name[:2] for path in written] == ["a_", "a_", "b_", "b_"]
     assert all(any(line.startswith(f"{path}: ") for line in printed) for path in written)
     for photograph in photographs:
@@ -223,24 +223,25 @@ def test_explain(place: Path, vitseg: Vitseg, refused: Callable[..., str], capsy
                     assert np.ptp(np.asarray(overlay, int) - np.asarray(image, int)) > 0
     named = ("explain", photographs[0], "--classifier", "trained", *QUICK)
     assert vitseg(*named, "--classes", "cat", "--classes", "bird", "--out", place / "named") == 0
-    assert {path.name for path in (place / "named").iterdir()} == {"a_cat.png", "a_bird.png"}
+    overlays = {"a_cat.png", "a_bird.png"}
+    assert {path.name for path in (place / "named").iterdir()} == overlays | {"a.sheet.png", "a.sheet.json"}
 
     weights = place / "test_vit.safetensors"
     save_file(timm.create_model("test_vit").state_dict(), weights)
     capsys.readouterr()
     imagenet = ("explain", photographs[0], "--architecture", "test_vit", "--weights", weights, *QUICK)
-    assert vitseg(*imagenet, "--classes", 281, "--out", place / "imagenet") == 0
+    assert vitseg(*imagenet, "--classes", "tabby cat", "--out", place / "imagenet") == 0
     assert "281 (tabby" in capsys.readouterr().out
-    assert "class '1000' is unknown to the classifier" in refused(*imagenet, "--classes", 1000)
+    assert "class '1000' is none of ImageNet's 1,000" in refused(*imagenet, "--classes", 1000)
 
     line = refused(*named, "--classes", "cart")
     assert line.startswith("class 'cart' is unknown to the classifier: did you mean 'cat'?")
-    assert refused(*named, "--top", 4) == "--top 4: the classifier has 1 to 3 classes"
-    assert refused("explain", photographs[0]) == "--classifier or --architecture: give one of the two"
+    assert refused(*named, "--top", 4) == "--top 4: expected 1 to 3, the number of classes"
+    assert refused("explain", photographs[0]) == "--classifier or --architecture: expected one of the two"
     labels = place / "data/labels.csv"
     line = refused("explain", photographs[1], labels, "--classifier", "trained", *QUICK, "--out", place / "half")
-    assert line == f"1 of 2 photographs have no overlay: image {labels}: cannot be read (not an image)"
-    assert [path.name[:2] for path in (place / "half").iterdir()] == ["b_"]
+    assert line == f"1 of 2 photographs has no overlay: image {labels}: cannot be read (not an image)"
+    assert {path.name[:2] for path in (place / "half").iterdir()} == {"b_", "b."}
     assert refused("explain", place / "none.png", "--classifier", "trained").endswith("none.png: no such file")
     twin = place / "a.jpg"
     line = refused("explain", photographs[0], twin, "--classifier", "trained")
@@ -257,5 +258,5 @@ def test_list_of_methods(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("options", [[], ["--method", "rollout"]])
 def test_explain_keeps_its_own_defaults_beside_other_options(options: list[str]) -> None:
     _, bound, _ = app.parse_args(["explain", "x.jpg", "--architecture", "vit_tiny_patch16_224", *options])
-    settings = bound.arguments.get("cfg", ExplainConfig())
+    settings = bound.arguments.get("cfg", ExplainConfig()).settled(side=224, first_block=1)
     assert (settings.rules, settings.power) == ("robust", 1)

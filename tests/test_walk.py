@@ -124,7 +124,7 @@ def test_faults_are_told() -> None:
         pair_affinity(np.full((1, 2, 2), np.nan))
     with pytest.raises(ValueError, match="radius 1"):
         pair_affinity(features, radius=1)
-    with pytest.raises(ValueError, match="affinity has shape"):
+    with pytest.raises(ValueError, match="affinity: expected"):
         random_walk(weights, scores[:, :3], 8, 1)
     with pytest.raises(ValueError, match="beta 0"):
         random_walk(weights, scores, 0, 1)

@@ -17,7 +17,7 @@ def find_checkpoint(name: str, runs: Path) -> Path:
     if of_run.is_file():
         return of_run
     raise InputError(
-        f"--classifier {name}: no such file, and no run {of_run.parent}; `vitseg train-classifier` makes one"
+        f"`classifier` {name}: no such file, and no run {of_run.parent}; `vitseg train-classifier` makes one"
     )
 
 

@@ -17,12 +17,13 @@ from torchvision.transforms import v2
 from vitseg.hybrid import freeze_levels, split_name, trunk_of
 from vitseg.models import HEAD, Classifier, create_classifier, save_classifier
 from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig
-from wsss.console import note, track
 from wsss.data import Dataset, Sample
 from wsss.distributed import OwnBatches, all_sum, same_start, sum_gradients, whole_batch
 from wsss.errors import InputError
 from wsss.metrics import ClassificationScores, classification_scores
+from wsss.precision import autocast
 from wsss.processes import is_first, rank
+from wsss.progress import note, track
 from wsss.training import EpochBatches, loader_errors, read_state, save_state, stable_seed
 
 UNKNOWN = -1
@@ -99,7 +100,7 @@ def train_classifier(
             f"data set {train.name}/{train.split}: no image shows any of the classes {', '.join(train.class_names)}"
         )
     if workers < 0:
-        raise InputError(f"--workers {workers}: 0 or more")
+        raise InputError(f"`workers` {workers}: expected 0 or more")
     torch.manual_seed(stable_seed(config.seed))
     classifier = create_classifier(config.architecture, train.class_names, config.weights, config.trunk_weights)
     model = classifier.model.to(device)
@@ -107,13 +108,13 @@ def train_classifier(
     if trunk is not None:
         model.to(memory_format=torch.channels_last)  # in bfloat16 a step takes a seventh less time
     elif config.trunk_lr_factor != 1:
-        raise InputError(f"--trunk-lr-factor {config.trunk_lr_factor}: {config.architecture} has no trunk")
+        raise InputError(f"`trunk_lr_factor` {config.trunk_lr_factor}: {config.architecture} has no trunk")
     if split_name(config.architecture) is not None:
         freeze_levels(model, config.frozen_levels)
     elif config.frozen_levels:
-        raise InputError(f"--frozen-levels {config.frozen_levels}: {config.architecture} is no TRUNK+VIT")
+        raise InputError(f"`frozen_levels` {config.frozen_levels}: {config.architecture} is no TRUNK+VIT")
     for size in config.sizes:
-        check_side(classifier, size, "--sizes")
+        check_side(classifier, size, "sizes")
     same_start(model)
     optimizer = _optimizer(classifier, config)
     batches = _SizedBatches(len(train), config)
@@ -177,12 +178,12 @@ def train_classifier(
     return trained
 
 
-def check_side(classifier: Classifier, size: int, option: str) -> None:
+def check_side(classifier: Classifier, size: int, argument: str) -> None:
     """InputError if a square of that side is no whole number of the model's patches."""
     step = classifier.model.patch_embed.feat_ratio()
     if size < 1 or size % step:
         raise InputError(
-            f"{option} {size}: the sides of inputs are multiples of {step} for a {classifier.architecture}"
+            f"`{argument}` {size}: expected a multiple of {step}, as sides of inputs are of a {classifier.architecture}"
         )
 
 
@@ -194,28 +195,28 @@ def predict(
     *,
     device: str = "cpu",
     batch_size: int = 32,
-    precision: str = "fp32",
+    precision: str = "float32",
 ) -> np.ndarray:
     """Class probabilities (N, C) float32 of every image, squeezed to a square of side `size`."""
-    check_side(classifier, size, "--size")
+    check_side(classifier, size, "size")
     model = classifier.model.to(device).eval()
     rows: list[Tensor] = []
     samples = dataset.samples
     for start in track(range(0, len(samples), batch_size), f"classify {dataset.split}"):
         chunk = samples[start : start + batch_size]
         images = torch.stack([classifier.prepare(sample.load_image(), (size, size)) for sample in chunk])
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(device, precision):
             rows.append(model(images.to(device)).float().sigmoid().cpu())
     probabilities = torch.cat(rows).numpy()
     if not np.isfinite(probabilities).all():
-        raise InputError("the classifier gives NaN or infinite scores: train it again, with a lower --lr")
+        raise InputError("the classifier gives NaN or infinite scores: train it again, at a lower learning rate")
     return probabilities
 
 
 def _step(
     classifier: Classifier, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, config: ClassifierConfig
 ) -> float:
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+    with autocast(images.device, config.precision):
         logits = classifier.model(classifier.normalise(images))
     known = labels != UNKNOWN
     losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
@@ -228,7 +229,7 @@ def _step(
     optimizer.step()
     value = all_sum(loss).item()
     if not math.isfinite(value):
-        raise InputError(f"the loss is {value}: lower --lr (now {config.lr})")
+        raise InputError(f"the loss is {value}: lower `lr` (now {config.lr})")
     return value
 
 

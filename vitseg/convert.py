@@ -121,7 +121,7 @@ def _read(model: nn.Module) -> _Source:
     ((library, name),) = names
     if library == "torchvision":
         if not isinstance(model.conv_proj, nn.Conv2d):
-            raise InputError(f"{_name(model)}: conv_proj is a {type(model.conv_proj).__name__}; expected one Conv2d")
+            raise InputError(f"{_name(model)}: conv_proj: expected one Conv2d, got a {type(model.conv_proj).__name__}")
         blocks = list(model.encoder.layers)
         attention_heads, size = blocks[0].self_attention.num_heads, (model.image_size, model.image_size)
         return _Source(model, model, blocks, (model.heads,), model.conv_proj, attention_heads, size)
@@ -197,7 +197,7 @@ def _state(source: _Source, size: tuple[int, int], converted: VisionTransformer)
         interpolate = getattr(getattr(source.body, "embeddings", None), "interpolate_pos_encoding", None)
         if interpolate is None:
             height, width = source.size
-            raise InputError(f"img_size {size}: {_name(source.model)} takes images of {height} x {width} alone")
+            raise InputError(f"img_size {size}: expected {height} x {width}, which {_name(source.model)} takes alone")
         tokens = converted.num_prefix_tokens + converted.patch_embed.num_patches
         with torch.no_grad():
             state["pos_embed"] = interpolate(state["cls_token"].expand(1, tokens, -1), *size)

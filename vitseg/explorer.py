@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitseg.explain import explain
+from vitseg.explanation import explain
 from vitseg.methods import METHODS, RULES, find_method
 from vitseg.models import Classifier
 from wsss.explanation import Explanation
@@ -68,12 +68,10 @@ class ExplainedClassifier:
             **self._options,
             "classes": [self.class_names[target]],
             "method": setting.method,
+            "preset": "plain",
             "sizes": [self._side],
-            "flip": False,
         }
         if method.relevance:
             options["rules"] = setting.rules or self.rules[0]
             options["precision"] = "float32"  # as here; the command's own is double for the exact rules
-        if method.rolls_out:
-            options["first_block"] = method.first_block(len(self._model.blocks))
         return json.dumps(options, indent=2) + "\n"

@@ -21,8 +21,10 @@ import torch
 from timm.layers import Format, HybridEmbed
 from torch import nn
 
+from wsss.backbones import strides_first
 from wsss.errors import InputError, did_you_mean
-from wsss.weights import fitting, read_weights, strides_first
+from wsss.fetching import fetching
+from wsss.weights import fitting, read_weights
 
 SEPARATOR = "+"
 FIRST_VERSION = "_v1"
@@ -74,11 +76,11 @@ def embedding(trunk: Trunk, stride: int) -> dict[str, Any]:
     if stride not in strides or strides != sorted(set(strides)):
         raise InputError(
             f"trunk {trunk.name}: has levels of stride {', '.join(map(str, strides))}; "
-            f"wanted is a CNN with one of {stride}, the ViT's patch size"
+            f"expected a CNN with one of {stride}, the ViT's patch size"
         )
     module = _features(trunk, out_indices=levels)
     if getattr(module, "output_fmt", Format.NCHW) != Format.NCHW:
-        raise InputError(f"trunk {trunk.name}: gives its features channels last; wanted is a CNN")
+        raise InputError(f"trunk {trunk.name}: expected a CNN, got one with channels last")
     if trunk.stride_in_conv1 and not strides_first(module):
         raise InputError(f"trunk {trunk.name}: {trunk.backbone} is no ResNet of bottlenecks and has no version 1")
     return {"embed_layer": partial(HybridEmbed, backbone=module), "patch_size": 1}
@@ -93,22 +95,23 @@ def load_trunk(module: nn.Module, trunk: Trunk, weights: str) -> None:
         return
     if weights == "pretrained" and trunk.stride_in_conv1:
         raise InputError(
-            f"--trunk-weights pretrained: timm has none of {trunk.name}; give a file, or take {trunk.backbone}"
+            f"`trunk_weights` pretrained: timm has none of {trunk.name}; give a file, or take {trunk.backbone}"
         )
     levels = module.feature_info.out_indices
     if weights == "pretrained":
         try:
-            loaded = _features(trunk, out_indices=levels, pretrained=True)
+            with fetching():
+                loaded = _features(trunk, out_indices=levels, pretrained=True)
         except (OSError, RuntimeError) as error:  # the hub cannot be reached
             reason = str(error).split("\n")[0]
             raise InputError(
-                f"--trunk-weights pretrained: {trunk.backbone} could not be fetched ({reason}); give a file instead"
+                f"`trunk_weights` pretrained: {trunk.backbone} could not be fetched ({reason}); give a file instead"
             ) from None
     else:
-        state = read_weights(Path(weights), "--trunk-weights")
+        state = read_weights(Path(weights), "trunk_weights")
         whole = timm.create_model(trunk.backbone, num_classes=0)
         whole.load_state_dict(
-            fitting(state, whole.state_dict(), source=f"--trunk-weights {weights}", of=trunk.backbone), strict=False
+            fitting(state, whole.state_dict(), source=f"`trunk_weights` {weights}", of=trunk.backbone), strict=False
         )
         # timm itself puts the state in: its features_only cuts and renames.
         overlay = {"state_dict": whole.state_dict()}
@@ -131,7 +134,7 @@ def freeze_levels(model: nn.Module, count: int) -> None:
     strides = trunk.feature_info.reduction()
     if count > len(strides):
         raise InputError(
-            f"--frozen-levels {count}: the trunk has {len(strides)}, of stride {', '.join(map(str, strides))}"
+            f"`frozen_levels` {count}: expected at most {len(strides)}, of stride {', '.join(map(str, strides))}"
         )
     if not count:
         return

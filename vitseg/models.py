@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from vitseg.hybrid import embedding, load_trunk, split_name, trunk_of
 from vitseg.relevance.parts import check_supported
-from wsss.errors import InputError, did_you_mean
+from wsss.errors import InputError, near_name
+from wsss.fetching import fetching
 from wsss.weights import fitting, read_checkpoint, read_weights, stored_state, write_checkpoint
 
 KIND = "relseg-classifier"
@@ -68,7 +69,7 @@ def create_classifier(
     """
     parts = split_name(architecture)
     if parts is None and trunk_weights is not None:
-        raise InputError(f"--trunk-weights: {architecture} is no TRUNK+VIT; --weights holds all of its weights")
+        raise InputError(f"`trunk_weights`: {architecture} is no TRUNK+VIT; `weights` holds all of its weights")
     model = _create(architecture, len(class_names), pretrained=parts is None and weights == "pretrained")
     check_supported(model)  # before hours of training, not after
     if parts is not None:
@@ -76,7 +77,7 @@ def create_classifier(
         load_trunk(trunk_of(model), trunk, trunk_weights or "pretrained")
         if weights == "pretrained":
             state = _create(vit, None, pretrained=True).state_dict()
-            _load_state(model, state, f"--weights {weights}", vit, without=(*HEAD, _EMBEDDING))
+            _load_state(model, state, f"`weights` {weights}", vit, without=(*HEAD, _EMBEDDING))
         elif weights != "none":
             _load_backbone(model, Path(weights), vit, without=(*HEAD, _EMBEDDING))
     elif weights not in ("pretrained", "none"):
@@ -122,7 +123,7 @@ def load_classifier(path: Path) -> Classifier:
     description, state = read_checkpoint(path, "classifier", "vitseg train-classifier")
     if description is None or description.get("kind") != KIND:
         found = "plain weights" if description is None else description.get("format", "another model")
-        raise InputError(f"classifier {path}: holds {found}; `vitseg train-classifier` makes one")
+        raise InputError(f"classifier {path}: expected one of `vitseg train-classifier`, got {found}")
     try:
         names, mean, std = (tuple(description[key]) for key in ("class_names", "mean", "std"))
         model = _create(description["architecture"], len(names), pretrained=False)
@@ -148,30 +149,31 @@ def _create(architecture: str, num_classes: int | None, *, pretrained: bool) -> 
             if not isinstance(patches, PatchEmbed):
                 raise InputError(f"architecture {vit!r} has no patches that trunk {parts[0].name} could replace")
             keywords |= embedding(parts[0], patches.patch_size[0])
-        model = timm.create_model(vit, pretrained=pretrained, dynamic_img_size=True, **keywords)
+        with fetching(pretrained):
+            model = timm.create_model(vit, pretrained=pretrained, dynamic_img_size=True, **keywords)
     except TypeError:
         raise InputError(other) from None
     except (OSError, RuntimeError) as error:  # the hub cannot be reached
         reason = str(error).split("\n")[0]
-        raise InputError(f"--weights pretrained: {vit} could not be fetched ({reason}); give a file instead") from None
+        raise InputError(f"`weights` pretrained: {vit} could not be fetched ({reason}); give a file instead") from None
     if not isinstance(model, VisionTransformer):
         raise InputError(other)
     return model
 
 
 def _nearest(name: str, family: list[str]) -> str:
-    return did_you_mean(name, family).split("known:")[0] or "try vit_tiny_patch16_224"
+    return near_name(name, family) or "try vit_tiny_patch16_224"
 
 
 def _load_backbone(model: VisionTransformer, path: Path, vit: str, *, without: tuple[str, ...] = ()) -> None:
-    state = read_weights(path, "--weights")
+    state = read_weights(path, "weights")
     if _EMBEDDING in without:
         state = {name: tensor for name, tensor in state.items() if not name.startswith(_EMBEDDING)}
     try:
         state = checkpoint_filter_fn(state, model)
     except (KeyError, RuntimeError, ValueError, AttributeError):
-        raise InputError(f"--weights {path}: not the weights of a {vit}") from None
-    _load_state(model, state, f"--weights {path}", vit, without)
+        raise InputError(f"`weights` {path}: not the weights of a {vit}") from None
+    _load_state(model, state, f"`weights` {path}", vit, without)
 
 
 def _load_state(

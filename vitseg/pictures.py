@@ -11,32 +11,30 @@ from PIL import Image
 from torch import Tensor
 
 from vitseg.models import Classifier
+from vitseg.photographs import class_scores, settings_for
 from vitseg.seeds import class_maps
-from vitseg.settings import SeedConfig
+from vitseg.settings import ExplainConfig
 from wsss import photographs
-from wsss.maps import input_size
 
 
 def explain_photographs(
     classifier: Classifier,
     paths: Sequence[Path],
     out: Path,
-    config: SeedConfig,
+    config: ExplainConfig,
     *,
     classes: Sequence[str] | None = None,
     top: int = 1,
     full_size: bool = False,
     device: str = "cpu",
 ) -> list[Path]:
-    """Write an overlay for the named classes or the `top` most probable ones, see `wsss.photographs`."""
-    precision = getattr(torch, config.dtype)
-    model = classifier.model.to(device, precision).eval()
+    """Write overlays and a sheet of the named classes or the `top` most probable ones, see `wsss.photographs`."""
+    settings = settings_for(classifier, config)
+    classifier.model.to(device, getattr(torch, settings.dtype)).eval()
 
     def look(image: Image.Image) -> tuple[Tensor, Callable[[list[int]], np.ndarray]]:
-        size = input_size(image, max(config.sizes), model.patch_embed.feat_ratio(as_scalar=False))
-        with torch.inference_mode():
-            logits = model(classifier.prepare(image, size)[None].to(device, precision))[0].float().cpu()
-        return logits, lambda outputs: class_maps(classifier, [image], [outputs], config, device=device)[0]
+        logits = class_scores(classifier, image, settings, device=device)
+        return logits, lambda outputs: class_maps(classifier, [image], [outputs], settings, device=device)[0]
 
     return photographs.explain_photographs(
         look,
@@ -45,8 +43,8 @@ def explain_photographs(
         classifier.class_names,
         classes=classes,
         top=top,
-        sees=max(config.sizes),
+        sees=max(settings.sizes),
         full_size=full_size,
-        limits=(0, 1),
-        method=config.method,
+        comparable=False,
+        method=settings.method,
     )

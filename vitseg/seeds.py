@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vitseg.explain import explain
+from vitseg.explanation import explain
 from vitseg.hybrid import trunk_of
 from vitseg.methods import find_method
 from vitseg.models import Classifier
@@ -63,7 +63,7 @@ def make_seeds(
 
     # Images of one shape go in batches: a GPU wants a large group to find them in, a CPU would only seem to hang.
     group = batch_size if device == "cpu" else 4 * batch_size
-    return write_seeds(samples, folder, maps_of, group=group, method=config.method, remedy="try --precision float64")
+    return write_seeds(samples, folder, maps_of, group=group, method=config.method, remedy="try `precision` float64")
 
 
 def class_maps(

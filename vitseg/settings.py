@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from wsss.console import Config, Several
 from wsss.explanation_tests import settings as explanation_tests
+from wsss.settings import Config, MixedPrecision
 
 CHECKPOINT = "classifier.safetensors"
 """Name of a finished classifier in its stage folder."""
@@ -16,7 +16,7 @@ CHECKPOINT = "classifier.safetensors"
 STATE = "resume.pt"
 """What a training that was killed goes on from, beside it."""
 
-Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1), Several]
+Sizes = Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
 
 
 class ClassifierConfig(Config):
@@ -59,8 +59,8 @@ class ClassifierConfig(Config):
     """weight decay"""
     clip: float | None = Field(1.0, gt=0)
     """largest norm of a gradient; null in a YAML file: no clipping"""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """bf16: autocast to bfloat16 (twice as fast on CPUs and GPUs that have it)"""
+    precision: MixedPrecision = "bfloat16"
+    """bfloat16: autocast to it (twice as fast on CPUs and GPUs that have it)"""
     export: Literal["float16", "float32"] = "float32"
     """precision of the weights in the finished checkpoint"""
     seed: int = Field(0, ge=0)
@@ -87,7 +87,7 @@ class SeedConfig(Config):
     attention_walk: int | None = Field(None, ge=0)
     """steps that maps are walked over the model's own attention, which spreads them over whole objects; 0: none; if not
     given, 2 for transformer_attribution and generic_attention, else 0"""
-    attention_blocks: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1), Several] | None = None
+    attention_blocks: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
     """blocks whose attention is walked over; from two thirds of the depth to five sixths if not given (8 9 of 12)"""
     competition: bool | None = None
     """the classes of an image compete for each patch, which keeps a person's map off the dog beside; with an attention
@@ -154,16 +154,49 @@ class SeedConfig(Config):
         return self.model_copy(update=begun)
 
 
-class ExplainConfig(SeedConfig):
-    """How a photograph is explained: as a seed, but with relevance as it is, by the well-conditioned rules."""
+class ExplainConfig(Config):
+    """How a photograph is explained: one of two presets, and what is to differ from it."""
 
-    attention_walk: int | None = Field(0, ge=0)
-    """steps that maps are walked over the model's own attention; 0: the explanation itself"""
+    preset: Literal["plain", "seed"] = "plain"
+    """plain: one pass at the size that the model was made for, the same map as vitseg.explain and the tests of
+    explanations; seed: as vitseg seeds makes it, several sizes with the mirror image, spread over whole objects. The
+    options below change single settings of either"""
+    method: str = "transformer_attribution"
+    """explanation method, see list-methods"""
+    sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
+    """the photograph is explained at each of these sizes (side of the square of equal area) and the maps are averaged;
+    plain: the model's own size, seed: 224 320 448"""
+    flip: bool | None = None
+    """average with the map of the mirrored photograph; plain: no, seed: yes"""
+    rules: Literal["robust", "exact"] | None = None
+    """how relevance is divided: robust (well conditioned; plain), exact (as published; seed)"""
+    first_block: int | None = Field(None, ge=0)
+    """the rollout multiplies the blocks from this one on; plain: the method's own, seed: the last third"""
+    attention_walk: int | None = Field(None, ge=0)
+    """steps that maps are walked over the model's own attention; plain: 0, the explanation itself, seed: 2 for
+    transformer_attribution and generic_attention"""
+    attention_blocks: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
+    """blocks whose attention is walked over; from two thirds of the depth to five sixths if not given (8 9 of 12)"""
+    competition: bool | None = None
+    """the classes that are explained compete for each patch; plain: no, seed: with an attention walk"""
+    power: float | None = Field(None, gt=0)
+    """the min-max scaled map is raised to this power; plain: 1, seed: 2 after an attention walk, else 0.5"""
+    percentile: float = Field(100, gt=0, le=100)
+    """the scale's upper end; what lies above it is clipped at 1"""
+    precision: Literal["float32", "float64"] | None = None
+    """precision of model and relevance; if not given, float64 for relevance by the exact rules, else float32"""
 
-    rules: Literal["robust", "exact"] = "robust"
-    """how relevance is divided: robust (well conditioned), exact (as published)"""
-    power: float = Field(1, gt=0)
-    """the min-max scaled map is raised to this power"""
+    def settled(self, side: int, first_block: int) -> SeedConfig:
+        """All settings, those of the preset where nobody asked for others.
+
+        Args:
+            side: of the square that the model was made for, in pixels.
+            first_block: the method's own in that model.
+        """
+        given = self.model_dump(exclude={"preset"}, exclude_none=True)
+        plain = {"sizes": (side,), "flip": False, "rules": "robust", "first_block": first_block}
+        plain |= {"attention_walk": 0, "competition": False, "power": 1}
+        return SeedConfig(**(plain | given if self.preset == "plain" else given))
 
 
 class EvaluationConfig(explanation_tests.EvaluationConfig):

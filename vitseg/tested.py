@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from vitseg.checkpoints import checkpoint_name, find_checkpoint
-from vitseg.explain import explain
+from vitseg.explanation import explain
 from vitseg.methods import METHODS, find_method
 from vitseg.models import Classifier, load_classifier, load_imagenet_vit
 from vitseg.relevance.parts import check_supported
@@ -17,6 +17,7 @@ from wsss.errors import InputError
 from wsss.explanation_tests.explainer import Explainer
 from wsss.explanation_tests.settings import chosen_names
 from wsss.explanation_tests.tested import ModelUnderTest
+from wsss.extensions import source_file
 from wsss.store import file_hash
 
 
@@ -31,7 +32,7 @@ def find_model(classifier: str | None, architecture: str | None, weights: str, r
         InputError: neither or both are given, no such model, or a model that cannot be explained.
     """
     if (classifier is None) == (architecture is None):
-        raise InputError("--classifier or --architecture: give one of the two")
+        raise InputError("`classifier` or `architecture`: expected one of the two")
     if classifier is not None:
         path = find_checkpoint(classifier, runs)
         tested = model_under_test(load_classifier(path), checkpoint_name(path), file_hash(path), path)
@@ -58,9 +59,9 @@ def find_explainers(model: nn.Module, config: EvaluationConfig) -> list[Explaine
         InputError: no or an unknown method, or a first block that the model does not have.
     """
     depth = len(model.blocks)
-    methods = chosen_names(config.methods, METHODS, option="--methods", what="method")
+    methods = chosen_names(config.methods, METHODS, argument="methods", what="method")
     if config.first_block is not None and config.first_block >= depth:
-        raise InputError(f"--first-block {config.first_block}: the model has blocks 0 to {depth - 1}")
+        raise InputError(f"`first_block` {config.first_block}: expected a block of the model, 0 to {depth - 1}")
     return [explainer_of(name, depth, rules=config.rules, first_block=config.first_block) for name in methods]
 
 
@@ -76,7 +77,8 @@ def explainer_of(name: str, depth: int, *, rules: str = "robust", first_block: i
         many=True,
         options=options,
         variants=("exact",) * (options.get("rules") == "exact"),
-        remedy="try --precision float64",
+        remedy="try `precision` float64",
+        code=source_file(method.compute),
     )
 
 

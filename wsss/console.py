@@ -1,49 +1,45 @@
-"""What the four commands share: how they start, fail, and show progress."""
+"""What the four commands share: how they start, how they read their options, how they fail."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import cyclopts
 from cyclopts import App, Parameter
 from cyclopts.config import Yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from wsss.configs import find_config
+from wsss.configs import find_config, read_yaml
 from wsss.errors import InputError
-from wsss.processes import is_first, lost, processes, size, tells
+from wsss.extensions import load_extension
+from wsss.faults import fault_line
+from wsss.naming import named, naming
+from wsss.processes import lost, processes, size, tells
+from wsss.progress import printable
+from wsss.settings import validation_line
 
-T = TypeVar("T")
 console = Console(highlight=False, soft_wrap=True)
 
 
-class Config(BaseModel):
-    """Base of every configuration: typed, frozen, and closed to unknown keys.
-
-    On the command line its fields become options (``Annotated[SomeConfig, Flat]``); a docstring under a field is
-    the option's help.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
 Flat = Parameter(name="*")
-"""Annotation that spreads a ``Config`` into plain options: ``cfg: Annotated[Cfg, Flat] = Cfg()``."""
+"""Annotation that spreads a `wsss.settings.Config` into plain options: ``cfg: Annotated[Cfg, Flat] = Cfg()``."""
 
 
-Several = Parameter(consume_multiple=True)
-"""Annotation of a list option that takes several values at once: ``--sizes 224 384``."""
+LISTS = Parameter(consume_multiple=True, negative_iterable="")
+"""Default of every command's parameters: a list option takes ``--sizes 224 384`` and ``--sizes 224 --sizes 384``."""
 
 
 _TOGETHER = "works_together"
+
+_EXTENSION = "file of your own, or installed module, that registers methods, rules or layouts of data sets; repeatable"
 
 _REMEDIES = {
     errno.EEXIST: "; expected a folder, or a name that is free",
@@ -88,12 +84,18 @@ def _outcome(app: App, tokens: list[str] | None) -> int:
     def launch(
         *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
         config: Annotated[str | None, Parameter(help="YAML file with options of the command")] = None,
+        extension: Annotated[
+            list[str] | None, Parameter(help=_EXTENSION, negative_iterable="", env_var="RELSEG_EXTENSION")
+        ] = None,
     ) -> int | None:
-        source = () if config is None else (Yaml(find_config(config), must_exist=True, use_commands_as_keys=False),)
-        app.config = source
-        if size() > 1 and not getattr(app.parse_args(tokens, exit_on_error=False, print_error=False)[0], _TOGETHER, 0):
-            raise InputError(f"{' '.join(tokens[:1])}: works in one process; start it without torchrun")
-        return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        with _naming_options(app, tokens):
+            for given in extension or ():
+                load_extension(given)
+            app.config = () if config is None else (_config_source(config),)
+            called = app.parse_args(tokens, exit_on_error=False, print_error=False)[0] if size() > 1 else None
+            if called is not None and not getattr(called, _TOGETHER, False):
+                raise InputError(f"{' '.join(tokens[:1])}: works in one process; start it without torchrun")
+            return app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
 
     if app.meta.default_command is None:
         app.meta.default(launch)
@@ -102,7 +104,7 @@ def _outcome(app: App, tokens: list[str] | None) -> int:
         status = app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
         return status if isinstance(status, int) else 0
     except cyclopts.CycloptsError as error:
-        return _fail(_cyclopts_line(error))
+        return _fail(fault_line(error))
     except ValidationError as error:
         return _fail(validation_line(error))
     except InputError as error:
@@ -126,59 +128,40 @@ def _outcome(app: App, tokens: list[str] | None) -> int:
         return 130
 
 
-def validation_line(error: ValidationError) -> str:
-    """A pydantic error in one line: the first field at fault, what is wrong, what was given."""
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"]) or error.title
-    return f"{field}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})"
+def _config_source(config: str) -> Yaml:
+    path = find_config(config)
+    read_yaml(path, "the options of the command")  # cyclopts would not name a file that it cannot read
+    return Yaml(path, must_exist=True, use_commands_as_keys=False)
 
 
-def _cyclopts_line(error: cyclopts.CycloptsError) -> str:
-    cause = error.__cause__
-    if isinstance(cause, ValidationError):
-        option = validation_line(cause)
-        return f"--{option.replace('_', '-', option.split(':')[0].count('_'))}"
-    return " ".join(str(error).split())
+@contextmanager
+def _naming_options(app: App, tokens: Sequence[str]) -> Iterator[None]:
+    """Inside, messages show arguments as the options that they are of the command which the tokens call."""
+    with naming(lambda: _options(app, tokens)):
+        try:
+            yield
+        except (InputError, cyclopts.ValidationError) as error:
+            fault = error if isinstance(error, InputError) else error.__cause__  # of an option's validator
+            if not isinstance(fault, InputError):
+                raise
+            raise InputError(named(str(fault))) from error
+
+
+def _options(app: App, tokens: Sequence[str]) -> dict[str, str]:
+    """Argument -> option, those of nested settings by their own names."""
+    found = {"config": "--config", "extension": "--extension"}
+    command = app.parse_commands(tokens)[1][-1]
+    for argument in command.assemble_argument_collection() if command.default_command else ():
+        option = next((name for name in argument.names if name.startswith("--")), None)
+        if option is not None and argument.show:
+            found.setdefault(argument.keys[-1] if argument.keys else argument.field_info.name, option)
+    return found
 
 
 def _fail(line: str) -> int:
     if tells():
         print(f"error: {printable(line)}", file=sys.stderr)
     return 2
-
-
-def printable(line: str) -> str:
-    """One line that every terminal takes: names of files may hold line breaks, and bytes that are no UTF-8."""
-    return " ".join(line.split()).encode("utf-8", "backslashreplace").decode()
-
-
-def note(line: str) -> None:
-    """A line for the user, on standard output; of several processes the first prints it."""
-    if is_first():
-        console.print(line.encode("utf-8", "backslashreplace").decode(), markup=False)
-
-
-def warn(line: str) -> None:
-    """One line of warning, on standard error."""
-    print(f"warning: {printable(line)}", file=sys.stderr)
-
-
-def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-    """Iterate and show progress with time left; where there is no terminal, about ten plain lines in all."""
-    total = len(items) if total is None and hasattr(items, "__len__") else total  # type: ignore[arg-type]
-    if not is_first():
-        yield from items
-        return
-    if console.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-            yield from bar.track(items, total=total, description=description)
-        return
-    step = -(-(total or 1000) // 10)
-    for count, item in enumerate(items, start=1):
-        yield item
-        if count % step == 0 or count == total:
-            note(f"{description}: {count}/{total if total is not None else '?'}")
 
 
 def existing_file(path: Path, option: str) -> Path:

@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError
 
-from wsss.console import Config, validation_line
 from wsss.data import Sample
 from wsss.errors import InputError
-from wsss.store import MADE_BY, locked, read_json, write_json
+from wsss.settings import Config, validation_line
+from wsss.store import locked, read_json, write_json
 from wsss.store.atomic import remove_leftovers
 
 STAGES: dict[str, str] = {"seeds": "seeds", "refined": "seeds", "affinity_labels": "affinity_labels", "masks": "masks"}
@@ -22,9 +22,6 @@ ALPHAS = (8.0, 4.0, 32.0)
 
 READING_ALPHA: dict[str, float] = {"refined": 1}
 """Stages whose scores are to be read with one alpha: after the walk a class has beaten the background above 1/2."""
-
-MAKERS: dict[str, str] = MADE_BY | {"refined": MADE_BY["masks"]}
-"""Stage -> the command that usually makes it, for messages."""
 
 SUFFIX: dict[str, str] = {"seeds": ".npz", "affinity_labels": ".png", "masks": ".png"}
 """Kind of files -> suffix."""

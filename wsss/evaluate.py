@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss.console import note
 from wsss.data import IGNORE, Dataset, Sample, check_foreground
-from wsss.entries import ALPHAS, MAKERS, READING_ALPHA, STAGES, SUFFIX, MetricEntry, stages_of
+from wsss.entries import ALPHAS, READING_ALPHA, STAGES, SUFFIX, MetricEntry, stages_of
 from wsss.errors import InputError, did_you_mean
 from wsss.metrics import ConfusionMatrix, ThresholdSweep, seed_to_mask
 from wsss.parallel import map_parallel
+from wsss.progress import note
 from wsss.store import Stage, inputs_of, read_mask, read_seed
 from wsss.store.content import as_text, hash_bytes
+from wsss.words import agreeing, counted
 
 # every protocol reads "<rule>; <labels>; <this>"
 PROTOCOL = "one confusion matrix over all images at native size, background included, 255 ignored"
@@ -49,23 +50,25 @@ def evaluate_run(
     """
     for alpha in alphas:
         if not (math.isfinite(alpha) and alpha > 0):
-            raise InputError(f"--alpha {alpha:g}: must be greater than 0")
+            raise InputError(f"`alpha` {alpha:g}: expected more than 0")
     for stage in stages or ():
         if stage not in STAGES:
-            raise InputError(f"--stage {stage}: no such stage; {did_you_mean(stage, STAGES)}")
+            raise InputError(f"`stage` {stage}: no such stage; {did_you_mean(stage, STAGES)}")
     samples = [sample for sample in dataset if sample.mask_path is not None]
     if not samples:
         raise InputError(
-            f"data set {dataset.name}, split {dataset.split}: none of {len(dataset)} images has a ground-truth mask "
-            "to evaluate against (wsss compare shows the pictures without figures)"
+            f"data set {dataset.name}, split {dataset.split}: none of {counted(len(dataset), 'image')} has a "
+            "ground-truth mask to evaluate against (wsss compare shows the pictures without figures)"
         )
     if len(samples) < len(dataset):
-        note(f"{len(dataset) - len(samples)} of {len(dataset)} images have no ground truth and are left out")
+        left = len(dataset) - len(samples)
+        have, are = agreeing(left, "has", "have"), agreeing(left, "is", "are")
+        note(f"{left} of {len(dataset)} images {have} no ground truth and {are} left out")
     chosen = list(stages) if stages else stages_of(run, samples)
     if not chosen:
         raise InputError(
-            f"{run}: holds nothing for split {dataset.split} of {dataset.name}; its stages are made by "
-            f"{MAKERS['seeds']}, {MAKERS['affinity_labels']} and {MAKERS['masks']} with --split {dataset.split}"
+            f"{run}: holds nothing for split {dataset.split} of {dataset.name}; make its {', '.join(STAGES)} for this "
+            "split first"
         )
     check_foreground(dataset, samples)
     entries: list[MetricEntry] = []
@@ -92,10 +95,11 @@ def _check_complete(stage: Stage, name: str, samples: Sequence[Sample], split: s
     missing = [s.id for s in samples if not (stage.folder / f"{s.id}{SUFFIX[STAGES[name]]}").is_file()]
     if missing:
         history = stage.manifest.get("history") or [{}]
-        maker = history[-1].get("command") or MAKERS[name]
+        command = history[-1].get("command") or "the command that makes it"
         raise InputError(
-            f"{stage.folder}: {len(missing)} of {len(samples)} images of split {split} are missing "
-            f"(first: {missing[0]}{SUFFIX[STAGES[name]]}); run again with --split {split}: {maker}"
+            f"{stage.folder}: {len(missing)} of {counted(len(samples), 'image')} of split {split} "
+            f"{agreeing(len(missing), 'is', 'are')} missing (first: {missing[0]}{SUFFIX[STAGES[name]]}); "
+            f"run again for split {split}: {command}"
         )
 
 
@@ -113,24 +117,25 @@ def _evaluate_stage(
     count = _Counter(kind, stage.folder, replace(dataset, samples=()), alphas)
     matrices = [ConfusionMatrix(classes) for _ in (alphas if kind == "seeds" else (0,))]
     sweep = ThresholdSweep(classes)
-    confident = counted = strangers = 0
+    confident = known = unlabelled = 0
     for part in map_parallel(count, samples, workers=workers, description=f"evaluate {name}"):
         for matrix, counts in zip(matrices, part.counts, strict=True):
             matrix.add(counts)
         if part.histogram is not None:
             sweep.add(part.histogram, part.classes)
-        confident, counted = confident + part.confident, counted + part.counted
-        strangers += part.stranger
-    if not counted:
+        confident, known = confident + part.confident, known + part.counted
+        unlabelled += part.unlabelled
+    if not known:
         raise InputError(
             f"data set {dataset.name}, split {dataset.split}: every pixel of its ground truth is 255 (ignored)"
         )
     content = content_of_figures(stage, dataset)
     made = stage.manifest.get("config", {})
     declared = bool(made.get("labels_given", True))
-    labels_given = declared and not strangers
-    if declared and strangers:
-        note(f"{name}: {strangers} images show classes that their labels do not name: not counted as made from labels")
+    labels_given = declared and not unlabelled
+    if declared and unlabelled:
+        shown = f"{counted(unlabelled, 'image')} {agreeing(unlabelled, 'shows', 'show')}"
+        note(f"{name}: {shown} classes that their labels do not name: not counted as made from labels")
 
     def entry(rule: str, matrix: ConfusionMatrix, how: str, **extra) -> MetricEntry:
         given = (
@@ -158,7 +163,7 @@ def _evaluate_stage(
         )
 
     if kind == "affinity_labels":
-        return [_label_entry(entry, matrices[0].counts, confident / counted)]
+        return [_label_entry(entry, matrices[0].counts, confident / known)]
     if kind == "masks":
         return [entry("masks", matrices[0], "masks as written", headline=True)]
     bilinear = "seeds upsampled bilinearly"
@@ -199,7 +204,7 @@ class _Part:
     counts: list[np.ndarray]
     confident: int
     counted: int
-    stranger: bool
+    unlabelled: bool
     histogram: np.ndarray | None = None
     classes: np.ndarray | None = None
 
@@ -223,6 +228,8 @@ class _Counter:
         path = self.folder / f"{sample.id}{SUFFIX[self.kind]}"
         try:
             return self._seed(sample, path, truth) if self.kind == "seeds" else self._mask(sample, path, truth)
+        except InputError:  # names the file already
+            raise
         except ValueError as error:
             raise InputError(f"{path}: {error} ({sample.mask_path})") from None
 
@@ -253,13 +260,13 @@ class _Counter:
             )
         kept = truth != IGNORE
         counted = int(kept.sum())
-        stranger = not set(np.unique(mask).tolist()) - {0, IGNORE} <= set(sample.classes)
+        unlabelled = not set(np.unique(mask).tolist()) - {0, IGNORE} <= set(sample.classes)
         if self.kind == "affinity_labels":
             kept &= mask != IGNORE
             mask, truth = np.where(kept, mask, 0), np.where(kept, truth, IGNORE)
         matrix = ConfusionMatrix(self.num_classes)
         matrix.update(mask, truth)
-        return _Part([matrix.counts], int(kept.sum()), counted, stranger)
+        return _Part([matrix.counts], int(kept.sum()), counted, unlabelled)
 
 
 def _percent(value: float) -> float | None:

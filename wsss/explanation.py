@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wsss.errors import InputError
+from wsss.words import counted
 
 Targets = Tensor | Sequence[int] | Sequence[Sequence[int]] | int | None
 """What may be given as targets, see `class_targets`."""
@@ -123,16 +124,16 @@ def check_images(images: Any, model: nn.Module) -> None:
         )
     if images.ndim != 4 or 0 in images.shape:
         hint = "; one image is images[None]" if images.ndim == 3 else ""
-        raise InputError(f"images: shape {tuple(images.shape)}; expected (B, 3, H, W), B >= 1{hint}")
+        raise InputError(f"images: expected (B, 3, H, W), B >= 1, got {tuple(images.shape)}{hint}")
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     if parameter is None:
         raise InputError(f"model {type(model).__name__}: has no parameters, so there is nothing to explain")
     if (images.dtype, images.device) != (parameter.dtype, parameter.device):
         raise InputError(
-            f"images: {images.dtype} on {images.device}; the model is {parameter.dtype} on {parameter.device}"
+            f"images: expected {parameter.dtype} on {parameter.device}, got {images.dtype} on {images.device}"
         )
     if images.dtype == torch.float16 and images.device.type == "cpu":
-        raise InputError("images: float16 on a CPU; expected float32, float64 or bfloat16 there: model.float()")
+        raise InputError("images: expected float32, float64 or bfloat16 on a CPU, got float16: model.float()")
     check_values(images)
 
 
@@ -141,19 +142,19 @@ def check_values(images: Tensor) -> None:
     check_dense(images)
     if not images.isfinite().all():
         bad = (~images.isfinite()).flatten(1).any(1).nonzero()[:, 0].tolist()
-        raise InputError(f"images: NaN or infinite values in {', '.join(map(str, bad[:8]))}; expected finite ones")
+        raise InputError(f"images: expected finite values, got NaN or infinite ones in {', '.join(map(str, bad[:8]))}")
 
 
 def check_dense(images: Tensor) -> None:
     """InputError if images are held as a sparse tensor, or in another layout that few operations take."""
     if images.layout is not torch.strided:
-        raise InputError(f"images: {images.layout}; expected dense ones: images.to_dense()")
+        raise InputError(f"images: expected dense ones, got {images.layout}: images.to_dense()")
 
 
 def check_integer(value: Any, name: str) -> None:
     """InputError unless an argument is a whole number."""
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise InputError(f"{name} {value!r:.80}: expected a whole number")
+        raise InputError(f"`{name}`: expected a whole number, got {value!r:.80}")
 
 
 @contextmanager
@@ -165,7 +166,9 @@ def fitting_channels(images: Tensor) -> Iterator[None]:
         if "channels" not in str(error):
             raise
         reason = str(error).splitlines()[0]
-        raise InputError(f"images: {images.shape[1]} channels do not fit the model ({reason})") from None
+        raise InputError(
+            f"images: of {counted(images.shape[1], 'channel')}, which the model does not take ({reason})"
+        ) from None
 
 
 def class_targets(targets: Targets, logits: Tensor) -> tuple[Tensor, bool]:
@@ -190,13 +193,13 @@ def class_targets(targets: Targets, logits: Tensor) -> tuple[Tensor, bool]:
             f"every image, got {targets!r:.80}"
         ) from None
     if wanted.is_floating_point() or wanted.is_complex() or wanted.dtype == torch.bool:
-        raise InputError(f"targets: dtype {wanted.dtype}; expected integer class indices")
+        raise InputError(f"targets: expected integer class indices, got {wanted.dtype}")
     wanted = wanted.long()
     if wanted.ndim == 0:
         wanted = wanted.expand(batch)
     if wanted.ndim not in (1, 2) or len(wanted) != batch or wanted.numel() == 0:
         raise InputError(
-            f"targets: shape {tuple(wanted.shape)} for {batch} images; expected ({batch},) or ({batch}, K)"
+            f"targets: expected ({batch},) or ({batch}, K) for {counted(batch, 'image')}, got {tuple(wanted.shape)}"
         )
     many = wanted.ndim == 2
     if many and _multi_hot(wanted, classes):
@@ -207,7 +210,7 @@ def class_targets(targets: Targets, logits: Tensor) -> tuple[Tensor, bool]:
     lowest = NEGATIVE if classes == 1 else 0
     if wanted.min() < lowest or wanted.max() >= classes:
         raise InputError(
-            f"targets: {int(wanted.min())} to {int(wanted.max())}; the model has classes {lowest} to {classes - 1}"
+            f"targets: expected classes {lowest} to {classes - 1}, got {int(wanted.min())} to {int(wanted.max())}"
         )
     return (wanted if many else wanted[:, None]), many
 

@@ -14,12 +14,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from wsss.console import note, track
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError, did_you_mean
 from wsss.processes import gathered
-from wsss.store import DATA, Seed, Stage, class_array, due, read_seed, write_seed
+from wsss.progress import note, track
+from wsss.store import DATA, Seed, Stage, class_array, due, file_hash, read_seed, write_seed
 from wsss.store.work import all_done
+from wsss.words import counted
 
 MapsOf = Callable[[Sequence[Image.Image], Sequence[Sample]], list[np.ndarray]]
 """Images with their samples -> (K, h, w) maps in [0, 1] of each, for the classes of its sample."""
@@ -173,6 +174,7 @@ def run_seeds(
     config: Mapping[str, Any],
     inputs: dict[str, str],
     sources: Mapping[str, Path] | None = None,
+    code: Path | None = None,
     command: str,
 ) -> None:
     """The seeds stage of a run: what is there and up to date is kept, the rest is made, and the manifest says how.
@@ -183,6 +185,7 @@ def run_seeds(
         folder: of the stage, ``<run>/seeds``. make: (samples, folder) -> counts.
         config: all that changes the maps. inputs: fingerprints of what they are made from, see `Stage.open`.
         sources: where these lie.
+        code: file of a method that is not this toolkit's, another input.
 
     Raises:
         InputError: made with other settings before, being made by another process, or, after all others are made, an
@@ -195,8 +198,8 @@ def run_seeds(
         config=dict(config),
         class_names=dataset.class_names,
         suffix=".npz",
-        inputs=inputs,
-        sources={DATA: dataset.root, **(sources or {})},
+        inputs={**inputs, **({} if code is None else {"method": file_hash(code)})},
+        sources={DATA: dataset.root, **(sources or {}), **({} if code is None else {"method": code})},
     )
     with stage_of as stage:
 
@@ -215,4 +218,6 @@ def run_seeds(
         more = f" ({len(failed)} images have no seed; the others are made)" if len(failed) > 1 else ""
         raise InputError(f"{failed[0]}{more}")
     if complete:
-        note(f"{stage.folder}: seeds of all {len(dataset)} images of {dataset.name}/{dataset.split}")
+        note(
+            f"{stage.folder}: seeds of {counted(len(dataset), 'image')}, which is all of {dataset.name}/{dataset.split}"
+        )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from wsss.data.sample import IGNORE
+from wsss.extras import extra
 
 ORACLE_THRESHOLDS: tuple[float, ...] = tuple(
     float(t) for t in np.round(np.concatenate([np.arange(0.01, 0.1, 0.005), np.arange(0.1, 0.901, 0.01)]), 4)
@@ -35,11 +36,11 @@ class ConfusionMatrix:
 
     def __init__(self, num_classes_with_background: int, counts: np.ndarray | None = None) -> None:
         if not 1 <= num_classes_with_background <= IGNORE:
-            raise ValueError(f"number of classes {num_classes_with_background}: must be in 1..{IGNORE}")
+            raise ValueError(f"number of classes {num_classes_with_background}: expected 1 to {IGNORE}")
         shape = (num_classes_with_background, num_classes_with_background)
         self.counts = np.zeros(shape, np.int64) if counts is None else np.asarray(counts, np.int64).copy()
         if self.counts.shape != shape:
-            raise ValueError(f"counts of shape {self.counts.shape}, expected {shape}")
+            raise ValueError(f"counts: expected shape {shape}, got {self.counts.shape}")
 
     @property
     def num_classes(self) -> int:
@@ -118,7 +119,7 @@ def alpha_background(scores: np.ndarray, alpha: float) -> np.ndarray:
         (h, w) in [0, 1], floating dtype of `scores` (at least float32).
     """
     if alpha <= 0:
-        raise ValueError(f"alpha {alpha}: must be greater than 0")
+        raise ValueError(f"alpha {alpha}: expected more than 0")
     strongest = _strongest(scores)
     # bilinear weights sum to 1 only within rounding, and a negative base has no fractional power
     return np.clip(1 - strongest, 0, 1) ** strongest.dtype.type(alpha)
@@ -174,7 +175,7 @@ class ThresholdSweep:
     def __init__(self, num_classes_with_background: int, thresholds: Sequence[float] = ORACLE_THRESHOLDS) -> None:
         self.thresholds = np.asarray(thresholds, np.float32)
         if not len(self.thresholds) or (np.diff(self.thresholds) <= 0).any():
-            raise ValueError("thresholds must be strictly increasing and not empty")
+            raise ValueError("thresholds: expected at least one, strictly increasing")
         self.num_classes = num_classes_with_background
         # bin b holds the pixels that exactly b thresholds leave in the foreground
         self.histogram = np.zeros((len(self.thresholds) + 1, self.num_classes, self.num_classes), np.int64)
@@ -249,15 +250,18 @@ def classification_scores(
         probabilities: (N, C) in [0, 1]; labels: (N, C) of 0 and 1.
         threshold: a class is predicted where its probability is >= threshold.
     """
-    from sklearn.metrics import average_precision_score, f1_score  # a second to import: only here
+    with extra("wsss"):
+        from sklearn.metrics import average_precision_score, f1_score  # a second to import: only here
 
     probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
     if probabilities.shape != labels.shape or labels.ndim != 2 or not len(labels):
-        raise ValueError(f"probabilities {probabilities.shape} and labels {labels.shape} must both be (N, C), N >= 1")
+        raise ValueError(
+            f"probabilities and labels: expected (N, C), N >= 1, got {probabilities.shape} and {labels.shape}"
+        )
     if not np.isfinite(probabilities).all():
-        raise ValueError("probabilities hold NaN or infinity")
+        raise ValueError("probabilities: expected finite values, got NaN or infinity")
     if not np.isin(labels, (0, 1)).all():
-        raise ValueError("labels must be 0 or 1")
+        raise ValueError("labels: expected 0 or 1")
     truth, guess = labels.astype(int), (probabilities >= threshold).astype(int)
     columns = range(truth.shape[1])
     f1 = np.array([f1_score(truth[:, c], guess[:, c], zero_division=np.nan) for c in columns])
@@ -270,26 +274,26 @@ def classification_scores(
 def _strongest(scores: np.ndarray) -> np.ndarray:
     scores = np.asarray(scores)
     if scores.ndim != 3:
-        raise ValueError(f"scores of shape {scores.shape}: must be (K, h, w)")
+        raise ValueError(f"scores: expected (K, h, w), got {scores.shape}")
     dtype = np.result_type(scores.dtype, np.float32)
     return scores.max(0).astype(dtype) if len(scores) else np.zeros(scores.shape[1:], dtype)
 
 
 def _strongest_class(scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
     if len(classes) != len(scores):
-        raise ValueError(f"{len(scores)} maps but {len(classes)} classes")
+        raise ValueError(f"expected a map for each of {len(classes)} classes, got {len(scores)}")
     return np.asarray(classes)[scores.argmax(0)] if len(classes) else np.zeros(scores.shape[1:], np.uint8)
 
 
 def _check_labels(labels: np.ndarray, num_classes: int, name: str, *, ignore: bool) -> None:
     if labels.dtype.kind not in "ui":
-        raise ValueError(f"{name} of dtype {labels.dtype}: must be integer")
+        raise ValueError(f"{name}: expected integers, got {labels.dtype}")
     wrong = (labels < 0) | (labels >= num_classes)
     if ignore:
         wrong &= labels != IGNORE
     if wrong.any():
         allowed = f"0..{num_classes - 1}" + (f" or {IGNORE}" if ignore else "")
-        raise ValueError(f"{name} holds the value {int(labels[wrong][0])}: must be in {allowed}")
+        raise ValueError(f"{name}: expected values in {allowed}, got {int(labels[wrong][0])}")
 
 
 def _size(array: np.ndarray) -> str:

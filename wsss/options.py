@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from wsss.console import Several
-from wsss.errors import InputError
+from wsss.errors import InputError, check_folder
 from wsss.processes import local_size
 
 
-def check_folder(path: Path, option: str) -> None:
-    """InputError if something else than a folder lies where an option's folder is or is to be made."""
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{option} {path}: is a file; expected a folder, which is made if it is not there")
-
-
-def _folder(option: str) -> Callable[[type, Path], None]:
-    return lambda kind, path: check_folder(path, option)
+def _folder(argument: str) -> Callable[[type, Path], None]:
+    return lambda kind, path: check_folder(path, argument)
 
 
 Data = Annotated[str, Parameter(help="Data set: a YAML file, or a name below configs/data.")]
 Root = Annotated[
     Path | None, Parameter(help="Folder of the data, if neither the YAML nor its environment variable gives it.")
 ]
-Runs = Annotated[Path, Parameter(help="Folder of runs.", validator=_folder("--runs"))]
+Runs = Annotated[Path, Parameter(help="Folder of runs.", validator=_folder("runs"))]
 FullSize = Annotated[
     bool, Parameter(help="Overlays as large as their photographs; else no larger than 1600 pixels on the longer side.")
 ]
-OutFolder = Annotated[Path, Parameter(validator=_folder("--out"))]
+OutFolder = Annotated[Path, Parameter(validator=_folder("out"))]
 ForegroundValue = Annotated[
     int | None,
     Parameter(
@@ -44,7 +35,6 @@ ForegroundValue = Annotated[
 ]
 SeedRuns = Annotated[
     list[str],
-    Several,
     Parameter(
         help="Run with the seeds: a name below the folder of runs, or a path. Several: their seeds are joined "
         "(`affinity combine`), and the results go to the run A+B."
@@ -66,19 +56,15 @@ Restart = Annotated[
 Workers = Annotated[int | None, Parameter(help="Processes; one for each core unless given.")]
 
 
-def check_positive(option: str, value: int | None) -> None:
-    """InputError if the value of an option is given and below 1."""
-    if value is not None and value < 1:
-        raise InputError(f"{option} {value}: at least 1")
+def check_positive(**values: int | None) -> None:
+    """InputError naming the first argument that is given and below 1."""
+    for argument, value in values.items():
+        if value is not None and value < 1:
+            raise InputError(f"`{argument}` {value}: expected at least 1")
 
 
 def worker_count(given: int | None) -> int:
     """Number of processes: as given, else one for each core this process may use; torchrun's divide the cores up."""
-    check_positive("--workers", given)
+    check_positive(workers=given)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return given or max(1, cores // local_size())
-
-
-def command_line(program: str) -> str:
-    """The command as it was typed, for manifests and reports."""
-    return shlex.join([program, *sys.argv[1:]])

@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from wsss.colours import OPACITY, paint
 from wsss.data.files import as_photograph
 from wsss.data.sample import IGNORE as NEUTRAL
 from wsss.errors import InputError
+from wsss.lettering import ColourBar, framed
 
 GREY = (150, 150, 150)
 PERCENTILE = 99.0
@@ -33,9 +35,16 @@ def fit_width(image: np.ndarray, width: int, *, nearest: bool = False) -> np.nda
 
 
 def overlay(
-    image: Any, map: Any, *, limits: tuple[float, float] | None = None, signed: bool | None = None, opacity: float = 0.6
+    image: Any,
+    map: Any,
+    *,
+    limits: tuple[float, float] | None = None,
+    signed: bool | None = None,
+    opacity: float = OPACITY,
+    title: str | None = None,
+    colour_bar: bool | str = False,
 ) -> Image.Image:
-    """One map of an explanation as a picture: its colours over the photograph.
+    """One map of an explanation as a picture: its colours over the photograph, the denser the stronger.
 
     Args:
         image: the photograph: a PIL image, uint8 (H, W, 3), or floats in [0, 1], (H, W, 3) or (3, H, W), array or
@@ -43,12 +52,15 @@ def overlay(
         map: (h, w), array or tensor on any device, of any grid and scale; enlarged to the photograph (bilinear).
         limits: values of the first and the last colour; the map's own least and largest unless given, of a map of
             pixels up to percentile `PERCENTILE`, of a signed map minus and plus that of its absolute values.
-        signed: blue below 0, red above, the stronger the further from 0, over the photograph in grey; else inferno
-            colours over it as it is. A map that has both signs is signed unless said.
-        opacity: share of the strongest colours in the picture, in [0, 1].
+        signed: blue below 0, red above, over the photograph in grey; else from purple to pale yellow, over the
+            photograph in paler hues. A map that has both signs is signed unless said.
+        opacity: share of the strongest colours in the picture, in [0, 1]; where there is no relevance, the photograph
+            stands alone.
+        title: stands above; what follows a line break smaller, for example ``"cat\\nlogit 7.0"``.
+        colour_bar: put the scale beneath; a text says what the values are.
 
     Returns:
-        RGB picture of the photograph's size.
+        RGB picture of the photograph's size, with a title or a scale so much higher (and at least 240 pixels wide).
 
     Raises:
         InputError: another shape or type, or a map that is not finite.
@@ -58,21 +70,35 @@ def overlay(
         >>> overlay(photograph, np.eye(2)).size
         (12, 8)
     """
-    photograph, heat = _photograph(image), _plane(map)
+    photograph, heat = as_pixels(image), as_map(map)
     if not (isinstance(opacity, float | int) and 0 <= opacity <= 1):
         raise InputError(f"opacity {opacity!r}: expected a number from 0 to 1")
     signed = is_signed(heat) if signed is None else signed
     low, high = _ordered(colour_limits(heat, signed) if limits is None else limits)
     height, width = photograph.shape[:2]
     full = cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR) if heat.shape != (height, width) else heat
-    draw = _signed_overlay if signed else heat_overlay
     picture = np.empty_like(photograph)
     step = max(1, _BAND // width)
     for top in range(0, height, step):  # floats of a large photograph would take 16 bytes for each of its own 3
         band = slice(top, top + step)
         share = (full[band] - low) / (high - low) if high > low else np.full_like(full[band], 0.5 if signed else 0)
-        picture[band] = draw(photograph[band], share.clip(0, 1), opacity)
-    return Image.fromarray(picture)
+        picture[band] = paint(photograph[band], share.clip(0, 1), signed, opacity)
+    return with_words(Image.fromarray(picture), (low, high), signed, opacity, title, colour_bar)
+
+
+def with_words(
+    picture: Image.Image,
+    limits: tuple[float, float],
+    signed: bool,
+    opacity: float,
+    title: str | None,
+    colour_bar: bool | str,
+) -> Image.Image:
+    """The picture as it is, or with a title above and the scale of its colours beneath, see `overlay`."""
+    if title is None and colour_bar is False:
+        return picture
+    label = colour_bar if isinstance(colour_bar, str) else ""
+    return framed(picture, title, None if colour_bar is False else ColourBar(limits, signed, label, opacity))
 
 
 def _ordered(limits: Any) -> tuple[float, float]:
@@ -85,31 +111,23 @@ def _ordered(limits: Any) -> tuple[float, float]:
     return low, high
 
 
-def _signed_overlay(photograph: np.ndarray, share: np.ndarray, opacity: float) -> np.ndarray:
-    """Colours of a signed map, scaled from [-limit, limit] to `share` in [0, 1], over the photograph in grey."""
-    strength = 2 * share - 1
-    colours = np.where(strength[..., None] < 0, np.float32([20, 70, 255]), np.float32([235, 20, 20]))
-    grey = np.asarray(Image.fromarray(photograph).convert("L").convert("RGB"))
-    return _blend(grey, colours, (opacity * np.sqrt(np.abs(strength)))[..., None].astype(np.float32))
-
-
 def is_signed(map: Any) -> bool:
     """Whether a map (h, w) has values on both sides of 0."""
-    heat = _plane(map)
+    heat = as_map(map)
     return bool(heat.min() < 0 < heat.max())
 
 
 def colour_limits(map: Any, signed: bool) -> tuple[float, float]:
     """Values of the first and the last colour of a map (h, w), unless `overlay` is given others; see there."""
-    heat = _plane(map)
+    heat = as_map(map)
     largest = float(np.percentile(np.abs(heat), PERCENTILE)) or float(np.abs(heat).max())
     if signed:
         return -largest, largest
     return float(heat.min()), largest if heat.size > COARSE and largest > heat.min() else float(heat.max())
 
 
-def _photograph(image: Any) -> np.ndarray:
-    """uint8 (H, W, 3)."""
+def as_pixels(image: Any) -> np.ndarray:
+    """A photograph as `overlay` takes it, as uint8 (H, W, 3)."""
     if isinstance(image, Image.Image):
         return np.asarray(as_photograph(image))
     array = _array(image, "image: expected a PIL image, (H, W, 3) or (3, H, W)")
@@ -124,13 +142,13 @@ def _photograph(image: Any) -> np.ndarray:
     return np.rint(array.astype(np.float32) * 255).astype(np.uint8)
 
 
-def _plane(map: Any) -> np.ndarray:
-    """float32 (h, w)."""
+def as_map(map: Any) -> np.ndarray:
+    """A map as `overlay` takes it, as float32 (h, w)."""
     array = _array(map, "map: expected one map (h, w)", np.float32)
     if array.ndim != 2 or 0 in array.shape:
         raise InputError(f"map: expected one map (h, w), got {array.shape}; an explanation's are maps[0], maps[1], ...")
     if not np.isfinite(array).all():
-        raise InputError("map: has values that are not finite")
+        raise InputError("map: expected finite values, got NaN or infinite ones")
     return array
 
 
@@ -144,13 +162,13 @@ def _array(given: Any, expected: str, dtype: Any = None) -> np.ndarray:
         raise InputError(f"{expected}, got a {type(given).__name__} that is no array of numbers") from None
 
 
-def heat_overlay(image: np.ndarray, heat: np.ndarray, opacity: float = 0.6) -> np.ndarray:
-    """A map in inferno colours (perceptually uniform: black 0, purple, orange, pale yellow 1) over a photograph.
+def heat_overlay(image: np.ndarray, heat: np.ndarray, opacity: float = OPACITY) -> np.ndarray:
+    """A map in the colours of `overlay` over a photograph, which stands alone where the map is 0.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         heat: (H, W) in [0, 1].
-        opacity: share of the colours in [0, 1]; the photograph has the rest.
+        opacity: share of the strongest colours in the picture, in [0, 1].
 
     Returns:
         uint8 (H, W, 3) RGB.
@@ -162,9 +180,8 @@ def heat_overlay(image: np.ndarray, heat: np.ndarray, opacity: float = 0.6) -> n
     _check(image, heat, opacity)
     # a bilinear map may leave [0, 1] by rounding, no more
     if not np.isfinite(heat).all() or heat.min() < -1e-3 or heat.max() > 1 + 1e-3:
-        raise ValueError("heat must be finite and lie in [0, 1]")
-    colours = cv2.applyColorMap(np.rint(heat.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-    return _blend(image, colours, np.float32(opacity))
+        raise ValueError("heat: expected finite values in [0, 1]")
+    return paint(image, heat.clip(0, 1), False, opacity)
 
 
 def mask_overlay(
@@ -196,7 +213,14 @@ def mask_overlay(
     return contour_overlay(picture, mask, palette) if contours else picture
 
 
-def contour_overlay(image: np.ndarray, mask: np.ndarray, palette: np.ndarray, thickness: int = 1) -> np.ndarray:
+def contour_overlay(
+    image: np.ndarray,
+    mask: np.ndarray,
+    palette: np.ndarray,
+    thickness: int = 1,
+    *,
+    rim: tuple[int, int, int] | None = (255, 255, 255),
+) -> np.ndarray:
     """A copy of `image` with the edges of a mask's regions in class colours, rimmed white; 0 and 255 have none."""
     _check(image, mask, 1)
     picture = np.ascontiguousarray(image).copy()
@@ -204,7 +228,8 @@ def contour_overlay(image: np.ndarray, mask: np.ndarray, palette: np.ndarray, th
         if index in (0, NEUTRAL):
             continue
         edges, _ = cv2.findContours((mask == index).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        cv2.drawContours(picture, edges, -1, (255, 255, 255), thickness + 2, cv2.LINE_AA)
+        if rim is not None:
+            cv2.drawContours(picture, edges, -1, rim, thickness + 2, cv2.LINE_AA)
         cv2.drawContours(picture, edges, -1, palette[index].tolist(), thickness, cv2.LINE_AA)
     return picture
 
@@ -229,7 +254,7 @@ def signed_picture(values: np.ndarray, limit: float) -> np.ndarray:
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 2 or not np.isfinite(values).all() or not 0 <= limit < np.inf:
-        raise ValueError("signed values must be finite (H, W) and their limit finite and not negative")
+        raise ValueError("signed values: expected finite ones (H, W), and a finite limit of at least 0")
     share = (values / limit).clip(-1, 1) if limit > 0 else np.zeros_like(values)
     colours = np.stack([1 + share.clip(max=0), 1 - np.abs(share), 1 - share.clip(min=0)], -1)
     return np.rint(255 * colours).astype(np.uint8)
@@ -242,8 +267,8 @@ def _blend(image: np.ndarray, colours: np.ndarray, weight: np.ndarray | np.float
 
 def _check(image: np.ndarray, plane: np.ndarray, opacity: float) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"image of shape {image.shape} and dtype {image.dtype}: must be uint8 (H, W, 3)")
+        raise ValueError(f"image: expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
     if plane.shape != image.shape[:2]:
         raise ValueError(f"map of shape {plane.shape} on an image of shape {image.shape[:2]}")
     if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity {opacity}: must be in [0, 1]")
+        raise ValueError(f"opacity {opacity}: expected 0 to 1")

@@ -14,8 +14,8 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TypeVar
 
-from wsss.console import track
 from wsss.errors import InputError
+from wsss.progress import track
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -60,7 +60,7 @@ def _map_in_pool(function: Callable[[T], R], items: Iterable[T], workers: int) -
             yield result
     except BrokenProcessPool:
         raise InputError(
-            "a worker process was killed (out of memory?): run the same command again, or with fewer --workers"
+            "a worker process was killed (out of memory?): run the same command again, or with fewer `workers`"
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

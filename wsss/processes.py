@@ -148,7 +148,7 @@ def take_shard(text: str) -> None:
     global _shard
     part, slash, parts = text.partition("/")
     if not (slash and part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
-        raise InputError(f"--shard {text}: expected i/n with 1 <= i <= n, such as 1/4")
+        raise InputError(f"`shard` {text}: expected i/n with 1 <= i <= n, such as 1/4")
     _shard = int(part), int(parts)
 
 

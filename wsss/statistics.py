@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wsss.data.sample import IGNORE
+from wsss.extras import extra
 
 FRACTIONS: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Shares of an image's pixels that the perturbation test removes, the clean image first."""
@@ -29,9 +30,9 @@ def perturbation_auc(accuracies: np.ndarray) -> np.ndarray:
     """
     accuracies = np.asarray(accuracies, np.float64)
     if accuracies.ndim == 0 or accuracies.shape[-1] != len(FRACTIONS):
-        raise ValueError(f"accuracies of shape {accuracies.shape}: the last axis must have {len(FRACTIONS)} fractions")
+        raise ValueError(f"accuracies: expected {len(FRACTIONS)} fractions on the last axis, got {accuracies.shape}")
     if not ((accuracies >= 0) & (accuracies <= 1)).all():  # catches NaN as well
-        raise ValueError("accuracies must lie in [0, 1]")
+        raise ValueError("accuracies: expected values in [0, 1]")
     return 100 * np.trapezoid(accuracies, FRACTIONS, axis=-1)
 
 
@@ -52,19 +53,20 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
     Returns:
         The average precision in [0, 1]; NaN where every pixel is ignored.
     """
-    from sklearn.metrics import average_precision_score  # a second to import: only here
+    with extra("wsss"):
+        from sklearn.metrics import average_precision_score  # a second to import: only here
 
     scores, truth = np.asarray(scores), np.asarray(truth)
     if scores.shape != truth.shape or scores.ndim != 2:
-        raise ValueError(f"scores of shape {scores.shape} and truth of shape {truth.shape}: both must be (H, W)")
+        raise ValueError(f"scores and truth: expected (H, W), got {scores.shape} and {truth.shape}")
     if not np.isin(truth, (0, 1, IGNORE)).all():
-        raise ValueError("truth must be 0, 1 or 255")
+        raise ValueError("truth: expected 0, 1 or 255")
     kept = truth != IGNORE
     if not kept.any():
         return float("nan")
     foreground, chosen = truth[kept] == 1, scores[kept]
     if not ((chosen >= 0) & (chosen <= 1)).all():
-        raise ValueError("scores must lie in [0, 1]")
+        raise ValueError("scores: expected values in [0, 1]")
     return float(
         average_precision_score(np.concatenate([~foreground, foreground]), np.concatenate([1 - chosen, chosen]))
     )
@@ -86,11 +88,11 @@ def bootstrap_means(columns: np.ndarray, resamples: int = 2000, seed: int = 0) -
     """
     columns = np.asarray(columns, np.float64)
     if columns.ndim != 2 or not len(columns):
-        raise ValueError(f"columns of shape {columns.shape}: must be (n, k) with n >= 1")
+        raise ValueError(f"columns: expected (n, k) with n >= 1, got {columns.shape}")
     if resamples < 1:
-        raise ValueError(f"resamples {resamples}: at least 1")
+        raise ValueError(f"resamples {resamples}: expected at least 1")
     if not np.isfinite(columns).all():
-        raise ValueError("columns hold NaN or infinity")
+        raise ValueError("columns: expected finite values, got NaN or infinity")
     rows = len(columns)
     chunk = min(resamples, max(1, _CHUNK_BYTES // (8 * rows)))
     counts = np.empty((chunk, rows))
@@ -115,10 +117,10 @@ def interval(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.nd
         (low, high), each (...): the (1 - level) / 2 and (1 + level) / 2 quantiles.
     """
     if not 0 < level < 1:
-        raise ValueError(f"level {level}: must lie between 0 and 1")
+        raise ValueError(f"level {level}: expected a value between 0 and 1")
     values = np.asarray(values, np.float64)
     if values.ndim == 0 or not len(values):
-        raise ValueError(f"values of shape {values.shape}: must be (R, ...) with R >= 1")
+        raise ValueError(f"values: expected (R, ...) with R >= 1, got {values.shape}")
     bounds = ((1 - level) / 2, (1 + level) / 2)
     defined = ~np.isnan(values)
     if defined.all():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from wsss.entries import STAGES, TESTS, read_metrics, read_tests
 from wsss.errors import InputError
 from wsss.evaluate import content_of_figures
 from wsss.store import Stage, file_hash, inputs_of
-from wsss.store.inputs import IMAGE, LABELS, MASK, Inputs, counted, differing, of_images
+from wsss.store.inputs import IMAGE, LABELS, MASK, Inputs, differing, of_images
 from wsss.store.locks import holders, is_held
 from wsss.store.stage import MANIFEST
 from wsss.store.work import DATA, known_records
+from wsss.words import counted
 
 Splits = Mapping[str, Dataset]
 """The data set's splits by name; empty where it is not given."""
@@ -44,19 +45,22 @@ class State:
         return "; ".join(parts)
 
 
-def chain_of(run: Path, data: str | None = None, root: Path | None = None) -> list[State]:
+def chain_of(
+    run: Path, data: str | None = None, root: Path | None = None, foreground_value: int | None = None
+) -> list[State]:
     """The stages of a run, and those of other runs that they were made of, each after its sources; then the figures.
 
     Args:
-        data, root: the data set, see `load_dataset`: without it, images, labels and ground truth are not looked at.
+        data, root, foreground_value: the data set, see `load_dataset`: without it, images, labels and ground truth are
+            not looked at.
 
     Raises:
         InputError: no stage in that folder, a manifest that is damaged, or no such data set.
     """
     stages = _stages(run)
     if not stages:
-        raise InputError(f"{run}: no stage in it ({MANIFEST}); a run of one of the commands is due")
-    splits = {} if data is None else _load(data, root, stages.values())
+        raise InputError(f"{run}: expected a run of one of the commands, got a folder without stages ({MANIFEST})")
+    splits = {} if data is None else _load(data, root, foreground_value, stages.values())
     states: dict[Path, State] = {}
     for folder, stage in stages.items():
         found = _state_of(stage, splits)
@@ -86,14 +90,14 @@ def _stages(run: Path) -> dict[Path, Stage]:
     return found
 
 
-def _load(data: str, root: Path | None, stages: Sequence[Stage]) -> Splits:
+def _load(data: str, root: Path | None, foreground_value: int | None, stages: Iterable[Stage]) -> Splits:
     names = set().union(*(stage.splits for stage in stages))
     names |= {stage.manifest["config"].get(key) for stage in stages for key in ("split", "val_split")}
     found: dict[str, Dataset] = {}
     failed: InputError | None = None
     for name in sorted(filter(None, names)):
         try:
-            found[name] = load_dataset(data, name, root)
+            found[name] = load_dataset(data, name, root, foreground_value=foreground_value)
         except InputError as error:
             failed = error
     if failed is not None and not found:

@@ -19,6 +19,7 @@ from torch.utils import data
 from wsss.errors import InputError
 from wsss.processes import from_first, local_rank, size
 from wsss.store import atomic
+from wsss.store.spelling import respelt
 
 
 def stable_seed(*numbers: int) -> int:
@@ -70,7 +71,7 @@ def _read_state(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(f"{path}: cannot be read ({reason}); delete it to train from the start") from None
-    if state.get("identity") != identity:
+    if respelt(state.get("identity")) != identity:
         raise InputError(f"{path}: is of a training with other settings or images; delete it to train from the start")
     return state
 
@@ -86,7 +87,7 @@ def loader_errors() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise InputError(
-            "a reading process was killed (out of memory?): run the same command with fewer --workers"
+            "a reading process was killed (out of memory?): run the same command with fewer `workers`"
         ) from None
 
 
@@ -98,24 +99,24 @@ def choose_device(name: str, precision: str = "float32") -> str:
     Raises InputError if it is not to be had, or does not compute in that precision.
     """
     if precision == "float64" and name.startswith("mps"):
-        raise InputError(f"--precision float64: --device {name} has single precision alone; expected cpu or cuda")
+        raise InputError(f"`precision` float64: `device` {name} has single precision alone; expected cpu or cuda")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if size() > 1 and name == "cuda":
         return _own_gpu()
     if size() > 1 and name != "cpu":
-        raise InputError(f"--device {name}: expected cpu or cuda where several processes work together")
+        raise InputError(f"`device` {name}: expected cpu or cuda where several processes work together")
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"--device {name}: not available here ({reason}); cpu always is") from None
+        raise InputError(f"`device` {name}: not available here ({reason}); cpu always is") from None
     return name
 
 
 def _own_gpu() -> str:
     place, there = local_rank(), torch.cuda.device_count()
     if place >= there:
-        raise InputError(f"--device cuda: expected a GPU for each process of a machine, got {there}; start fewer")
+        raise InputError(f"`device` cuda: expected a GPU for each process of a machine, got {there}; start fewer")
     torch.cuda.set_device(place)
     return f"cuda:{place}"

@@ -19,26 +19,26 @@ from wsss.store import atomic
 _ENTRY = "relseg"
 
 
-def read_weights(path: Path, option: str) -> dict[str, Tensor]:
+def read_weights(path: Path, argument: str) -> dict[str, Tensor]:
     """The state dict of a file (.safetensors, .pth), on the CPU.
 
     No code of the file is run: a pickle that holds more than tensors is refused.
 
     Raises:
-        InputError: naming `option`, if it cannot be read, or has values that are not finite.
+        InputError: naming `argument`, if it cannot be read, or has values that are not finite.
     """
     if not path.is_file():
-        raise InputError(f"{option} {path}: no such file (or the word 'pretrained')")
+        raise InputError(f"`{argument}` {path}: no such file (or the word 'pretrained')")
     try:
         state = load_state_dict(str(path), use_ema=False, weights_only=True)
     except Exception as error:  # torch, pickle and safetensors each raise their own
         if "Unsupported global: GLOBAL" in f"{error} {error.__cause__}":  # a class, or a function to be called
             raise InputError(
-                f"{option} {path}: holds more than weights, and reading that could run code of whoever made it; save "
-                "the weights alone: torch.save(model.state_dict(), FILE), or safetensors"
+                f"`{argument}` {path}: expected weights alone, got more, and to read that could run code of whoever "
+                "made it; save them alone: torch.save(model.state_dict(), FILE), or safetensors"
             ) from None
-        raise InputError(f"{option} {path}: not a readable file of weights ({type(error).__name__})") from None
-    check_finite(state, f"{option} {path}")
+        raise InputError(f"`{argument}` {path}: not a readable file of weights ({type(error).__name__})") from None
+    check_finite(state, f"`{argument}` {path}")
     return state
 
 
@@ -50,7 +50,7 @@ def fitting(
     Counters of batch norm may be missing, as in files of old versions of PyTorch.
 
     Args:
-        source: option and file, for the message.
+        source: argument and file, for the message.
         of: the model that the weights should be of.
 
     Raises:
@@ -119,22 +119,5 @@ def check_finite(state: Mapping[str, Tensor], source: str) -> None:
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
             raise InputError(
                 f"{source}: {name} has values that are not finite, as a training leaves that went astray; train again "
-                "with a lower --lr, or take another file"
+                "with a lower learning rate, or take another file"
             )
-
-
-def strides_first(network: nn.Module) -> int:
-    """Make a ResNet of bottlenecks version 1: the stride of a block from its 3x3 convolution to its first 1x1.
-
-    He et al., "Deep Residual Learning", CVPR 2016, as published; timm and torchvision build version 1.5. Both
-    have the same keys, so nothing but the accuracy tells that weights of the one are used with the other. Returns
-    the number of blocks changed.
-    """
-    changed = 0
-    for module in network.modules():
-        first, second = getattr(module, "conv1", None), getattr(module, "conv2", None)
-        convolutions = isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)
-        if convolutions and first.kernel_size == (1, 1) and second.stride == (2, 2):
-            first.stride, second.stride = second.stride, first.stride
-            changed += 1
-    return changed

@@ -9,6 +9,7 @@ from cnnseg.settings import BEST, LAST
 from wsss.errors import InputError
 from wsss.explorer.options import Host, Port
 from wsss.options import Device, Runs
+from wsss.words import counted
 
 if TYPE_CHECKING:
     from wsss.explorer.explained import ExplainedModel
@@ -44,7 +45,7 @@ def explore(
 
     given = [option for option in (network, classifier, model) if option is not None]
     if len(given) != 1:
-        raise InputError("--network, --classifier or --model: give one of the three")
+        raise InputError("--network, --classifier or --model: expected one of the three")
     serve(_explained(network, classifier, model, runs, device), host=host, port=port)
 
 
@@ -67,7 +68,7 @@ def _explained(
 
         found = foreign_network(model)
         found.module.to(choose_device(device))
-        return ExplainedSegmenter(found, f"{model}, {len(found.class_names)} classes")
+        return ExplainedSegmenter(found, f"{model}, {counted(len(found.class_names), 'class')}")
     path = find_network(network, runs, LAST)
     found = load_network(path)
     found.module.to(choose_device(device))

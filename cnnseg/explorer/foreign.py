@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cnnseg.adapter import maps_of
 from cnnseg.models import Network
 from wsss.errors import InputError
+from wsss.words import counted
 
 PROBE = 128
 """Side of the black image that a network is tried on."""
@@ -43,7 +44,7 @@ def foreign_network(name: str) -> Network:
     made = _call(name)
     module, names = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(module, nn.Module):
-        raise InputError(f"--model {name}: gives a {type(module).__name__}; expected a torch.nn.Module")
+        raise InputError(f"`model` {name}: expected a torch.nn.Module, got a {type(module).__name__}")
     network = Maps(module).eval()
     outputs = _outputs(network, name)
     listed = _names(names, outputs, name)
@@ -53,15 +54,15 @@ def foreign_network(name: str) -> Network:
 def _call(name: str) -> Any:
     place, colon, function = name.partition(":")
     if not (place and colon and function):
-        raise InputError(f"--model {name}: expected MODULE:FUNCTION, such as my_networks:cats")
+        raise InputError(f"`model` {name}: expected MODULE:FUNCTION, such as my_networks:cats")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(import_module(place), function)
     except ImportError as error:
-        raise InputError(f"--model {name}: {place} cannot be imported ({error})") from None
+        raise InputError(f"`model` {name}: {place} cannot be imported ({error})") from None
     except AttributeError:
-        raise InputError(f"--model {name}: {place} has no {function}") from None
+        raise InputError(f"`model` {name}: {place} has no {function}") from None
     return found()
 
 
@@ -70,13 +71,15 @@ def _outputs(network: nn.Module, name: str) -> int:
     like = next(network.parameters(), torch.empty(0))
     try:
         _, maps = network(torch.zeros(1, 3, PROBE, PROBE, dtype=like.dtype, device=like.device))
+    except InputError as error:  # that it gives no maps
+        raise InputError(f"`model` {name}: {str(error).removeprefix('network: ')}") from None
     except (RuntimeError, ValueError, TypeError) as error:
         raise InputError(
-            f"--model {name}: takes no image of {PROBE} x {PROBE} ({str(error).splitlines()[0]})"
+            f"`model` {name}: takes no image of {PROBE} x {PROBE} ({str(error).splitlines()[0]})"
         ) from None
     if not isinstance(maps, Tensor) or maps.ndim != 4:
         shape = tuple(maps.shape) if isinstance(maps, Tensor) else type(maps).__name__
-        raise InputError(f"--model {name}: gives {shape} for (1, 3, {PROBE}, {PROBE}); expected maps (1, C, H, W)")
+        raise InputError(f"`model` {name}: expected maps (1, C, H, W) for (1, 3, {PROBE}, {PROBE}), got {shape}")
     return maps.shape[1]
 
 
@@ -84,5 +87,5 @@ def _names(names: Sequence[str] | None, outputs: int, name: str) -> tuple[str, .
     if names is None:
         return ("background", *(f"class {index}" for index in range(1, outputs)))
     if len(names) != outputs:
-        raise InputError(f"--model {name}: {len(names)} names for {outputs} classes")
+        raise InputError(f"`model` {name}: expected names for {counted(outputs, 'class')}, got {len(names)}")
     return tuple(map(str, names))

@@ -2,5 +2,6 @@
 
 from cnnseg.methods import activations, gradients, lrp  # noqa: F401 (they register their methods)
 from cnnseg.methods.registry import METHODS, Method, Question, find_method, register
+from cnnseg.methods.running import passes
 
-__all__ = ["METHODS", "Method", "Question", "find_method", "register"]
+__all__ = ["METHODS", "Method", "Question", "find_method", "passes", "register"]

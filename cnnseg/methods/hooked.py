@@ -14,10 +14,11 @@ from cnnseg.adapter import RegionClassifier
 from cnnseg.methods.layout import Layout
 from cnnseg.methods.passing import Pass
 from cnnseg.methods.survey import MapLayer, Survey
-from cnnseg.unroll.encoded import check_scores
+from cnnseg.unroll.encoding import check_scores
 from cnnseg.unroll.places import ENCODERS
 from wsss.errors import InputError, check_name, did_you_mean
 from wsss.private import private_copy
+from wsss.words import counted
 
 
 class Hooked:
@@ -61,7 +62,9 @@ class Hooked:
         if watch.leaf is None or not logits.requires_grad:
             raise InputError(f"layer {layer or name!r}: no gradient of the class scores reaches its output")
         if len(watch.leaf) != len(images):
-            raise InputError(f"layer {layer or name!r}: gives {len(watch.leaf)} outputs for {len(images)} images")
+            raise InputError(
+                f"layer {layer or name!r}: gives {len(watch.leaf)} outputs for {counted(len(images), 'image')}"
+            )
         return Pass(logits, watch.leaf, partial(_on_patches, layout, name))
 
     def check_layer(self, layer: str) -> None:
@@ -122,7 +125,7 @@ class _Watch:
         given = self._given.pop()
         if not isinstance(value, Tensor) or not value.is_floating_point():
             kind = value.dtype if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise InputError(f"layer {self._name!r}: gives {kind}; expected maps of numbers")
+            raise InputError(f"layer {self._name!r}: expected maps of numbers, got {kind}")
         self.leaf = value.detach().clone().requires_grad_()
         if any(one._version == version and _share(one, value) for one, version in given):
             return self.leaf.clone()  # it passes on what it was given, and who reads that elsewhere reads no output
@@ -183,7 +186,7 @@ def _forward(model: nn.Module, images: Tensor) -> Tensor:
     """Class scores (B, C). InputError in one line for images that the model does not take."""
     try:
         logits = model(images)
-    except torch.OutOfMemoryError:
+    except (InputError, torch.OutOfMemoryError):
         raise
     except (RuntimeError, ValueError, AssertionError) as error:
         height, width = images.shape[2:]

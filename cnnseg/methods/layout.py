@@ -50,7 +50,7 @@ class Layout:
         shape = tuple(value.shape[1:])
         on = f" or one token for each of {grid[0]} x {grid[1]} patches" if grid else ""
         unknown = "; the grid of tokens is known of timm's transformers alone" if value.ndim == 3 and not grid else ""
-        raise InputError(f"layer {name!r}: its output is {shape}; expected maps (channels, height, width){on}{unknown}")
+        raise InputError(f"layer {name!r}: expected maps (channels, height, width){on}, got {shape}{unknown}")
 
     def _see(self, name: str, embed: nn.Module, given: tuple[Tensor, ...]) -> None:
         height, width = embed.dynamic_feat_size(tuple(given[0].shape[2:]))

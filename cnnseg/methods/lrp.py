@@ -27,4 +27,4 @@ def lrp(question: Question) -> tuple[Tensor, Tensor]:
     encoded = network.encode(question.images, len(question.images), (question.layer or INPUT,))
     targets = question.chosen(encoded.logits)
     vectors = class_vectors(targets, encoded.logits.shape[1], question.images.dtype)
-    return encoded.relevance(vectors)[0], encoded.logits
+    return network.decode(encoded, vectors)[0], encoded.logits

@@ -12,6 +12,7 @@ from cnnseg.unroll.composites import Composite
 from cnnseg.unroll.trace import Trace, Untraceable
 from wsss.errors import InputError, check_name, did_you_mean
 from wsss.explanation import Targets, class_targets
+from wsss.extensions import check_name_is_free
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,20 @@ class Method:
         """Whether it works on the layers of a model, and not on activations and gradients alone."""
         return self.takes_rules or self.needs is not None
 
+    def maps(self, question: Question) -> tuple[Tensor, Tensor]:
+        """What ``compute`` gives, detached. InputError if it is of another shape than said there."""
+        found = self.compute(question)
+        if not isinstance(found, tuple) or len(found) != 2 or not all(isinstance(one, Tensor) for one in found):
+            raise InputError(f"method {self.name}: expected (maps, class scores), two tensors, got {found!r:.60}")
+        maps, logits = found
+        if logits.ndim != 2 or len(logits) != len(question.images):
+            raise InputError(f"method {self.name}: expected class scores (B, C), got shape {tuple(logits.shape)}")
+        due = question.chosen(logits).shape
+        if maps.ndim != 4 or maps.shape[:2] != due:
+            shape = ", ".join(map(str, due))
+            raise InputError(f"method {self.name}: expected maps of shape ({shape}, h, w), got {tuple(maps.shape)}")
+        return maps.detach(), logits.detach()
+
     @contextmanager
     def following(self) -> Iterator[None]:
         """What a method's work on a model runs in: one that `torch.fx` cannot follow is one line, with what works."""
@@ -85,17 +100,24 @@ def find_method(name: str) -> Method:
 
 def register(
     name: str,
-    source: str,
+    source: str = "",
     *,
     takes_rules: bool = False,
     takes_layer: bool = False,
     signed: bool = False,
+    class_specific: bool = True,
     needs: Callable[[Trace], object] | None = None,
 ) -> Callable[[Compute], Compute]:
-    """Decorator: put a function into the registry, see `Method`."""
+    """Decorator: put a function into the registry, see `Method`; also from code of one's own (docs/howto_method.md).
+
+    Raises InputError for the name of one of this toolkit's methods.
+    """
 
     def add(compute: Compute) -> Compute:
-        METHODS[name] = Method(name, source, compute, takes_rules, takes_layer, signed, needs=needs)
+        check_name_is_free(name, METHODS[name].compute if name in METHODS else None, compute)
+        METHODS[name] = Method(
+            name, source or f"of {compute.__module__}", compute, takes_rules, takes_layer, signed, class_specific, needs
+        )
         return compute
 
     return add

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cnnseg.methods.hooked import Hooked
 from cnnseg.methods.passing import Pass
-from cnnseg.unroll.encoded import check_maps, check_scores, run_step
+from cnnseg.unroll.encoding import check_maps, check_scores, run_step
 from cnnseg.unroll.layers import Options, Way
 from cnnseg.unroll.places import find_layer, name_of, narrow_places, usual_place
 from cnnseg.unroll.trace import Trace, Untraceable, trace

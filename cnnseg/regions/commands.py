@@ -21,11 +21,13 @@ from cnnseg.regions.settings import (
 )
 from cnnseg.segmentation.commands import Which
 from cnnseg.settings import BEST, LAST
-from wsss.console import Flat, note, together, warn
+from wsss.console import Flat, together
 from wsss.errors import InputError
 from wsss.explanation_tests.options import Split
 from wsss.options import Data, Device, OutFolder, Root, Runs, Shard, check_positive
 from wsss.processes import take_shard
+from wsss.progress import note, warn
+from wsss.words import agreeing
 
 NetworkOption = Annotated[
     str | None, Parameter(help="Checkpoint (.safetensors), or the name of a run that holds one; of --settings its own.")
@@ -34,12 +36,12 @@ NetworkOption = Annotated[
 
 @together
 def explain_segmentation(
-    images: Annotated[list[Path] | None, Parameter(negative_iterable="")] = None,
+    images: list[Path] | None = None,
     /,
     *,
     network: NetworkOption = None,
     class_name: Annotated[str | None, Parameter(name="--class")] = None,
-    pixel: Annotated[list[str] | None, Parameter(negative_iterable="")] = None,
+    pixel: list[str] | None = None,
     region: Path | None = None,
     all_classes: bool = False,
     all_layers: bool = False,
@@ -65,7 +67,7 @@ def explain_segmentation(
         Class whose score is explained, "background" too; unless given the one that covers most of the region, or most
         of the photograph beside background.
     pixel
-        A pixel of the photograph, X,Y from its upper left, as the region; may be given several times.
+        Pixels of the photograph, each X,Y from its upper left, as the region.
     region
         PNG of the photograph's size as the region: what is not 0.
     all_classes
@@ -88,7 +90,7 @@ def explain_segmentation(
 
     take_shard(shard)
     if all_classes and all_layers:
-        raise InputError("--all-classes, --all-layers: give one of the two")
+        raise InputError("--all-classes, --all-layers: expected one of the two, got both")
     given = {"--class": class_name, "--pixel": pixel, "--region": region}
     given |= {f"--{name}": True for name in sorted(cfg.model_fields_set)}
     if settings is None:
@@ -99,10 +101,10 @@ def explain_segmentation(
     if all_classes and question.class_name is not None:
         raise InputError(f"--class {question.class_name}: --all-classes explains all that are predicted; give one")
     if question.network is None and network is None:
-        raise InputError("--network: needed, a checkpoint or the name of a run")
+        raise InputError("--network: expected a checkpoint or the name of a run, got none")
     paths = images or ([Path(question.image)] if question.image else [])
     if not paths:
-        raise InputError("images: none given; name a photograph, or a folder of them")
+        raise InputError("images: expected a photograph, or a folder of them, got none")
     photographs = find_photographs(paths, out)
     path = find_network(network or question.network or "", runs, {"last": LAST, "best": BEST}[which])
     fingerprint = file_hash(path)
@@ -117,8 +119,9 @@ def explain_segmentation(
         first = next(iter(found.failed.values()))
         if len(photographs) == 1:
             raise InputError(first)
+        were = agreeing(len(found.failed), "was", "were")
         names = ", ".join(str(photographs[name]) for name in found.failed)
-        raise InputError(f"{len(found.failed)} of {len(photographs)} photographs were left out ({names}): {first}")
+        raise InputError(f"{len(found.failed)} of {len(photographs)} photographs {were} left out ({names}): {first}")
 
 
 def list_layers(
@@ -145,7 +148,7 @@ def list_layers(
     from cnnseg.regions.explaining import RegionExplainer
     from cnnseg.segmentation.segmenting import check_stride
 
-    check_positive("--size", size)
+    check_positive(size=size)
     model = load_network(find_network(network, runs, {"last": LAST, "best": BEST}[which]))
     explainer = RegionExplainer(model)
     check_stride(model, (size, size))
@@ -195,7 +198,7 @@ def region_test(
 def _region(pixels: list[str] | None, mask: Path | None) -> Region:
     """The region that the options say."""
     if pixels and mask is not None:
-        raise InputError("--pixel, --region: give one of the two")
+        raise InputError("--pixel, --region: expected one of the two, got both")
     if mask is not None:
         from wsss.data import read_label_image
 

@@ -27,8 +27,10 @@ from cnnseg.regions.settings import SegmentationQuestion, question_of
 from cnnseg.segmentation.api import Photograph, check_segments, load_network, read_photograph
 from cnnseg.segmentation.segmenting import check_finite, check_stride, seen_size
 from cnnseg.segmentation.settings import SegmentConfig
+from wsss.colours import OPACITY
 from wsss.errors import InputError
-from wsss.overlay import colour_limits, overlay
+from wsss.lettering import ColourBar
+from wsss.overlay import colour_limits, overlay, with_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,25 +78,45 @@ class RegionExplanation:
         heat = cv2.resize(self.map, self.covers[::-1], interpolation=cv2.INTER_LINEAR)[:height, :width]
         return cv2.resize(heat, self.seen.native[::-1], interpolation=cv2.INTER_LINEAR)
 
-    def overlay(self, *, limits: tuple[float, float] | None = None, opacity: float = 0.6) -> Image.Image:
+    @property
+    def title(self) -> str:
+        """Two lines: the class, and its mean score over the region."""
+        return f"{self.class_name}\nmean {self.question.score} {self.score:.2f}"
+
+    def colour_bar(self, limits: tuple[float, float] | None = None, label: str = "relevance") -> ColourBar:
+        """The scale of `overlay`."""
+        return ColourBar(self.limits if limits is None else limits, self.signed, label)
+
+    def overlay(
+        self,
+        *,
+        limits: tuple[float, float] | None = None,
+        opacity: float = OPACITY,
+        title: str | None = None,
+        colour_bar: bool | str = False,
+    ) -> Image.Image:
         """The map over the photograph, its region edged: an RGB picture of the photograph's size.
 
         Args:
             limits: values of the first and the last colour; its own `limits` unless given.
             opacity: share of the strongest colours in the picture, in [0, 1].
+            title, colour_bar: as of `wsss.overlay.overlay`.
         """
         limits = self.limits if limits is None else limits
-        picture = overlay(self.seen.photograph, self.full, limits=limits, signed=self.signed, opacity=opacity)
-        return Image.fromarray(mark_region(np.asarray(picture), self.region, self.question.region, self.seen.native))
+        drawn = overlay(self.seen.photograph, self.full, limits=limits, signed=self.signed, opacity=opacity)
+        marked = mark_region(np.asarray(drawn), self.region, self.question.region, self.seen.native)
+        return with_words(Image.fromarray(marked), limits, self.signed, opacity, title, colour_bar)
 
 
 class RegionExplainer:
     """A network that segments, ready to be asked about regions; several threads may ask at once.
 
     Example:
-        >>> explainer = RegionExplainer(cnnseg.load_network("runs/segmentation"))                       # doctest: +SKIP
-        >>> seen = explainer.see("cat.jpg")                                                             # doctest: +SKIP
-        >>> explainer.explain(seen, SegmentationQuestion(class_name="cat", method="layercam")).map      # doctest: +SKIP
+        >>> import cnnseg
+        >>> explainer = RegionExplainer(cnnseg.load_network("runs/segmentation"))
+        >>> seen = explainer.see("cat.jpg")  # one forward pass for all questions
+        >>> explainer.explain(seen, SegmentationQuestion(class_name="cat", method="layercam")).map.shape
+        (10, 15)
     """
 
     def __init__(self, network: Network) -> None:
@@ -178,7 +200,7 @@ class RegionExplainer:
             found = cnnseg.explain(adapted, seen.images, [outputs], **options)
         maps, scores = found.maps[0].float().cpu().numpy(), found.logits[0, outputs].tolist()
         if not np.isfinite(maps).all():
-            raise InputError(f"the {question.method} map is not finite; try other --rules, or another --method")
+            raise InputError(f"the {question.method} map is not finite; try other `rules`, or another `method`")
         covers = self._covered(maps.shape[1:], tuple(seen.images.shape[2:]))
         return [
             RegionExplanation(heat, covers, score, region, question.model_copy(update={"class_name": name}), seen)
@@ -219,8 +241,9 @@ def explain_segmentation(
         InputError: see `RegionExplainer`.
 
     Example:
-        >>> found = cnnseg.explain_segmentation("runs/segmentation", "cat.jpg", class_name="cat")       # doctest: +SKIP
-        >>> found.overlay().save("why.png")                                                             # doctest: +SKIP
+        >>> import cnnseg
+        >>> found = cnnseg.explain_segmentation("runs/segmentation", "cat.jpg", class_name="cat")
+        >>> found.overlay().save("why.png")
     """
     explainer = RegionExplainer(network if isinstance(network, Network) else load_network(network))
     if question is None:

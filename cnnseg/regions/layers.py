@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cnnseg.adapter import RegionClassifier
 from cnnseg.methods.hooked import Hooked
 from cnnseg.methods.running import Traced, passes
-from cnnseg.unroll.encoded import run_step
+from cnnseg.unroll.encoding import run_step
 from cnnseg.unroll.layers import Options, Way
 from cnnseg.unroll.places import ENCODERS, find_layer
 from cnnseg.unroll.trace import Trace, trace
@@ -83,7 +83,7 @@ def usual_layer(layers: Sequence[LayerMaps]) -> LayerMaps:
     inner = [layer for layer in layers if not layer.scores]
     if not inner:
         raise InputError(
-            "network: no layer has maps with height and width; --method lrp and input_x_gradient need none"
+            "network: no layer has maps with height and width; `method` lrp and input_x_gradient need none"
         )
     coarsest = min(layer.height * layer.width for layer in inner)
     named = [layer for layer in inner if layer.name in ENCODERS]

@@ -14,12 +14,12 @@ from PIL import Image
 from cnnseg.methods import find_method
 from cnnseg.regions.explaining import RegionExplainer, RegionExplanation
 from cnnseg.regions.layers import stages
-from cnnseg.regions.pictures import draw_classes, draw_layers
+from cnnseg.regions.pictures import draw_classes, draw_layers, draw_one
 from cnnseg.regions.seen import Seen
 from cnnseg.regions.settings import Mask, PictureFormat, Pixels, SegmentationQuestion
-from wsss.console import note, track, warn
 from wsss.errors import InputError
 from wsss.processes import gathered, of_shard, share
+from wsss.progress import note, track, warn
 from wsss.store import atomic, file_hash
 from wsss.store.atomic import write_bytes
 
@@ -46,6 +46,7 @@ def explain_photographs(
 ) -> Explained:
     """Write picture, maps (npz) and settings (JSON) of each photograph into `out`; prints a line for each map.
 
+    The picture of one map is the bare overlay; NAME.sheet.png has it beside photograph and mask, with score and scale.
     Names are PHOTOGRAPH_CLASS[.REGION].METHOD[.RULES][.LAYER][.margin], with "classes" in place of the class or
     "layers" in place of the layer where a picture has them all. The npz holds ``maps`` float32 (K, h, w), or
     ``map_0``, ``map_1``... of layers, each on its own grid; ``classes``, ``scores`` and ``layers`` of the K maps;
@@ -59,9 +60,9 @@ def explain_photographs(
     Several processes share the photographs (`wsss.processes`).
     """
     if shown == "layers" and not find_method(question.method).takes_layer:
-        raise InputError(f"--all-layers: method {question.method} looks at none; lrp, gradcam, layercam do")
+        raise InputError(f"`all_layers`: method {question.method} looks at none; lrp, gradcam, layercam do")
     if shown == "layers" and question.layer is not None:
-        raise InputError(f"--layer {question.layer}: --all-layers shows them all; give one of the two")
+        raise InputError(f"`layer` {question.layer}: `all_layers` shows them all; give one of the two")
     explainer.check(question)
     written: list[Path] = []
     failed: dict[str, str] = {}
@@ -77,6 +78,8 @@ def explain_photographs(
             continue
         target = out / f"{name}_{_variant(found[0], shown)}"
         write_picture(_draw(found, shown), target.with_name(f"{target.name}.{picture}"))
+        if shown == "one":  # the others are sheets themselves
+            write_picture(draw_one(found[0]), target.with_name(f"{target.name}.sheet.{picture}"))
         write_bytes(target.with_name(f"{target.name}.npz"), _arrays(found, shown))
         said = asked if shown == "classes" else found[0].question
         said = said.model_copy(update={"layer": asked.layer}) if shown == "layers" else said

@@ -1,10 +1,8 @@
-"""Small multiples: the maps of all classes beside the mask, and those of one class at layer after layer."""
+"""Sheets of maps: one beside the photograph, those of all classes beside the mask, one class at layer after layer."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,17 +11,16 @@ from cnnseg.regions.explaining import RegionExplanation
 from cnnseg.regions.marking import mark_region
 from cnnseg.regions.seen import BACKGROUND_NAME, SPECK, Seen
 from cnnseg.segmentation.segmenting import Segmentation
-from wsss.overlay import overlay
+from wsss.lettering import ColourBar
+from wsss.sheet import Panel, lay_out
 from wsss.store import voc_palette
 
-COLUMNS, WIDTH, DPI = 4, 2.7, 130
-"""Panels in a row, and their width in inches."""
 
-TEXT = 0.5
-"""Height of a panel's title, in inches."""
-
-GREY = 175
-"""The photograph under the colours of a bar."""
+def draw_one(found: RegionExplanation) -> Image.Image:
+    """The photograph with its region, the mask, and the map with its score and scale."""
+    panels = [Panel(_marked(found), "photograph and region"), Panel(_mask(found.seen), "predicted")]
+    panels.append(Panel(found.overlay(), found.title))
+    return lay_out(panels, heading=_title(found), bar=found.colour_bar(), legend=_legend(found.seen))
 
 
 def draw_classes(found: Sequence[RegionExplanation]) -> Image.Image:
@@ -33,10 +30,8 @@ def draw_classes(found: Sequence[RegionExplanation]) -> Image.Image:
     """
     seen = found[0].seen
     limits = min(one.limits[0] for one in found), max(one.limits[1] for one in found)
-    mask = Segmentation(seen.full_mask, seen.names[1:]).overlay(seen.photograph)
-    panels = [(mask, "predicted")]
-    panels += [(one.overlay(limits=limits), f"{one.class_name}   {one.score:.2f}") for one in found]
-    return _figure(panels, limits, found[0], _title(found[0]), legend=_legend(seen))
+    panels = [Panel(_mask(seen), "predicted"), *(Panel(one.overlay(limits=limits), one.title) for one in found)]
+    return lay_out(panels, heading=_title(found[0]), bar=found[0].colour_bar(limits), legend=_legend(seen))
 
 
 def draw_layers(found: Sequence[RegionExplanation]) -> Image.Image:
@@ -45,69 +40,30 @@ def draw_layers(found: Sequence[RegionExplanation]) -> Image.Image:
     Units differ from layer to layer, so the bar has shares of each map's largest value, which its title says.
     """
     first = found[0]
-    shown = mark_region(np.asarray(first.seen.photograph), first.region, first.question.region, first.seen.native)
-    panels = [(Image.fromarray(shown), f"{first.class_name}   {first.score:.2f}")]
+    panels = [Panel(_marked(first), first.title)]
     for one in found:
         size = f"{one.map.shape[1]} x {one.map.shape[0]}, up to {one.limits[1]:.2g}"
-        panels.append((one.overlay(), f"{one.question.layer}\n{size}"))
+        panels.append(Panel(one.overlay(), f"{one.question.layer}\n{size}"))
     limits = (-1.0, 1.0) if first.signed else (0.0, 1.0)
-    return _figure(panels, limits, first, _title(first, layer=False))
+    bar = ColourBar(limits, first.signed, "relevance: share of each map's largest")
+    return lay_out(panels, heading=_title(first, layer=False), bar=bar)
 
 
-def _figure(
-    panels: Sequence[tuple[Image.Image, str]],
-    limits: tuple[float, float],
-    one: RegionExplanation,
-    title: str,
-    legend: Sequence[tuple[str, tuple[float, ...]]] = (),
-) -> Image.Image:
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import ListedColormap, Normalize
-    from matplotlib.figure import Figure  # without pyplot: no window, no state
-    from matplotlib.patches import Patch
-
-    width, height = panels[0][0].size
-    columns = min(COLUMNS, len(panels))
-    rows = -(-len(panels) // columns)
-    size = (columns * WIDTH + 0.9, rows * (WIDTH * height / width + TEXT) + 0.4 + 0.3 * bool(legend))
-    figure = Figure(figsize=size, layout="constrained", dpi=DPI)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes:
-        axis.set_axis_off()
-    for axis, (picture, text) in zip(axes, panels, strict=False):
-        axis.imshow(np.asarray(_shrunk(picture)), interpolation="antialiased")
-        axis.set_title(text, fontsize=9)
-    figure.suptitle(title, fontsize=10)
-    colours = ListedColormap(_bar(limits, one.signed) / 255)
-    bar = figure.colorbar(ScalarMappable(Normalize(*limits), colours), ax=list(axes), fraction=0.03, aspect=30)
-    bar.ax.tick_params(labelsize=8)
-    if legend:
-        patches = [Patch(color=colour, label=text) for text, colour in legend]
-        figure.legend(handles=patches, loc="outside lower left", ncols=2 * columns, fontsize=8, frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return Image.open(buffer).convert("RGB")
+def _mask(seen: Seen) -> Image.Image:
+    return Segmentation(seen.full_mask, seen.names[1:]).overlay(seen.photograph)
 
 
-def _shrunk(picture: Image.Image) -> Image.Image:
-    """The picture at about the size that a panel has."""
-    most = round(WIDTH * DPI)
-    if picture.width <= most:
-        return picture
-    return picture.resize((most, max(1, round(picture.height * most / picture.width))), Image.Resampling.BOX)
+def _marked(one: RegionExplanation) -> Image.Image:
+    """The photograph with the region that was asked about."""
+    seen = one.seen
+    return Image.fromarray(mark_region(np.asarray(seen.photograph), one.region, one.question.region, seen.native))
 
 
-def _bar(limits: tuple[float, float], signed: bool) -> np.ndarray:
-    """The colours from the first to the last value, as they are over a grey photograph: uint8 (256, 3)."""
-    values = np.linspace(*limits, 256, dtype=np.float32)[None]
-    return np.asarray(overlay(np.full((1, 256, 3), GREY, np.uint8), values, limits=limits, signed=signed))[0]
-
-
-def _legend(seen: Seen) -> list[tuple[str, tuple[float, ...]]]:
+def _legend(seen: Seen) -> list[tuple[str, tuple[int, int, int]]]:
     """Name and share of the photograph of each class that was predicted, and its colour in the mask."""
-    palette: Any = voc_palette() / 255
     names = [name for name in seen.found if name != BACKGROUND_NAME and seen.shares[name] >= SPECK]
-    return [(f"{name} {100 * seen.shares[name]:.1f} %", tuple(palette[seen.names.index(name)])) for name in names]
+    colours = {name: voc_palette()[seen.names.index(name)].tolist() for name in names}
+    return [(f"{name} {100 * seen.shares[name]:.1f} %", tuple(colours[name])) for name in names]
 
 
 def _title(one: RegionExplanation, *, layer: bool = True) -> str:

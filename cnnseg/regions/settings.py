@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from pydantic import ConfigDict, Field, NonNegativeInt, ValidationError, field_validator
 
-from wsss.console import Config, Several, validation_line
 from wsss.errors import InputError
 from wsss.explanation_tests import settings as explanation_tests
+from wsss.settings import Config, validation_line
 from wsss.store import read_json
 
 VERSION = 1
@@ -68,9 +68,9 @@ class Mask(Config):
     def _readable(cls, png: str) -> str:
         with _png(png) as image:
             if image.mode not in ("1", "L", "P"):
-                raise ValueError(f"mode {image.mode}; a mask is a PNG of 1 or 8 bits a pixel")
+                raise ValueError(f"expected a PNG of 1 or 8 bits a pixel, got mode {image.mode}")
             if image.width * image.height > LARGEST_MASK:
-                raise ValueError(f"{image.width} x {image.height} pixels; at most {LARGEST_MASK:,}")
+                raise ValueError(f"expected at most {LARGEST_MASK:,} pixels, got {image.width} x {image.height}")
             try:
                 image.load()
             except (OSError, SyntaxError, ValueError) as error:
@@ -100,8 +100,8 @@ class RegionMethod(Config):
 class RegionEvaluationConfig(explanation_tests.EvaluationConfig):
     """How explanations of regions are tested."""
 
-    methods: Annotated[tuple[str, ...] | None, Several] = None
-    """explainers, METHOD[:RULES][@LAYER] or random, separated by spaces, such as gradcam@encoder lrp:epsilon_plus;
+    methods: tuple[str, ...] | None = None
+    """explainers, ``METHOD[:RULES][@LAYER]`` or random, separated by spaces, such as gradcam@encoder lrp:epsilon_plus;
     gradcam and layercam at the end of the encoder, input_x_gradient, integrated_gradients, lrp, random unless given"""
     score: Score = "logit"
     """what is explained: the class's mean logit over the region, or its mean margin over the best other class"""
@@ -145,7 +145,7 @@ def question_of(content: Any, source: str) -> SegmentationQuestion:
     if not isinstance(content, dict):
         raise InputError(f"{source}: expected the settings of an explanation, {{...}}, got {type(content).__name__}")
     if content.get("version", VERSION) != VERSION:
-        raise InputError(f"{source}: settings of version {content['version']!r}; this program reads version {VERSION}")
+        raise InputError(f"{source}: expected settings of version {VERSION}, got version {content['version']!r}")
     try:
         return SegmentationQuestion.model_validate(content)
     except ValidationError as error:

@@ -18,11 +18,12 @@ from cnnseg.regions.layers import list_layers, usual_layer
 from cnnseg.regions.settings import RegionEvaluationConfig
 from cnnseg.segmentation.segmenting import stride_of
 from cnnseg.settings import LAST, STAGE
-from wsss.console import warn
 from wsss.errors import InputError, did_you_mean
 from wsss.explanation import Explanation
 from wsss.explanation_tests.explainer import Explainer
 from wsss.explanation_tests.tested import ModelUnderTest
+from wsss.extensions import source_file
+from wsss.progress import warn
 from wsss.store import file_hash
 
 RANDOM = "random"
@@ -57,7 +58,7 @@ def _run_name(path: Path, network: Network) -> str:
 
 
 def find_explainers(tested: ModelUnderTest, config: RegionEvaluationConfig) -> list[Explainer]:
-    """The explainers that are named, METHOD[:RULES][@LAYER], each once and tried on one image.
+    """The explainers that are named, ``METHOD[:RULES][@LAYER]``, each once and tried on one image.
 
     Raises:
         InputError: an unknown method, composite or layer, or a method that does not explain this network; of the usual
@@ -65,7 +66,7 @@ def find_explainers(tested: ModelUnderTest, config: RegionEvaluationConfig) -> l
     """
     names = USUAL if config.methods is None else tuple(dict.fromkeys(config.methods))
     if not names:
-        raise InputError("--methods: names none; leave the option out for the usual ones")
+        raise InputError("`methods`: names none; leave the option out for the usual ones")
     found = []
     for name in names:
         try:
@@ -73,24 +74,24 @@ def find_explainers(tested: ModelUnderTest, config: RegionEvaluationConfig) -> l
             _try(explainer, tested)
         except InputError as error:
             if config.methods is not None:
-                raise InputError(f"--methods {name}: {error}") from None
+                raise InputError(f"`methods` {name}: {error}") from None
             warn(f"{name} is left out: {error}")
         else:
             found.append(explainer)
     if len({explainer.label for explainer in found}) < len(found):
-        raise InputError(f"--methods {' '.join(names)}: two of them are one and the same")
+        raise InputError(f"`methods` {' '.join(names)}: two of them are one and the same")
     return found
 
 
 def split_name(name: str) -> tuple[str, str | None, str | None]:
-    """Method, rules and layer of METHOD[:RULES][@LAYER]."""
+    """Method, rules and layer of ``METHOD[:RULES][@LAYER]``."""
     rest, _, layer = name.partition("@")
     method, _, rules = rest.partition(":")
     return method, rules or None, layer or None
 
 
 def explainer_named(name: str, model: nn.Module, *, score: str = "logit") -> Explainer:
-    """An explainer by its name, METHOD[:RULES][@LAYER] or random: ``lrp:epsilon_plus``, ``gradcam@decoder.blocks.3``.
+    """An explainer by its name: ``METHOD[:RULES][@LAYER]``, such as ``gradcam@decoder.blocks.3``, or random.
 
     Args:
         model: the adapted network, whose usual layer gradcam and layercam have unless one is named.
@@ -112,7 +113,13 @@ def explainer_named(name: str, model: nn.Module, *, score: str = "logit") -> Exp
     said = options | margin
     explain = partial(_explained, method=method, **options)
     return Explainer(
-        method, explain, options=said, variants=tuple(said.values()), remedy="try --precision float64", many=True
+        method,
+        explain,
+        options=said,
+        variants=tuple(said.values()),
+        remedy="try `precision` float64",
+        many=True,
+        code=source_file(takes.compute),
     )
 
 

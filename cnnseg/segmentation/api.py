@@ -15,10 +15,10 @@ from cnnseg.models import Network
 from cnnseg.segmentation.segmenting import Segmentation, segment_pictures
 from cnnseg.segmentation.settings import SegmentConfig
 from cnnseg.settings import BEST, LAST
-from wsss.console import validation_line
 from wsss.data import read_image
 from wsss.data.files import as_photograph
 from wsss.errors import InputError, did_you_mean
+from wsss.settings import validation_line
 from wsss.training import choose_device
 
 Photograph = str | Path | Image.Image | np.ndarray
@@ -60,7 +60,7 @@ def segment(
     *,
     classes: Sequence[str] | None = None,
     batch_size: int = 4,
-    precision: str = "fp32",
+    precision: str = "float32",
     **options: Any,
 ) -> Segmentation | list[Segmentation]:
     """Which class each pixel of a photograph shows.
@@ -70,7 +70,7 @@ def segment(
         images: one photograph, see `Photograph`, or several.
         classes: names of the classes that are known to be shown: a pixel is one of them or background. All if None.
         batch_size: photographs of equal size (or tiles of a large one) that go through the network together.
-        precision: "bf16" is faster on GPUs and CPUs that have it.
+        precision: "float32", or "bfloat16", which is faster on GPUs and CPUs that have it.
         options: fields of `SegmentConfig`: size, tile, overlap, scales, flip.
 
     Returns:
@@ -81,9 +81,10 @@ def segment(
         InputError: a file that is no image, an unknown class or option, a network that does not segment.
 
     Example:
-        >>> found = cnnseg.segment("runs/segmentation", "cat.jpg")  # doctest: +SKIP
-        >>> found.shares["cat"], found.mask.shape  # doctest: +SKIP
-        (0.31, (375, 500))
+        >>> import cnnseg
+        >>> found = cnnseg.segment("runs/segmentation", "cat.jpg")
+        >>> found.mask.shape, found.shares["cat"] > 0.5
+        ((300, 451), True)
     """
     model = network if isinstance(network, Network) else load_network(network)
     check_segments(model)
@@ -105,7 +106,7 @@ def segment(
 def check_segments(network: Network) -> None:
     """InputError if a network makes no masks."""
     if not network.module.segments or network.masks == 0:
-        raise InputError(f"--network: a {network.kind} that was trained without masks does not segment")
+        raise InputError(f"`network`: a {network.kind} that was trained without masks does not segment")
 
 
 def read_photograph(image: Photograph) -> Image.Image:
@@ -115,9 +116,9 @@ def read_photograph(image: Photograph) -> Image.Image:
     if isinstance(image, Image.Image):
         return as_photograph(image)
     if not isinstance(image, np.ndarray):
-        raise InputError(f"images: a {type(image).__name__}; expected a file, a PIL image, or uint8 RGB (H, W, 3)")
+        raise InputError(f"images: expected a file, a PIL image, or uint8 RGB (H, W, 3), got a {type(image).__name__}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise InputError(f"image: {image.dtype} of shape {image.shape}; expected uint8 RGB (H, W, 3)")
+        raise InputError(f"image: expected uint8 RGB (H, W, 3), got {image.dtype} {image.shape}")
     return Image.fromarray(image)
 
 

@@ -15,8 +15,9 @@ from cnnseg.segmentation.settings import (
     ViewsConfig,
 )
 from cnnseg.settings import BEST, LAST
-from wsss.console import Flat, Several, note, together
+from wsss.console import Flat, together
 from wsss.errors import InputError
+from wsss.extras import extra
 from wsss.options import (
     Data,
     Device,
@@ -30,6 +31,9 @@ from wsss.options import (
     check_positive,
 )
 from wsss.processes import take_shard
+from wsss.progress import note
+from wsss.settings import MixedPrecision
+from wsss.words import agreeing, counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,13 +47,13 @@ Which = Annotated[
     Parameter(help="last: the end of the training; best: the checkpoint that was chosen on the validation split."),
 ]
 BatchSize = Annotated[int, Parameter(help="Images of one size that go through the network together.")]
-Precision = Annotated[Literal["fp32", "bf16"], Parameter(help="bf16: autocast to bfloat16.")]
+Precision = Annotated[MixedPrecision, Parameter(help="bfloat16: autocast to it.")]
 
 
 @together
 def train_segmentation(
     *,
-    masks: Annotated[list[str], Several],
+    masks: list[str],
     data: Data,
     split: str,
     val_split: str | None = None,
@@ -103,7 +107,7 @@ def pseudo_masks(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     batch_size: BatchSize = 4,
-    precision: Precision = "fp32",
+    precision: Precision = "float32",
     shard: Shard = "1/1",
     views: Annotated[ViewsConfig, Flat] = ViewsConfig(),
 ) -> None:
@@ -126,8 +130,7 @@ def pseudo_masks(
     from wsss.data import load_dataset
 
     take_shard(shard)
-    for option, value in (("--size", size), ("--batch-size", batch_size)):
-        check_positive(option, value)
+    check_positive(size=size, batch_size=batch_size)
     write_pseudo_masks(
         network,
         load_dataset(data, split, root),
@@ -144,7 +147,7 @@ def pseudo_masks(
 
 @together
 def segment(
-    images: Annotated[list[Path], Parameter(negative_iterable="")],
+    images: list[Path],
     /,
     *,
     network: NetworkOption,
@@ -154,7 +157,7 @@ def segment(
     runs: Runs = Path("runs"),
     device: Device = "auto",
     batch_size: BatchSize = 4,
-    precision: Precision = "fp32",
+    precision: Precision = "float32",
     workers: int = 2,
     shard: Shard = "1/1",
     cfg: Annotated[SegmentConfig, Flat] = SegmentConfig(),
@@ -182,8 +185,7 @@ def segment(
     from wsss.training import choose_device
 
     take_shard(shard)
-    for option, value in (("--batch-size", batch_size), ("--workers", workers)):
-        check_positive(option, value)
+    check_positive(batch_size=batch_size, workers=workers)
     photographs = find_photographs(images, out)
     path = find_network(network, runs, {"last": LAST, "best": BEST}[which])
     model = load_network(path)
@@ -203,10 +205,11 @@ def segment(
     for name, shares in written.shares.items() if len(photographs) <= FEW else ():
         parts = ", ".join(f"{key} {100 * share:.1f} %" for key, share in shares.items() if share)
         note(f"{out / 'masks' / name}.png: {parts}")
-    note(f"{out}: {written.made} photographs segmented now; class shares: {written.table}")
+    note(f"{out}: {counted(written.made, 'photograph')} segmented now; class shares: {written.table}")
     if written.failed:
         first = next(iter(written.failed.values()))
-        raise InputError(f"{len(written.failed)} of {len(photographs)} photographs were left out; the first: {first}")
+        left = f"{len(written.failed)} of {len(photographs)} photographs {agreeing(len(written.failed), 'was', 'were')}"
+        raise InputError(f"{left} left out; the first: {first}" if len(photographs) > 1 else first)
 
 
 def export(
@@ -215,7 +218,7 @@ def export(
     out: Path,
     format: Literal["onnx", "safetensors"] = "onnx",
     which: Which = "last",
-    photographs: Annotated[list[Path] | None, Several] = None,
+    photographs: list[Path] | None = None,
     runs: Runs = Path("runs"),
 ) -> None:
     """Write a network into one file: ONNX, to be used without this toolkit, or a checkpoint of half the size.
@@ -238,7 +241,7 @@ def export(
     from wsss.data import read_image
 
     if out.suffix != f".{format}":
-        raise InputError(f"--out {out}: a name that ends in .{format} is due with --format {format}")
+        raise InputError(f"--out {out}: expected a name that ends in .{format}, as --format {format} wants")
     path = find_network(network, runs, {"last": LAST, "best": BEST}[which])
     if out.exists() and out.samefile(path):
         raise InputError(f"--out {out}: is the network itself; give another file")
@@ -248,7 +251,8 @@ def export(
     images = [read_image(file) for file in files.values()] or _own_photographs()
     found = (export_onnx if format == "onnx" else export_small)(model, out, images)
     note(
-        f"compared on {found.photographs} photographs: probabilities of pixels differ by at most {found.largest:.2g}, "
+        f"compared on {counted(found.photographs, 'photograph')}: "
+        f"probabilities of pixels differ by at most {found.largest:.2g}, "
         f"{100 * found.pixels:.4f} % of the pixels have another class"
     )
     note(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
@@ -257,7 +261,9 @@ def export(
 def _own_photographs() -> list[Image.Image]:
     """What scikit-image brings: a cat, a person, and a cup, of three sizes."""
     from PIL import Image
-    from skimage import data
+
+    with extra("export"):
+        from skimage import data
 
     return [Image.fromarray(photograph()) for photograph in (data.chelsea, data.astronaut, data.coffee)]
 

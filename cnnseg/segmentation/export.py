@@ -10,9 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 from cnnseg.models import Network, load_network, save_network
 from cnnseg.unroll import UnrolledNetwork
 from wsss.errors import InputError
+from wsss.extras import extra, need
 from wsss.store import atomic
 
 TOLERANCE = 1e-3
@@ -74,7 +73,9 @@ def export_onnx(network: Network, path: Path, photographs: Sequence[Image.Image]
     Raises:
         InputError: the extra `export` is not installed, a network that cannot be exported, or a result that differs.
     """
-    onnx, runtime = _needed("onnx"), _needed("onnxruntime")
+    with extra("export"):
+        import onnx
+        import onnxruntime
     _check(network)
     module = Deployed(network).cpu().eval()
     with atomic(path) as temporary:
@@ -87,23 +88,23 @@ def export_onnx(network: Network, path: Path, photographs: Sequence[Image.Image]
         }.items():
             model.metadata_props.add(key=key, value=value)
         onnx.save(model, temporary)
-        quiet = runtime.SessionOptions()
+        quiet = onnxruntime.SessionOptions()
         quiet.log_severity_level = 4
-        session = runtime.InferenceSession(temporary.read_bytes(), quiet, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(temporary.read_bytes(), quiet, providers=["CPUExecutionProvider"])
 
         def exported(image: Tensor) -> list[Tensor]:
             try:
                 return [torch.from_numpy(array) for array in session.run(None, {INPUT: image.numpy()})]
             except Exception as error:  # ONNX Runtime's own, which have no base of their own
                 raise InputError(
-                    f"--format onnx: this network cannot be exported for images of any size ({_line(error)}); {OTHERS}"
+                    f"`format` onnx: this network cannot be exported for images of any size ({_line(error)}); {OTHERS}"
                 ) from None
 
         found = _compare(module, exported, photographs)
         if not found.largest <= TOLERANCE:
             raise InputError(
-                f"--format onnx: ONNX Runtime and PyTorch differ by {found.largest:.2g} in a probability, at most "
-                f"{TOLERANCE:g} is due; nothing was written"
+                f"`format` onnx: expected probabilities that differ from PyTorch's by at most "
+                f"{TOLERANCE:g}, got {found.largest:.2g} in ONNX Runtime; nothing was written"
             )
     return found
 
@@ -119,18 +120,9 @@ def export_small(network: Network, path: Path, photographs: Sequence[Image.Image
 def _check(network: Network) -> None:
     if isinstance(network.module, UnrolledNetwork):
         raise InputError(
-            f"--network: {network.title} cannot be exported, its way back depends on what its way there has passed; "
+            f"`network`: {network.title} cannot be exported, its way back depends on what its way there has passed; "
             "those of train-segmentation can"
         )
-
-
-def _needed(package: str) -> ModuleType:
-    try:
-        return import_module(package)
-    except ImportError:
-        raise InputError(
-            f"--format onnx: the package {package} is not installed; pip install 'relseg[export]' brings it"
-        ) from None
 
 
 def _trace(module: nn.Module, path: Path) -> None:
@@ -154,14 +146,14 @@ def _trace(module: nn.Module, path: Path) -> None:
     reasons = []
     for way in ways:
         if way["dynamo"]:
-            _needed("onnxscript")
+            need("export")
         try:
             with _silence():
                 torch.onnx.export(module, (image,), str(path), **(common | way))
             return
         except Exception as error:  # each exporter, and each step of it, raises its own
             reasons.append(_line(error))
-    raise InputError(f"--format onnx: this network cannot be exported ({reasons[-1]}); {OTHERS}")
+    raise InputError(f"`format` onnx: this network cannot be exported ({reasons[-1]}); {OTHERS}")
 
 
 def _line(error: Exception) -> str:

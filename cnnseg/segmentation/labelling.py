@@ -14,10 +14,10 @@ from cnnseg.scores import mask_settings
 from cnnseg.segmentation.pseudo_masks import MASKS, SCORES
 from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.settings import LAST
-from wsss.console import track
 from wsss.data import BACKGROUND, Dataset
 from wsss.errors import InputError
-from wsss.options import command_line
+from wsss.progress import track
+from wsss.provenance import command_line
 from wsss.store import DATA, Seed, Stage, account, due, file_hash, write_mask, write_seed
 from wsss.training import choose_device
 
@@ -36,7 +36,7 @@ def write_pseudo_masks(
     views: ViewsConfig = ViewsConfig(),
     device: str = "auto",
     batch_size: int = 4,
-    precision: str = "fp32",
+    precision: str = "float32",
 ) -> int:
     """Write stages ``masks`` and ``refined`` into the run `folder`; returns the number of images made.
 
@@ -56,7 +56,7 @@ def write_pseudo_masks(
     network = load_network(path)
     check_classes(network, dataset)
     if not network.module.segments:
-        raise InputError(f"--network {name_or_path}: a {network.kind} makes no masks")
+        raise InputError(f"`network` {name_or_path}: a {network.kind} makes no masks")
     common = {
         "config": mask_settings(network, path, size, precision, views, labels_given=True),
         "class_names": dataset.class_names,

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import segmentation_models_pytorch as smp
 import timm
 import torch
 from torch import Tensor, nn
@@ -15,10 +14,15 @@ from torch.nn import functional as F
 
 from cnnseg.classifiers import FIRST_VERSION, normalisation
 from cnnseg.segmentation.settings import DECODERS, SegmentationConfig
-from wsss.backbones import PACKAGE, quiet
+from wsss.backbones import PACKAGE, quiet, strides_first
 from wsss.backbones import read_weights as read_timm_weights
-from wsss.errors import InputError, did_you_mean
-from wsss.weights import fitting, read_weights, strides_first
+from wsss.errors import InputError, did_you_mean, near_name
+from wsss.extras import extra
+from wsss.fetching import fetching
+from wsss.weights import fitting, read_weights
+
+with extra("cnnseg"):
+    import segmentation_models_pytorch as smp
 
 TIMM = "tu-"
 """What segmentation-models-pytorch puts before the names of timm's models."""
@@ -74,7 +78,7 @@ def create_module(config: SegmentationConfig, outputs: int, *, load_weights: boo
             weights that cannot be had or are of another model.
     """
     if config.decoder not in DECODERS:
-        raise InputError(f"--decoder {config.decoder}: no such decoder; {did_you_mean(config.decoder, DECODERS)}")
+        raise InputError(f"`decoder` {config.decoder}: no such decoder; {did_you_mean(config.decoder, DECODERS)}")
     name, version_1 = encoder_name(config.encoder, vit=config.decoder == "dpt")
     weights = config.weights if load_weights else "none"
     options, own_file = _encoder_options(config, name, weights)
@@ -84,30 +88,30 @@ def create_module(config: SegmentationConfig, outputs: int, *, load_weights: boo
         options |= {"dynamic_img_size": True, "num_classes": 0}
     aux = {"classes": outputs, "pooling": "avg", "dropout": None}
     try:
-        with warnings.catch_warnings(), quiet():
+        with warnings.catch_warnings(), quiet(), fetching(weights == "pretrained"):
             warnings.simplefilter("ignore")  # of deprecated names
             model = smp.create_model(config.decoder, name, in_channels=3, classes=outputs, aux_params=aux, **options)
     except OSError as error:
         raise InputError(
-            f"--weights pretrained: those of {config.encoder} could not be fetched ({_first_line(error)}); give "
+            f"`weights` pretrained: those of {config.encoder} could not be fetched ({_first_line(error)}); give "
             "a file, or package:NAME of an EfficientNet-Lite"
         ) from None
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError, IndexError) as error:
         if config.width is not None:
             create_module(config.model_copy(update={"width": None}), outputs, load_weights=False)  # its own fault?
             raise InputError(
-                f"--width {config.width}: --decoder {config.decoder} does not come so wide ({_first_line(error)}); "
+                f"`width` {config.width}: `decoder` {config.decoder} does not come so wide ({_first_line(error)}); "
                 "a multiple of 64 fits them all"
             ) from None
         raise InputError(
-            f"--encoder {config.encoder}: does not give the feature maps that --decoder {config.decoder} needs "
+            f"`encoder` {config.encoder}: does not give the feature maps that `decoder` {config.decoder} needs "
             f"({_first_line(error)}); {_advice(config.decoder)}"
         ) from None
     if version_1 and not strides_first(model.encoder):
-        raise InputError(f"--encoder {config.encoder}: {name} is no ResNet of bottlenecks and has no version 1")
+        raise InputError(f"`encoder` {config.encoder}: {name} is no ResNet of bottlenecks and has no version 1")
     if own_file is not None:
-        given, own = read_weights(own_file, "--weights"), model.encoder.state_dict()
-        state = fitting(given, own, source=f"--weights {own_file}", of=config.encoder)
+        given, own = read_weights(own_file, "weights"), model.encoder.state_dict()
+        state = fitting(given, own, source=f"`weights` {own_file}", of=config.encoder)
         model.encoder.load_state_dict(state, strict=False)  # counters of batch norm may be missing
     network = SegmentationNetwork(model, int(model.encoder.output_stride) * _COARSER.get(config.decoder, 1))
     return network.to(memory_format=torch.channels_last)  # convolutions are faster so, on CPUs and GPUs
@@ -126,9 +130,9 @@ def encoder_name(name: str, *, vit: bool = False) -> tuple[str, bool]:
     if timm.is_model(plain):
         return f"{TIMM}{plain}", version_1
     if vit and plain in known:
-        raise InputError(f"--encoder {name}: is no ViT of timm; {_advice('dpt')}")
-    near = did_you_mean(name, [*known, *timm.list_models()]).split("known:")[0]
-    raise InputError(f"--encoder {name}: unknown to segmentation-models-pytorch and to timm: {near or 'try resnet50'}")
+        raise InputError(f"`encoder` {name}: expected a ViT of timm; {_advice('dpt')}")
+    near = near_name(name, [*known, *timm.list_models()])
+    raise InputError(f"`encoder` {name}: unknown to segmentation-models-pytorch and to timm: {near or 'try resnet50'}")
 
 
 def encoder_colours(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
@@ -144,11 +148,11 @@ def _encoder_options(config: SegmentationConfig, name: str, weights: str) -> tup
     of_timm = name.startswith(TIMM)
     if weights == "pretrained":
         if config.encoder.endswith(FIRST_VERSION) and not of_timm:
-            raise InputError(f"--weights pretrained: there are none of {config.encoder}; give a file")
+            raise InputError(f"`weights` pretrained: there are none of {config.encoder}; give a file")
         return {"encoder_weights": True if of_timm else "imagenet"}, None
     if not of_timm:
         if weights.startswith(PACKAGE):
-            raise InputError(f"--weights {weights}: holds an EfficientNet-Lite of timm, not a {config.encoder}")
+            raise InputError(f"`weights` {weights}: holds an EfficientNet-Lite of timm, not a {config.encoder}")
         return {"encoder_weights": None}, Path(weights)
     # timm itself puts the state into the model: it renames what an encoder names otherwise, and drops the head.
     overlay: Mapping[str, Any] = {"state_dict": read_timm_weights(name.removeprefix(TIMM), weights)}
@@ -173,14 +177,14 @@ def _widths(decoder: str, width: int) -> dict[str, Any]:
         case "pspnet":
             return {"psp_out_channels": width}
         case "linknet":
-            raise InputError("--width: linknet's decoder has no width of its own; its maps are the encoder's")
+            raise InputError("`width`: linknet's decoder has no width of its own; its maps are the encoder's")
     return {"decoder_channels": width}
 
 
 def _advice(decoder: str) -> str:
     if decoder == "dpt":
         return "dpt takes ViTs of timm, such as vit_tiny_patch16_224"
-    return "take a CNN or a pyramid such as mit_b0, or --decoder dpt for a ViT"
+    return "take a CNN or a pyramid such as mit_b0, or `decoder` dpt for a ViT"
 
 
 def _first_line(error: Exception) -> str:

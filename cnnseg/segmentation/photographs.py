@@ -19,13 +19,13 @@ from cnnseg.models import Network
 from cnnseg.scores import mask_settings
 from cnnseg.segmentation.segmenting import Segmentation, segment_pictures
 from cnnseg.segmentation.settings import SegmentConfig
-from wsss.console import track, warn
 from wsss.data import Sample, read_image
 from wsss.data.files import image_size
 from wsss.errors import InputError
-from wsss.options import command_line
 from wsss.overlay import fit_width
 from wsss.processes import gathered
+from wsss.progress import track, warn
+from wsss.provenance import command_line
 from wsss.store import Stage, atomic, due, file_hash, inputs_of, locked, read_mask, write_mask
 from wsss.store.atomic import remove_leftovers, write_bytes
 from wsss.store.work import all_done, known_records
@@ -84,7 +84,7 @@ def segment_photographs(
     overlays: bool = True,
     device: str = "cpu",
     batch_size: int = 4,
-    precision: str = "fp32",
+    precision: str = "float32",
     workers: int = 2,
 ) -> Written:
     """Write ``masks/NAME.png``, ``overlays/NAME.jpg`` and ``shares.csv`` into `out`.
@@ -112,7 +112,7 @@ def segment_photographs(
         suffix=".png",
         inputs={"network": file_hash(path)},
         sources={"network": path},
-        otherwise="give another --out or delete the folder",
+        otherwise="give another `out` or delete the folder",
     )
     failed: dict[str, str] = {}
     how = {"device": device, "batch_size": batch_size, "precision": precision}
@@ -250,7 +250,7 @@ def _earlier(stage: Stage, table: Path, photographs: dict[str, Path]) -> dict[st
     for place, sample in enumerate(elsewhere):
         if records.get(sample.id) != inputs.row(place):  # else the photograph has been moved, or copied
             raise InputError(
-                f"--out {table.parent}: holds {sample.id}.png of {found[sample.id]}, not of {sample.image_path}; give "
+                f"`out` {table.parent}: holds {sample.id}.png of {found[sample.id]}, not of {sample.image_path}; give "
                 "another folder"
             )
     return found

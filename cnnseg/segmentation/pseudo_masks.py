@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from cnnseg.examples import Examples
-from wsss.console import note, warn
 from wsss.data import BACKGROUND, IGNORE, Dataset, Sample
 from wsss.errors import InputError
 from wsss.parallel import map_parallel
+from wsss.progress import note, warn
 from wsss.store import Seed, Stage, read_mask, read_seed, require, resolve_run
+from wsss.words import agreeing, counted
 
 MASKS, SCORES = "masks", "refined"
 """Stages of a run: the masks, and the walked scores that they were made from."""
@@ -54,14 +55,16 @@ class PseudoMasks(Dataset):
             other = read_mask(folder, sample.id)
             if other.shape != first.shape:
                 sizes = f"{_hw(other.shape)}, {self.masks[0] / sample.id}.png is {_hw(first.shape)}"
-                raise InputError(f"mask {folder / sample.id}.png: {sizes}; masks of one image must be equal in size")
+                raise InputError(
+                    f"mask {folder / sample.id}.png: expected masks of one image to be equal in size, got {sizes}"
+                )
             first = np.where(first == other, first, IGNORE)
         classes = np.flatnonzero(np.bincount(first.ravel(), minlength=256))
         strange = classes[(classes > self.num_classes) & (classes != IGNORE)]
         if len(strange):
             raise InputError(
                 f"mask {self.masks[0] / sample.id}.png: holds class index {strange[0]}, data set {self.name} has "
-                f"{self.num_classes} classes"
+                f"{counted(self.num_classes, 'class')}"
             )
         return first
 
@@ -132,11 +135,11 @@ def with_masks_of(
     """
     paths = [resolve_run(run, folder) for run in runs]
     if len(set(paths)) < len(paths):
-        raise InputError(f"--masks {' '.join(runs)}: names a run twice")
+        raise InputError(f"`masks` {' '.join(runs)}: expected each run once")
     for path in paths:
         _check_stage(dataset, path, MASKS, "masks", "mask", "run the command that made them on this split")
         if scores or ignore_below:
-            option = "--soft" if scores else f"--ignore-below {ignore_below:g}"
+            option = "`soft`" if scores else f"`ignore_below` {ignore_below:g}"
             remedy = f"{option} needs walked scores beside the masks; `affinity refine` keeps them"
             _check_stage(dataset, path, SCORES, "seeds", "walked seed", remedy)
     masks = tuple(path / MASKS for path in paths)
@@ -199,14 +202,15 @@ def check_masks(dataset: PseudoMasks, *, workers: int = 0) -> None:
     total, ignored = counts.sum(), counts[IGNORE]
     if ignored == total:
         raise InputError(
-            f"--masks {' '.join(path.parent.name for path in dataset.masks)}: no pixel is left to learn from, all are "
-            f"ignored; the runs disagree everywhere, or --ignore-below {dataset.ignore_below:g} is too high"
+            f"`masks` {' '.join(path.parent.name for path in dataset.masks)}: no pixel is left to learn from, all are "
+            f"ignored; the runs disagree everywhere, or `ignore_below` {dataset.ignore_below:g} is too high"
         )
     shares = {"background": counts[BACKGROUND]} | dict(zip(dataset.class_names, counts[1:], strict=False))
     line = ", ".join(f"{name} {100 * count / (total - ignored):.1f}" for name, count in shares.items())
     note(f"masks: {100 * ignored / total:.1f} % of the pixels are ignored; of the others, in per cent: {line}")
-    if strangers := [one.id for one in found if one.strange]:
-        warn(f"{len(strangers)} masks show classes that the image-level labels lack, the first is {strangers[0]}")
+    if unlabelled := [one.id for one in found if one.strange]:
+        shown = f"{counted(len(unlabelled), 'mask')} {agreeing(len(unlabelled), 'shows', 'show')}"
+        warn(f"{shown} classes that the image-level labels lack, the first is {unlabelled[0]}")
 
 
 class _Counts(NamedTuple):
@@ -231,7 +235,7 @@ class _Counter:
 
 
 def _check_stage(dataset: Dataset, run: Path, name: str, kind: str, what: str, remedy: str) -> None:
-    stage = Stage.read(run / name, kind=kind, class_names=dataset.class_names)
+    stage = Stage.read(run / name, kind=kind, class_names=dataset.class_names, maker="affinity refine")
     require(stage, dataset, what, remedy)
 
 

@@ -44,7 +44,7 @@ class Segmentation:
         if photograph.size != self.mask.shape[::-1]:
             height, width = self.mask.shape
             raise InputError(
-                f"overlay: a photograph of {photograph.size}, the mask is {(width, height)} (width, height)"
+                f"overlay: expected a photograph of {(width, height)} (width, height), got {photograph.size}"
             )
         return Image.fromarray(mask_overlay(np.asarray(photograph.convert("RGB")), self.mask, voc_palette(), opacity))
 
@@ -52,7 +52,7 @@ class Segmentation:
         """Write the mask as a palette PNG in the colours of PASCAL VOC: pixel value = class index."""
         path = Path(path)
         if path.suffix.lower() != ".png":
-            raise InputError(f"{path}: a mask is a PNG, so the name has to end in .png")
+            raise InputError(f"{path}: expected a name that ends in .png, as masks are PNGs")
         write_mask(path.parent, path.stem, self.mask)
 
 
@@ -74,7 +74,7 @@ def check_stride(network: Network, size: tuple[int, int]) -> None:
 def check_finite(maps: Tensor) -> Tensor:
     """The maps of a network, as they are. InputError if a value is not finite."""
     if not maps.isfinite().all():
-        raise InputError("the network gives NaN or infinite values: train it again, with a lower --lr")
+        raise InputError("the network gives NaN or infinite values: train it again, at a lower learning rate")
     return maps
 
 
@@ -93,13 +93,13 @@ def segment_pictures(
     classes: Sequence[int] | None = None,
     device: str = "cpu",
     batch_size: int = 4,
-    precision: str = "fp32",
+    precision: str = "float32",
 ) -> Iterator[np.ndarray]:
     """Masks, uint8 (H, W), of upright RGB pictures, in their order; neighbours of equal size go through together.
 
     Args:
         classes: outputs that pixels may be beside background; all if None.
-        batch_size: pictures, or tiles of one picture, in a pass. precision: "bf16" for autocast.
+        batch_size: pictures, or tiles of one picture, in a pass. precision: "float32" or "bfloat16".
 
     Raises:
         InputError: a picture smaller than the network's stride, or a network that gives NaN or infinite values.

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, model_validator
 
 from cnnseg.settings import TrainConfig
-from wsss.console import Config, Several
+from wsss.settings import Config
 
 SEGMENTATION = "segmentation"
 """Kind of these networks, as `cnnseg.models.Network` has it."""
@@ -71,7 +71,7 @@ class SegmentationConfig(Config):
 class ViewsConfig(Config):
     """How an image is shown to a network that is asked for its segmentation."""
 
-    scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1), Several] = (1.0,)
+    scales: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
     """the network sees the image at each of these multiples of its size, and the probabilities are averaged"""
     flip: bool = False
     """average with the mirrored image"""
@@ -134,5 +134,5 @@ class SegmentConfig(ViewsConfig):
     @model_validator(mode="after")
     def _fits(self) -> SegmentConfig:
         if self.overlap * 2 > self.tile:
-            raise ValueError(f"overlap {self.overlap}: at most half of a tile, {self.tile // 2}")
+            raise ValueError(f"overlap {self.overlap}: expected at most half of a tile, {self.tile // 2}")
         return self

@@ -55,7 +55,7 @@ def train_segmentation(
         learnt,
         val,
         config,
-        identity={"network": SEGMENTATION, **identity, "masks": "true" if learnt is train else "pseudo"},
+        identity={"kind": SEGMENTATION, **identity, "masks": "true" if learnt is train else "pseudo"},
         inputs=inputs | fingerprints(learnt),
         files=files_of(learnt),
         sources=sources_of(learnt),
@@ -72,12 +72,12 @@ def train_segmentation(
 def _check_batch(net: SegmentationConfig, config: SegmentationTrainConfig) -> None:
     if config.budget == 0:
         raise InputError(
-            "--budget 0: a segmentation network learns from masks; give more, or `cnnseg train-classifier`"
+            "`budget` 0: a segmentation network learns from masks; give more, or `cnnseg train-classifier`"
         )
     decoded = max(1, round(config.batch_size * config.mask_share))
     if decoded == 1 and net.decoder in POOLING:
         raise InputError(
-            f"--batch-size {config.batch_size}: --decoder {net.decoder} normalises one value for each image; at least "
+            f"`batch_size` {config.batch_size}: `decoder` {net.decoder} normalises one value for each image; at least "
             "2 images of each batch must have masks"
         )
 
@@ -86,12 +86,14 @@ def targets(train: Dataset, masks: Sequence[str], runs: Path, config: Segmentati
     """The data set with the masks that are to be learnt. InputError if they are missing or do not go together."""
     if TRUE_MASKS not in masks:
         if not masks:
-            raise InputError(f"--masks: give a run that holds masks, or the word {TRUE_MASKS}")
+            raise InputError(f"`masks`: expected a run that holds masks, or the word {TRUE_MASKS}, got nothing")
         return with_masks_of(train, masks, runs, ignore_below=config.ignore_below, scores=config.soft)
     if len(masks) > 1:
-        raise InputError(f"--masks {' '.join(masks)}: the data set's own masks ({TRUE_MASKS}) or runs, not both")
+        raise InputError(
+            f"`masks` {' '.join(masks)}: expected the data set's own masks ({TRUE_MASKS}) or runs, got both"
+        )
     if all(sample.mask_path is None for sample in train):
-        raise InputError(f"--masks {TRUE_MASKS}: data set {train.name}, split {train.split}: no image has a mask")
+        raise InputError(f"`masks` {TRUE_MASKS}: data set {train.name}, split {train.split}: no image has a mask")
     return train
 
 
@@ -109,5 +111,5 @@ def _start_of(net: SegmentationConfig) -> tuple[dict[str, object], dict[str, str
         return config, {}
     path = Path(net.weights)
     if not path.is_file():
-        raise InputError(f"--weights {path}: no such file (or 'pretrained', 'none', {PACKAGE}NAME)")
+        raise InputError(f"`weights` {path}: no such file (or 'pretrained', 'none', {PACKAGE}NAME)")
     return config | {"weights": "file"}, {"weights": file_hash(path)}

@@ -6,7 +6,8 @@ The package is its main function as well: ``cnnseg.unroll(model)`` is ``cnnseg.u
 import sys
 from types import ModuleType
 
-from cnnseg.unroll.network import UnrolledNetwork, unroll
+from cnnseg.unroll.api import unroll
+from cnnseg.unroll.network import UnrolledNetwork
 
 __all__ = ["UnrolledNetwork", "unroll"]
 

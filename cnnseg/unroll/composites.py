@@ -71,7 +71,7 @@ def _check_terms(rule: Rule) -> None:
     except NotImplementedError:
         raise InputError(f"rule {name}: has no terms(); see cnnseg.rules.Rule for what a rule says") from None
     if not isinstance(terms, tuple) or not all(isinstance(term, Term) for term in terms):
-        raise InputError(f"rule {name}: terms() gives {terms!r:.60}; expected a tuple of Term, such as (Term('all'),)")
+        raise InputError(f"rule {name}: expected terms() to give Terms, such as (Term('all'),), got {terms!r:.60}")
 
 
 def _zennit(convolution: Rule, first: Rule | None = None) -> dict[str, Rule]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -34,9 +35,9 @@ class HeatMaps(Layer):
         network.features, network.classes_at_once = "trained", None
         with torch.no_grad():
             encoded = network.encode(images, len(images), network.ends)
-        encoded.images = images
-        encoded.kept |= dict(zip(filter(None, network.places), features, strict=True))
-        relevance = encoded.relevance(range(encoded.logits.shape[1]))
+        there = dict(zip(filter(None, network.places), features, strict=True))
+        encoded = replace(encoded, images=images, kept={**encoded.kept, **there})
+        relevance = network.decode(encoded, range(encoded.logits.shape[1]))
         return network.readout(relevance, images.shape[-2:]), Record(shapes_of(inputs))
 
 

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cnnseg.unroll.activations import Relu
-from cnnseg.unroll.composites import Composite, Rules, find_composite
-from cnnseg.unroll.encoded import Encoded, check_maps, check_scores, run_step
+from cnnseg.unroll.composites import Composite
+from cnnseg.unroll.decoding import Chunks, Decoding
+from cnnseg.unroll.encoding import Encoded, check_maps, check_scores, run_step
 from cnnseg.unroll.layers import Options, Record
 from cnnseg.unroll.places import INPUT, find_end
 from cnnseg.unroll.plan import plan
 from cnnseg.unroll.readout import Features, Readout, find_readout
-from cnnseg.unroll.rules import AlphaBeta, Epsilon
 from cnnseg.unroll.steps import Step
 from cnnseg.unroll.trace import trace
 from cnnseg.unroll.weighted import Convolution, scale_of
-from wsss.errors import InputError, did_you_mean
-from wsss.explanation import unwrap
+from wsss.errors import InputError
+
+_TRACED = ("traced", "plan", "places", "_bottleneck")
+"""What an unrolled network knows from its classifier's code: functions among it that do not pickle."""
 
 
 class UnrolledNetwork(nn.Module):
-    """LRP through ``model`` written out as a decoder (Yu et al. 2024, section 2.2); made by `unroll`.
+    """LRP through ``model`` written out as a decoder (Yu et al. 2024, section 2.2); made by `cnnseg.unroll`.
 
     Its parameters are those of the classifier, each once; with free convolutions, the decoder's own stand beside them
     (``decoder``). Heat-maps are differentiable in the weights of the decoder alone: the gates, indices and statistics
@@ -58,19 +61,30 @@ class UnrolledNetwork(nn.Module):
         self.classes_at_once = classes_at_once
         self.contrastive = contrastive
         self.baseline = None if baseline is None else tuple(baseline)
-        self.traced = trace(model)  # holds the model's modules, but does not register them again
-        self.traced.check()
-        self.plan = plan(self.traced, composite, options)
         self.ends = tuple(ends)
-        self.places = tuple(find_end(self.traced, name) for name in ends)
         self.readout = find_readout("sum", ends) if readout is None else readout
         self.features: Features = features
-        gates = [index for index, step in enumerate(self.steps) if isinstance(step.layer, Relu)]
-        self._bottleneck = gates[-1] if gates and not options.tied_relu else None
+        self._trace()
         if not options.tied_convolutions:
             self.decoder = nn.ParameterDict()
             self.reset_decoder()
         self.training = False
+
+    def _trace(self) -> None:
+        """Find what follows from the classifier's modules and code."""
+        self.traced = trace(self.model)  # holds the model's modules, but does not register them again
+        self.traced.check()
+        self.plan = plan(self.traced, self.composite, self.options)
+        self.places = tuple(find_end(self.traced, name) for name in self.ends)
+        gates = [index for index, step in enumerate(self.steps) if isinstance(step.layer, Relu)]
+        self._bottleneck = gates[-1] if gates and not self.options.tied_relu else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in _TRACED}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._trace()  # a copy's layers are those of its own modules
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -103,7 +117,7 @@ class UnrolledNetwork(nn.Module):
         encoded = self.encode(images, keep, self.ends)
         if not keep:
             return encoded.logits, None
-        relevance = encoded.relevance(range(encoded.logits.shape[1]))
+        relevance = self.decode(encoded, range(encoded.logits.shape[1]))
         return encoded.logits, self.readout(relevance, images.shape[-2:])
 
     def heatmaps(
@@ -116,7 +130,7 @@ class UnrolledNetwork(nn.Module):
             positive: sum the positive part of each channel's relevance.
         """
         encoded = self.encode(images, len(images), (layer or INPUT,))
-        return encoded.logits, encoded.relevance(classes, positive=positive)[0]
+        return encoded.logits, self.decode(encoded, classes, positive=positive)[0]
 
     def relevance(self, images: Tensor, classes: Sequence[int]) -> tuple[Tensor, dict[str, Tensor]]:
         """Class scores (B, C), and by the name of each end the relevance (B, K, h, w) there of the K named outputs.
@@ -124,11 +138,11 @@ class UnrolledNetwork(nn.Module):
         Channels are summed. All come from one pass through the decoder.
         """
         encoded = self.encode(images, len(images), self.ends)
-        return encoded.logits, dict(zip(self.ends, encoded.relevance(classes), strict=True))
+        return encoded.logits, dict(zip(self.ends, self.decode(encoded, classes), strict=True))
 
     def read(self, images: Tensor, classes: Sequence[int]) -> Tensor:
         """Heat-maps (B, K, H, W) of the K named outputs, as `forward` makes them of all."""
-        relevance = self.encode(images, len(images), self.ends).relevance(classes)
+        relevance = self.decode(self.encode(images, len(images), self.ends), classes)
         return self.readout(relevance, images.shape[-2:])
 
     def encode(self, images: Tensor, keep: int, ends: Sequence[str]) -> Encoded:
@@ -171,7 +185,57 @@ class UnrolledNetwork(nn.Module):
         for place, name in zip(places, ends, strict=True):
             if place:
                 check_maps(kept[place], name)
-        return Encoded(self, images[:keep], logits, records, ways, kept, activation, places)
+        return Encoded(images[:keep], logits, records, ways, kept, activation, places)
+
+    def decode(
+        self, encoded: Encoded, classes: Sequence[int] | Tensor, *, positive: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Relevance (B, K, h, w) at each end of a pass, of K outputs, or of class vectors (B, K, C), by image.
+
+        Args:
+            positive: sum the positive part of each channel's relevance.
+        """
+        images, device = encoded.images, encoded.images.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else images.dtype
+        with torch.autocast(device, enabled=False):
+            weights = self.weights(encoded.records, dtype, min(encoded.ends))
+            vectors = self._class_vectors(classes, encoded.logits.shape[1], images.device, dtype)
+            given = [weight for weight in weights if weight is not None]
+            if encoded.activation is not None:
+                given.append(encoded.activation.to(dtype))
+            if self.features == "trained":
+                given += [encoded.kept[place] for place in encoded.ends if place]
+            values = images if self.features == "trained" else images.detach()
+            if self.baseline is not None:
+                values = values - values.new_tensor(self.baseline)[:, None, None]
+            work = Decoding(
+                self.steps,
+                encoded.ways,
+                values,
+                [_constant(record, dtype) for record in encoded.records],
+                [weight is not None for weight in weights],
+                vectors,
+                self.plan.whole,
+                {place: value.detach().to(dtype) for place, value in encoded.kept.items()},
+                self._bottleneck,
+                encoded.ends,
+                positive,
+            )
+            step = self.classes_at_once or vectors.shape[-2]
+            if step >= vectors.shape[-2]:
+                return work.decode(vectors, given)
+            return Chunks.apply(work, step, *given)
+
+    def _class_vectors(
+        self, classes: Sequence[int] | Tensor, total: int, device: torch.device, dtype: torch.dtype
+    ) -> Tensor:
+        """What the decoder starts with: (K, C) of K outputs, or the class vectors that are given."""
+        if isinstance(classes, Tensor):
+            return classes.to(dtype)
+        vectors = torch.eye(total, device=device, dtype=dtype)
+        if self.contrastive:
+            vectors = vectors - (1 - vectors) / max(total - 1, 1)
+        return vectors[list(classes)]
 
     def weights(self, records: list[Record], dtype: torch.dtype, end: int = 0) -> list[Tensor | None]:
         """The tensors that the decoder is linear in, by step; batch norm folded into the convolution before it.
@@ -192,101 +256,6 @@ class UnrolledNetwork(nn.Module):
         return found
 
 
-def unroll(
-    model: nn.Module,
-    *,
-    rules: Rules | None = None,
-    rule: str = "lrp0",
-    epsilon: float = 0.0,
-    alpha: float = 1.0,
-    contrastive: bool = False,
-    baseline: Sequence[float] | None = None,
-    tied_relu: bool = True,
-    tied_convolutions: bool = True,
-    tied_upsampling: bool = True,
-    ends: Sequence[str] | Mapping[str, float] = (INPUT,),
-    readout: str = "sum",
-    learn_weights: bool = False,
-    smooth: bool = False,
-    features: Features = "constant",
-    classes_at_once: int | None = None,
-) -> UnrolledNetwork:
-    """Write LRP through a convolutional classifier out as a decoder with tied weights.
-
-    Args:
-        model: a classifier of timm or torchvision, or another, that `torch.fx` can trace, of the layers in
-            `cnnseg.unroll.spellings`; maps (B, 3, H, W) to class scores (B, C). A softmax or sigmoid at the end is left
-            out: class scores are what goes into it. DataParallel, DistributedDataParallel and torch.compile are taken
-            off. Its mode does not matter and is left as it is, see `UnrolledNetwork`.
-        rules: the name of a composite (`cnnseg.unroll.composites.COMPOSITES`), a `Rule`, or a mapping from kinds or
-            names of layers to rules. Everywhere the denominators are constants to autograd. None: as `rule` says.
-        rule: "lrp0", or "epsilon" with `epsilon` > 0 (equation 1), or "alpha_beta" with `alpha` >= 1 and beta = alpha -
-            1, without biases, in convolutions and fully connected layers; elsewhere it is LRP-0.
-        contrastive: relevance of a class minus the mean relevance of all others (Gu et al., ACCV 2018); costs nothing.
-        baseline: of the three channels, as the network sees them: relevance is that of the difference to this colour,
-            (x - baseline) times gradient, which the colour itself has none of. None: 0, for normalised images the mean
-            colour; `-mean / std`: black, as if the network took RGB values and normalised them itself.
-        tied_relu: the decoder's activations are gates of the encoder's; else ReLUs of their own, and the bottleneck's
-            activation in place of its gate (the paper's WS-AE).
-        tied_convolutions: else the decoder has convolutions of its own, which start as the encoder's.
-        tied_upsampling: max pooling goes back by its indices, strides by transposed convolution; else nearest
-            neighbour for both.
-        ends: where the decoder reads relevance out: names of layers, the image being "input"; one pass gives them all,
-            and layers below the last of them have no part in it. A mapping says the weight of each in the readout; 1 /
-            their number unless given.
-        readout: how the heat-maps are made of them: "sum", "mean" or "asinh", see `cnnseg.unroll.readout`.
-        learn_weights: the weights of the ends are parameters, which start there and stay above 0.
-        smooth: relevance at all ends but the first is averaged over neighbouring cells first, see `Readout`.
-        features: what relevance at a layer multiplies the decoder's last field by: "constant" to autograd, so that a
-            loss on heat-maps trains weights by their use in the decoder alone; or "trained", so that it reaches the
-            layers below each end as well, by their use in the encoder. At the image they are the same.
-        classes_at_once: branches held in memory at once; fewer than there are classes take a quarter to a half longer.
-
-    Raises:
-        InputError: a layer without a rule (it is named), or options that do not go together.
-    """
-    if rule not in ("lrp0", "epsilon", "alpha_beta") or (not epsilon > 0 if rule == "epsilon" else epsilon != 0):
-        raise InputError(f"rule {rule!r} with epsilon {epsilon:g}: 'lrp0', 'alpha_beta', or 'epsilon' with more than 0")
-    if not alpha >= 1 or (rule != "alpha_beta" and alpha != 1):
-        raise InputError(f"rule {rule!r} with alpha {alpha:g}: at least 1, and 'alpha_beta' with more than 1")
-    if rules is not None and rule != "lrp0":
-        raise InputError(f"rule {rule!r} and rules: give one of the two")
-    if rules is None:
-        rules = "zero"
-        if rule == "epsilon":
-            rules = Epsilon(epsilon)
-        elif rule == "alpha_beta":
-            rules = AlphaBeta(alpha, zero_bias=True, stabiliser=0.0)
-    composite = find_composite(rules)
-    everything_tied = tied_relu and tied_convolutions and tied_upsampling and baseline is None
-    if not composite.is_plain and not everything_tied:
-        what = f"rule {rule!r}" if rule != "lrp0" else f"rules {composite.name!r}"
-        raise InputError(f"{what}: everything must be tied, and there is no baseline")
-    if baseline is not None and len(baseline) != 3:
-        raise InputError(f"baseline {tuple(baseline)}: a value for each of the three channels")
-    if classes_at_once is not None and classes_at_once < 1:
-        raise InputError(f"classes_at_once {classes_at_once}: at least 1")
-    if (
-        not isinstance(ends, Sequence | Mapping)
-        or isinstance(ends, str)
-        or not ends
-        or not all(isinstance(name, str) for name in ends)
-    ):
-        raise InputError(f"ends {ends!r}: expected names of layers, such as ('layer4', 'layer2'), or ('input',)")
-    if len(set(ends)) < len(ends):
-        raise InputError(f"ends {tuple(ends)}: each once")
-    if features not in get_args(Features):
-        raise InputError(f"features {features!r}: {did_you_mean(str(features), get_args(Features))}")
-    unwrapped = unwrap(model)
-    whole = model if unwrapped.front else unwrapped.model  # what prepares the images is a part of what is unrolled
-    return UnrolledNetwork(
-        whole,
-        Options(tied_relu, tied_convolutions, tied_upsampling),
-        composite,
-        classes_at_once=classes_at_once,
-        contrastive=contrastive,
-        baseline=baseline,
-        ends=tuple(ends),
-        readout=find_readout(readout, ends, learnt=learn_weights, smooth=smooth),
-        features=features,
-    )
+def _constant(record: Record, dtype: torch.dtype) -> Record:
+    factor = None if record.factor is None else record.factor.to(dtype)
+    return replace(record, factor=factor, scale=None)

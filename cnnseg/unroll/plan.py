@@ -78,7 +78,7 @@ def _check_names(steps: Sequence[Step], composite: Composite) -> None:
         rule = composite.rules[key]
         if not isinstance(rule, Zero) and all(step.layer.kind in WEIGHTLESS for step in fitting):
             kind = fitting[0].layer.kind.replace("_", " ")
-            raise InputError(f"rules[{key!r}]: of a {kind}; expected Zero() or Epsilon(), got {type(rule).__name__}()")
+            raise InputError(f"rules[{key!r}]: expected Zero() or Epsilon() of a {kind}, got {type(rule).__name__}()")
 
 
 def _first(steps: Sequence[Step]) -> set[int]:

@@ -12,8 +12,10 @@ from torch import Tensor, fx, nn
 
 from cnnseg.unroll import spellings
 from cnnseg.unroll.call import Call, Place
+from cnnseg.unroll.kinds import is_batch_norm
 from cnnseg.unroll.layers import Layer
 from cnnseg.unroll.mixing import Attend, AveragePool, Linearly
+from cnnseg.unroll.nodes import before_softmax, label, plain_name, scope_of, stacked_branches, works_in_place
 from cnnseg.unroll.region import RegionMean
 from cnnseg.unroll.spellings import Written
 from cnnseg.unroll.steps import Step, Trace, Untraceable
@@ -21,9 +23,6 @@ from cnnseg.unroll.tracer import at_least
 from cnnseg.unroll.weighted import Norm, Weighted
 from cnnseg.unroll.weightless import Drop, Permute, Reshape, Scale, Shift
 from wsss.errors import InputError
-
-IN_PLACE = ("iadd", "isub", "imul", "itruediv", "setitem")
-"""Operators that change what they are given; so do functions and methods whose names end in _."""
 
 
 class Reading:
@@ -55,7 +54,7 @@ class Reading:
             elif node.op == "output":
                 if not isinstance(node.args[0], fx.Node):
                     raise InputError(f"{self.kind} cannot be unrolled: gives more than class scores")
-                self.end = self.place[_before_softmax(node.args[0], self.modules)]
+                self.end = self.place[before_softmax(node.args[0], self.modules)]
             else:
                 self._layer(node)
         return self._reached()
@@ -68,7 +67,7 @@ class Reading:
 
     def _layer(self, node: fx.Node) -> None:
         module = self.modules.get(node.target) if node.op == "call_module" else None
-        if module is not None and spellings.is_batch_norm(module) and self._fold(node, module):
+        if module is not None and is_batch_norm(module) and self._fold(node, module):
             return
         if type(module) is nn.Identity or (node.target is operator.getitem and node.args[1] == slice(None)):
             self.place[node] = self.place[node.args[0]]
@@ -81,15 +80,15 @@ class Reading:
             layer = self._known(node, written)
         if layer is None:
             layer = written.call
-            what = type(module).__name__ if module is not None else _label(node)
+            what = type(module).__name__ if module is not None else label(node)
             fault = f"layer {name} ({what}) of {self.kind} has no rule; there are rules for {spellings.KNOWN}"
             if written.target in ("mul", "imul") and len(written.moving) == 2:
                 needed = "one of them must be a gate (sigmoid, softmax)"
                 fault = f"layer {name} of {self.kind} multiplies two branches; {needed}"
         if isinstance(module, RegionMean):
-            inputs = [_before_softmax(inputs[0], self.modules)]
+            inputs = [before_softmax(inputs[0], self.modules)]
         inputs = tuple(self.place[node] for node in inputs)
-        scope = _scope(node) if module is None else name
+        scope = scope_of(node) if module is None else name
         self.steps.append(Step(name, layer, inputs, scope, (name,), fault))
         self._mark(node, written, number, module)
         fault = self._change_in_place(node, module, name)
@@ -137,9 +136,9 @@ class Reading:
             return given
 
         picked = None
-        if node.target is operator.getitem and _plain_name(node.args[0])[0] in spellings.SPLITS:
+        if node.target is operator.getitem and plain_name(node.args[0])[0] in spellings.SPLITS:
             node, picked = node.args[0], node.args[1]  # one part of a split is a slice
-        stacked = _stacked(node)
+        stacked = stacked_branches(node)
         args = tuple(numbered(arg) for arg in (node.args if stacked is None else stacked))
         kwargs = tuple((key, numbered(value)) for key, value in node.kwargs.items())
         function = node.target
@@ -156,7 +155,7 @@ class Reading:
             function = partial(_part, function, picked)
         moving = tuple(n for n, parent in enumerate(inputs) if self.place[parent] in self.moves)
         gated = tuple(n for n in moving if self.place[inputs[n]] in self.gates)
-        target, in_place = _plain_name(node)
+        target, in_place = plain_name(node)
         if stacked is not None:
             kwargs, function, target = (), _added, spellings.STACKED_SUM
         return Written(Call(function, args, kwargs), target, module, moving, gated, in_place), inputs
@@ -182,7 +181,7 @@ class Reading:
 
     def _change_in_place(self, node: fx.Node, module: nn.Module | None, name: str) -> str | None:
         """Whoever reads what this step changed gets its output; a fault if it is read through another one's."""
-        if not node.all_input_nodes or not _in_place(node, module):
+        if not node.all_input_nodes or not works_in_place(node, module):
             return None
         fault, number = None, len(self.steps)
         changed = self.place[node.all_input_nodes[0]]
@@ -238,53 +237,6 @@ class Reading:
         if isinstance(layer, Attend | Scale | Shift):
             return [step.inputs[layer.signal]]
         return [place for place in step.inputs if place in self.moves]
-
-
-def _before_softmax(node: fx.Node, modules: dict[str, nn.Module]) -> fx.Node:
-    """The node whose output are class scores: what goes into a softmax or sigmoid at the end."""
-    module = modules.get(node.target) if node.op == "call_module" else None
-    ends = isinstance(module, spellings.END_MODULES) or (module is None and _plain_name(node)[0] in spellings.ENDS)
-    return _before_softmax(node.args[0], modules) if ends and node.args else node
-
-
-def _plain_name(node: fx.Node) -> tuple[str, bool]:
-    """Name of a function of PyTorch or of a method, without the mark of work in place; whether it works so."""
-    if node.op not in ("call_function", "call_method"):
-        return "", False
-    name = _label(node)
-    if node.op == "call_function":
-        origin = getattr(node.target, "__module__", None) or "torch"
-        if origin.split(".")[0] not in ("torch", "_operator", "builtins", "timm"):
-            return "", False  # somebody's own function of that name
-    marked = name.endswith("_") and not name.startswith("_")
-    flagged = node.kwargs.get("inplace") is True or True in node.args[1:2]
-    return (name[:-1] if marked else name), marked or flagged or name in IN_PLACE
-
-
-def _label(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-
-
-def _scope(node: fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    return list(stack)[-1] if stack else ""
-
-
-def _in_place(node: fx.Node, module: nn.Module | None) -> bool:
-    """Whether a layer changes its input, so that whoever reads that afterwards gets the layer's output."""
-    if module is not None:
-        return bool(getattr(module, "inplace", False))
-    relu = _label(node) in ("relu", "relu6") and True in node.args[1:2]
-    return relu or bool(node.kwargs.get("inplace")) or _label(node) in IN_PLACE or _label(node).endswith("_")
-
-
-def _stacked(node: fx.Node) -> tuple[fx.Node, ...] | None:
-    """The branches whose sum a node is, as ``torch.stack(branches).sum(0)``."""
-    stack = node.args[0] if node.args else None
-    if _plain_name(node)[0] != "sum" or not isinstance(stack, fx.Node) or _plain_name(stack)[0] != "stack":
-        return None
-    along = [(*one.args[1:], *one.kwargs.values()) for one in (stack, node)]
-    return tuple(stack.args[0]) if along[0] in ((), (0,)) and along[1] == (0,) else None
 
 
 def _added(*branches: Any) -> Any:

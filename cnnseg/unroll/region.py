@@ -43,7 +43,7 @@ class RegionMean(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         if not isinstance(maps, Tensor) or maps.ndim != 4:
             found = tuple(maps.shape) if isinstance(maps, Tensor) else f"a {type(maps).__name__}"
-            raise InputError(f"the network gives {found}; expected maps (B, C, H, W)")
+            raise InputError(f"network: expected maps (B, C, H, W), got {found}")
         runners_up = self.runners_up(maps)
         if runners_up is not None:
             maps = maps - maps.gather(1, runners_up)
@@ -54,7 +54,7 @@ class RegionMean(nn.Module):
         if self.score == "logit":
             return None
         if maps.shape[1] < 2:
-            raise InputError("score 'margin': the network has one class alone; expected at least two")
+            raise InputError("score 'margin': expected at least two classes, the network has one")
         best = maps.detach().topk(2, dim=1).indices
         first = best[:, :1]
         return first.expand(maps.shape).scatter(1, first, best[:, 1:])
@@ -84,18 +84,18 @@ def _checked(region: Tensor) -> Tensor:
         found = region.dtype if isinstance(region, Tensor) else f"a {type(region).__name__}"
         raise InputError(f"region: expected a torch.Tensor (1 or B, 1 or C, H, W) of 0 to 1, or None, got {found}")
     if region.ndim != 4 or 0 in region.shape:
-        raise InputError(f"region: shape {tuple(region.shape)}; expected (1 or B, 1 or C, H, W)")
+        raise InputError(f"region: expected (1 or B, 1 or C, H, W), got {tuple(region.shape)}")
     region = region.detach()
     if not region.is_floating_point():
         region = region.float()
     if not ((region >= 0) & (region <= 1)).all():  # NaN is neither
         low, high = float(region.min()), float(region.max())
-        raise InputError(f"region: values from {low:g} to {high:g}; expected 0 (outside) to 1 (inside)")
+        raise InputError(f"region: expected values from 0 (outside) to 1 (inside), got {low:g} to {high:g}")
     empty = (region.amax((2, 3)) == 0).nonzero()
     if len(empty):
         image, channel = empty[0].tolist()
         which = "" if region.shape[:2] == (1, 1) else f" of image {image}, channel {channel}"
-        raise InputError(f"region: that{which} is empty; expected at least one pixel above 0")
+        raise InputError(f"region: expected at least one pixel above 0, that{which} is empty")
     return region
 
 

@@ -78,7 +78,7 @@ class Rule:
 
     def __post_init__(self) -> None:
         if not self.stabiliser >= 0:
-            raise InputError(f"{type(self).__name__}: stabiliser {self.stabiliser}; expected 0 or more")
+            raise InputError(f"{type(self).__name__}: expected a stabiliser of 0 or more, got {self.stabiliser}")
 
     def terms(self) -> tuple[Term, ...]:
         """The products, in a fixed order."""
@@ -154,7 +154,7 @@ class AlphaBeta(Biased):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.alpha >= 1:
-            raise InputError(f"AlphaBeta: alpha {self.alpha:g}; expected 1 or more (beta is alpha - 1)")
+            raise InputError(f"AlphaBeta: expected an alpha of 1 or more (beta is alpha - 1), got {self.alpha:g}")
 
     def terms(self) -> tuple[Term, ...]:
         helping = Term("positive", positive, self._bias(positive)), Term("negative", negative)
@@ -179,7 +179,7 @@ class Gamma(Biased):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.gamma >= 0:
-            raise InputError(f"Gamma: gamma {self.gamma:g}; expected 0 or more")
+            raise InputError(f"Gamma: expected a gamma of 0 or more, got {self.gamma:g}")
 
     def terms(self) -> tuple[Term, ...]:
         above, below = self._above, self._below

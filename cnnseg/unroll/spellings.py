@@ -6,16 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import timm.layers
 import torch
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from cnnseg.unroll import activations, mixing, weighted, weightless
 from cnnseg.unroll.call import Call, Place
 from cnnseg.unroll.called import Called
+from cnnseg.unroll.kinds import EINOPS, FEATURE_NORMS, REGISTERED, is_batch_norm, kind_of
 from cnnseg.unroll.layers import Layer
 from cnnseg.unroll.region import OverRegion, RegionMean
 from cnnseg.unroll.transposed import Transposed
@@ -28,12 +26,6 @@ KNOWN = (
     "sampling, flatten, view, reshape, squeeze, permute"
 )
 """Kinds of layers that there are rules for, for messages."""
-
-FEATURE_NORMS = ("LayerNorm", "LayerNorm2d", "GroupNorm", "GroupNorm1", "GroupNormAct")
-"""Classes of PyTorch, timm and torchvision that standardise features, and do no more but for the last one's activation,
-which the trace takes off."""
-
-EINOPS = ("Rearrange", "Reduce")
 
 GATES = ("sigmoid", "hardsigmoid", "expit", "softmax")
 ENDS = ("log_softmax", "logsigmoid", *GATES)
@@ -102,31 +94,6 @@ class Written:
     in_place: bool
 
 
-def kind_of(module: nn.Module) -> type[nn.Module]:
-    """The class of a module, that below a parametrisation (weight norm, spectral norm, ...) if it has one.
-
-    Of a subclass that adds something beside the pass it is the class of torch.nn.
-    """
-    kind = type(module)
-    kind = kind.__mro__[1] if parametrize.is_parametrized(module) else kind
-    if kind is timm.layers.Linear:
-        return nn.Linear  # the same but for scripting
-    base = next((one for one in kind.__mro__ if one.__module__.startswith("torch.nn.")), nn.Module)
-    adds = base is not nn.Module and all(getattr(kind, key, None) is getattr(base, key, None) for key in _PASS)
-    return base if adds else kind
-
-
-_PASS = ("__call__", "forward", "_conv_forward", "_check_input_dim")
-"""Methods of layers that their output hangs on."""
-
-
-def is_batch_norm(module: nn.Module | None) -> bool:
-    """A batch norm of whatever dimension, with or without timm's activation."""
-    return isinstance(module, BatchNormAct2d) or (
-        module is not None and kind_of(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
-    )
-
-
 def layer_of(node: Written) -> Layer | None:
     """The layer that is meant, None if there is no rule for it."""
     if node.module is not None:
@@ -135,6 +102,8 @@ def layer_of(node: Written) -> Layer | None:
 
 
 def _of_module(module: nn.Module, node: Written) -> Layer | None:
+    if type(module) in REGISTERED:
+        return REGISTERED[type(module)](module)
     kind = kind_of(module)
     if kind is nn.Conv2d or (kind.__name__ == "Conv2dSame" and is_published(kind)):
         return weighted.Convolution(module)

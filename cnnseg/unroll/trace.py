@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx, nn
 
-from cnnseg.unroll import spellings
+from cnnseg.unroll.kinds import REGISTERED, kind_of
 from cnnseg.unroll.reading import Reading
 from cnnseg.unroll.steps import Step, Trace, Untraceable
 from cnnseg.unroll.tracer import Tracer
@@ -51,7 +51,7 @@ def _settings(module: nn.Module) -> tuple[Any, ...]:
     for key, value in vars(module).items():
         if key != "training" and not (isinstance(value, dict) and not value):  # most are empty lists of hooks
             own.append((key, _setting(value)))
-    return id(module), kind, id(getattr(kind, "forward", None)), tuple(own)
+    return id(module), kind, id(getattr(kind, "forward", None)), REGISTERED.get(kind), tuple(own)
 
 
 def _setting(value: Any) -> Any:
@@ -95,7 +95,7 @@ def _refuse_own(name: str, module: nn.Module, tracer: Tracer) -> None:
             f"model: {name or 'the model'} is a {kind.__name__} with a {method} of its own, which no rule knows of; "
             "write what it does into its forward"
         )
-    if tracer.is_leaf_module(module, name) and (replaced := replaced_method(spellings.kind_of(module))) is not None:
+    if tracer.is_leaf_module(module, name) and (replaced := replaced_method(kind_of(module))) is not None:
         raise InputError(
             f"model: {replaced}, which {name} computes by, is not that of its library but another function, so the "
             "rules may not fit what it computes; put the library's back"

@@ -11,7 +11,7 @@ from timm.layers import BatchNormAct2d, GroupNormAct
 from timm.models.vgg import ConvMlp
 from torch import Tensor, fx, nn
 
-from cnnseg.unroll import spellings
+from cnnseg.unroll.kinds import EINOPS, FEATURE_NORMS, REGISTERED, kind_of
 from cnnseg.unroll.region import RegionMean
 from wsss.genuine import is_published
 
@@ -29,15 +29,17 @@ class Tracer(fx.Tracer):
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         kind = type(module)
+        if kind in REGISTERED:
+            return True
         if isinstance(module, BatchNormAct2d | RegionMean) or (kind.__name__ in self.LEAVES and is_published(kind)):
             return True  # somebody's own class of such a name is followed like any code
-        if kind.__name__ in spellings.FEATURE_NORMS and isinstance(module, nn.LayerNorm | nn.GroupNorm):
+        if kind.__name__ in FEATURE_NORMS and isinstance(module, nn.LayerNorm | nn.GroupNorm):
             return True
-        if kind.__name__ in spellings.EINOPS and kind.__module__.startswith("einops."):
+        if kind.__name__ in EINOPS and kind.__module__.startswith("einops."):
             return True
         return (
             isinstance(module, nn.Module)
-            and spellings.kind_of(module).__module__.startswith("torch.nn")
+            and kind_of(module).__module__.startswith("torch.nn")
             and (not isinstance(module, nn.Sequential))
         )
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from vitseg.relevance.capture import Trace
 from vitseg.relevance.rules import EXACT, PLAIN, ROBUST, Exact
 from wsss.errors import InputError, check_name, did_you_mean
+from wsss.extensions import check_name_is_free
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,15 @@ class Method:
         """The first block that the method looks at in a model of `depth` blocks; `wanted` where that can be chosen."""
         return self.start(depth) if wanted is None or not self.rolls_out else wanted
 
+    def maps(self, trace: Trace, targets: Tensor, first: int, rules: Formulation) -> Tensor:
+        """What ``compute`` gives, detached. InputError if it is of another shape than said here."""
+        found = self.compute(trace, targets, first, rules)
+        count = targets.numel()
+        if not isinstance(found, Tensor) or found.ndim != 3 or len(found) != count:
+            got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            raise InputError(f"method {self.name}: expected maps of shape ({count}, h, w), got {got}")
+        return found.detach()
+
 
 METHODS: dict[str, Method] = {}
 
@@ -70,20 +80,31 @@ def find_rules(name: str) -> Formulation:
     return RULES[name]
 
 
+def lowest_block(depth: int) -> int:
+    """All blocks."""
+    return 0
+
+
 def register(
     name: str,
-    source: str,
+    source: str = "",
     *,
-    start: Callable[[int], int],
+    start: Callable[[int], int] = lowest_block,
     class_specific: bool = True,
     gradients: bool = True,
     relevance: bool = False,
     rolls_out: bool = True,
 ) -> Callable[[Compute], Compute]:
-    """Decorator: put a function into the registry, see `Method`."""
+    """Decorator: put a function into the registry, see `Method`; also from code of one's own (docs/howto_method.md).
+
+    Raises InputError for the name of one of this toolkit's methods.
+    """
 
     def add(compute: Compute) -> Compute:
-        METHODS[name] = Method(name, source, class_specific, gradients, relevance, rolls_out, start, compute)
+        check_name_is_free(name, METHODS[name].compute if name in METHODS else None, compute)
+        METHODS[name] = Method(
+            name, source or f"of {compute.__module__}", class_specific, gradients, relevance, rolls_out, start, compute
+        )
         return compute
 
     return add
@@ -98,11 +119,6 @@ def patch_maps(trace: Trace, tokens: Tensor) -> Tensor:
 def second_block(depth: int) -> int:
     """The published ``start_layer = 1``: attention of the first block mixes tokens that carry no class yet."""
     return min(1, depth - 1)
-
-
-def lowest_block(depth: int) -> int:
-    """All blocks."""
-    return 0
 
 
 def last_block(depth: int) -> int:

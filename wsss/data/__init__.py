@@ -3,6 +3,7 @@
 from wsss.data.config import VOC_CLASSES, DataConfig, load_config
 from wsss.data.files import image_size, read_image, read_label_image
 from wsss.data.foreground import check_foreground, foreground_set, foreground_truth, paired_folders
+from wsss.data.layouts import register_layout
 from wsss.data.load import list_splits, load_dataset
 from wsss.data.sample import BACKGROUND, IGNORE, Dataset, Sample
 
@@ -23,4 +24,5 @@ __all__ = [
     "paired_folders",
     "read_image",
     "read_label_image",
+    "register_layout",
 ]

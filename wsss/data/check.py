@@ -16,6 +16,7 @@ from wsss.data.load import list_splits, load_dataset
 from wsss.data.sample import BACKGROUND, IGNORE, Dataset, Sample
 from wsss.errors import InputError
 from wsss.parallel import map_parallel
+from wsss.words import agreeing, counted
 
 _NAMED = 3  # images that a summary line names
 _SHOWN = 30  # classes that are counted one by one
@@ -57,8 +58,9 @@ class CheckReport:
         found = [f"data set {self.name} in {self.root}"]
         for split in self.splits:
             counts = ", ".join(f"{name} {count}" for name, count in split.columns.items())
+            size = f"{counted(split.images, 'image')}, {counted(split.masks, 'mask')}"
             rest = f", none of them {split.unlabelled}" if split.unlabelled else ""
-            found.append(f"{split.split}: {split.images} images, {split.masks} masks; images by class: {counts}{rest}")
+            found.append(f"{split.split}: {size}; images by class: {counts}{rest}")
         found += [f"note: {line}" for line in self.notes]
         found += [f"problem: {line}" for line in self.problems]
         return found
@@ -162,7 +164,7 @@ def _look_over(config: DataConfig, findings: list[_Finding], problems: list[str]
         if any(finding.shown for finding in findings):
             notes.append(line)
         else:
-            problems.append(f"{line}; no mask shows a class: where 255 is the object, give --foreground-value 255")
+            problems.append(f"{line}; no mask shows a class: where 255 is the object, give `foreground_value` 255")
     turned = [finding.id for finding in findings if finding.turned]
     if turned:
         notes.append(
@@ -184,7 +186,9 @@ def _check_masks(config: DataConfig, dataset: Dataset, problems: list[str], note
     if config.layout == "voc" and dataset.split in ("train", "val", "trainval"):
         problems += [f"{dataset.split}: image {image_id} has no mask" for image_id in missing]
     else:
-        notes.append(f"{dataset.split}: {len(missing)} of {len(dataset)} images have no mask")
+        notes.append(
+            f"{dataset.split}: {len(missing)} of {len(dataset)} images {agreeing(len(missing), 'has', 'have')} no mask"
+        )
 
 
 def _compare_labels(dataset: Dataset, findings: dict[Sample, _Finding], notes: list[str]) -> None:

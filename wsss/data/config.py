@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from wsss.configs import find_config
-from wsss.console import Config, validation_line
+from wsss.configs import find_config, read_yaml
+from wsss.data.layouts import BUILT_IN, FIXED, LAYOUTS
 from wsss.data.sample import BACKGROUND, IGNORE
 from wsss.data.wordnet import wordnet_ids
 from wsss.errors import InputError, did_you_mean
+from wsss.settings import Config, validation_line
 
 VOC_CLASSES = (
     "aeroplane",
@@ -57,9 +57,10 @@ class DataConfig(Config):
 
     name: str
     """Name in messages and reports."""
-    layout: Literal["voc", "folder", "imagenet", "imagenet_seg"]
+    layout: str
     """"voc": a PASCAL VOC devkit. "folder": a folder of images with a CSV of labels. "imagenet": images in folders
-    named after their class, or named so themselves. "imagenet_seg": the file gtsegs_ijcv.mat."""
+    named after their class, or named so themselves. "imagenet_seg": the file gtsegs_ijcv.mat. Or one that was
+    registered (`wsss.data.register_layout`), whose keys are those of "folder"."""
     root: Path | None = None
     """Folder of the data. In a YAML file, a relative path starts at that file's folder."""
     root_env: str | None = None
@@ -83,26 +84,35 @@ class DataConfig(Config):
     foreground_value: int | None = Field(None, ge=1, le=255)
     """Layout folder: pixel value of the masks that stands for the one class which the image is labelled with, such as
     255 in masks of 0 and 255. 0 is background, and all other values are ignored."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Layouts that were registered: what else their reader wants to know."""
 
     @model_validator(mode="after")
     def _consistent(self) -> DataConfig:
+        if self.layout not in (*BUILT_IN, *LAYOUTS):
+            raise ValueError(
+                f"layout: {self.layout!r} is unknown: {did_you_mean(self.layout, (*BUILT_IN, *LAYOUTS))}; one of your "
+                "own goes with `extension` FILE"
+            )
         for field, names in (("classes", self.classes), ("mask_values", self.mask_values)):
             if names is None:
                 continue
             twice = [name for name, count in Counter(names).items() if count > 1]
             if twice:
-                raise ValueError(f"{field}: {twice[0]!r} stands there twice")
+                raise ValueError(f"{field}: expected each name once, got {twice[0]!r} twice")
             most = MAX_CLASSES if field == "mask_values" else MAX_LABELS
             if not 1 <= len(names) <= most:
-                raise ValueError(f"{field}: {len(names)} names; 1 to {most} are possible")
+                raise ValueError(f"{field}: expected 1 to {most} names, got {len(names)}")
             for name in names:
                 if name != name.strip() or not name or ";" in name or name == "background":
                     raise ValueError(f"{field}: {name!r} cannot be a class name (background has index 0 by itself)")
-        if self.layout == "folder" and self.classes is None:
-            raise ValueError("classes: layout 'folder' needs the list of class names")
-        if self.layout != "folder" and self.mask_values is not None:
+        if self.layout not in FIXED and self.classes is None:
+            raise ValueError(f"classes: layout {self.layout!r} needs the list of class names")
+        if self.layout in FIXED and self.mask_values is not None:
             raise ValueError(f"mask_values: layout {self.layout!r} has its own or none")
-        if self.foreground_value is not None and (self.layout != "folder" or self.mask_values is not None):
+        if self.options and self.layout in BUILT_IN:
+            raise ValueError(f"options: of layouts that were registered, not of layout {self.layout!r}")
+        if self.foreground_value is not None and (self.layout in FIXED or self.mask_values is not None):
             raise ValueError(f"foreground_value: of layout 'folder' without mask_values, not of layout {self.layout!r}")
         if self.layout in ("imagenet", "imagenet_seg") and self.masks is not None:
             raise ValueError(f"masks: layout {self.layout!r} has no folder of masks")
@@ -155,7 +165,7 @@ class DataConfig(Config):
         try:
             return DataConfig(**(dict(self) | {"foreground_value": value}))
         except ValidationError as error:
-            raise InputError(f"--foreground-value {value}: {validation_line(error)}") from None
+            raise InputError(f"`foreground_value` {value}: {validation_line(error)}") from None
 
     def find_root(self, root: Path | None = None) -> Path:
         """The folder of the data: `root`, else the environment variable, else the file's own.
@@ -164,14 +174,14 @@ class DataConfig(Config):
         """
         from_env = os.environ.get(self.root_env) if self.root_env else None
         if root is not None:
-            given, source = root, "--root"
+            given, source = root, "`root`"
         elif from_env:
             given, source = Path(from_env), self.root_env
         elif self.root is not None:
             given, source = self.root, f"root of data set {self.name}"
         else:
             variable = f" or the environment variable {self.root_env}" if self.root_env else ""
-            raise InputError(f"data set {self.name}: no root folder known; give it with --root PATH{variable}")
+            raise InputError(f"data set {self.name}: no root folder known; give it with `root` PATH{variable}")
         path = Path(given).expanduser()
         if not path.is_dir() and not (self.layout == "imagenet_seg" and path.is_file()):
             raise InputError(f"{source} {path}: no such folder")
@@ -186,15 +196,10 @@ def load_config(config: str | Path | DataConfig) -> DataConfig:
     if isinstance(config, DataConfig):
         return config
     path = find_config(config, "data")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: a data set is described by keys such as name, layout, root_env, classes")
+    content = read_yaml(path, "name, layout, root_env, classes")
     if isinstance(content.get("root"), str):
         content["root"] = path.parent / Path(content["root"]).expanduser()
     try:
-        return DataConfig(**content)
+        return DataConfig.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{path}: {validation_line(error)}") from None

@@ -54,7 +54,7 @@ def read_label_image(path: Path) -> np.ndarray:
     """The stored pixel values (H, W) uint8 of a palette or grey-scale mask. InputError if it is neither."""
     with _opened(path, "mask") as image:
         if image.mode not in _MASK_MODES:
-            raise InputError(f"mask {path}: mode {image.mode}; a mask is a palette or grey-scale image")
+            raise InputError(f"mask {path}: expected a palette or grey-scale image, got mode {image.mode}")
         values = np.array(_upright(image))  # a 1-bit mask gives False and True
     stored = values.astype(np.uint8)
     if not np.array_equal(stored, values):
@@ -103,7 +103,7 @@ def _opened(path: Path, what: str) -> Iterator[Image.Image]:
 
 def _check_depth(image: Image.Image, name: str) -> None:
     if image.mode.startswith(("I", "F")):  # Pillow would cut them off at 255
-        raise InputError(f"{name}: more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
+        raise InputError(f"{name}: expected 8 bits a channel, got more (mode {image.mode}); convert it to 8 bits")
 
 
 def _orientation(image: Image.Image) -> int:

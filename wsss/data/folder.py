@@ -36,12 +36,12 @@ def read_samples(config: DataConfig, root: Path, split: str, report: Report) -> 
     rows = read_rows(config, root, report)
     known = sorted({row.split for row in rows if row.split} | {"all"})
     if split not in known:
-        raise InputError(f"--split {split}: no such split in {root / config.labels}; {did_you_mean(split, known)}")
+        raise InputError(f"`split` {split}: no such split in {root / config.labels}; {did_you_mean(split, known)}")
     masks = mask_files(config, root)
     if masks and len(config.class_names()) > MAX_CLASSES:
         raise InputError(
-            f"folder {root / (config.masks or 'masks')}: masks of {len(config.class_names())} classes; at most "
-            f"{MAX_CLASSES} fit into their pixels: choose fewer classes, or move the masks away to use the labels alone"
+            f"folder {root / (config.masks or 'masks')}: expected masks of at most {MAX_CLASSES} classes, got "
+            f"{len(config.class_names())}; choose fewer, or move the masks away to use the labels alone"
         )
     index = {name: c for c, name in enumerate(config.class_names(), start=1)}
 
@@ -110,7 +110,7 @@ def read_rows(config: DataConfig, root: Path, report: Report) -> list[Row]:
     for line, name, cell, split in _read_csv(path):
         where = f"{path} line {line}: image {name!r}"
         if "/" in name or "\\" in name:
-            report(f"{where}: a name within {config.images}/ is due, without a folder")
+            report(f"{where}: expected a name within {config.images}/, without a folder")
             continue
         image = _find(name, files)
         if not image:
@@ -158,7 +158,7 @@ def _read_csv(path: Path) -> Iterator[tuple[int, str, str, str]]:
             reader = csv.DictReader(file)
             header = [name.strip() for name in reader.fieldnames or ()]
             if not {"image", "classes"} <= set(header):
-                raise InputError(f"{path}: its columns are {', '.join(header) or 'none'}; due are the {columns}")
+                raise InputError(f"{path}: expected the {columns}, got {', '.join(header) or 'none'}")
             reader.fieldnames = header
             empty = True
             for row in reader:
@@ -173,4 +173,4 @@ def _read_csv(path: Path) -> Iterator[tuple[int, str, str, str]]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a CSV in UTF-8 ({error})") from None
     if empty:
-        raise InputError(f"{path}: no rows; one row an image is due, with the {columns}")
+        raise InputError(f"{path}: expected a row for each image, with the {columns}, got none")

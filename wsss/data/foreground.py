@@ -12,6 +12,7 @@ import numpy as np
 from wsss.data.folder import image_files
 from wsss.data.sample import BACKGROUND, IGNORE, Dataset, Sample
 from wsss.errors import InputError
+from wsss.words import agreeing, counted
 
 
 def foreground_set(dataset: Dataset, classes: Sequence[str] | None = None) -> Dataset:
@@ -33,7 +34,7 @@ def foreground_set(dataset: Dataset, classes: Sequence[str] | None = None) -> Da
         masks = sum(sample.mask_path is not None for sample in dataset)
         raise InputError(
             f"data set {dataset.name}/{dataset.split}: no image with a mask shows one class only, {which} "
-            f"({len(dataset)} images, {masks} with a mask)"
+            f"({counted(len(dataset), 'image')}, {masks} with a mask)"
         )
     return replace(dataset, samples=samples)
 
@@ -80,10 +81,10 @@ def check_foreground(dataset: Dataset, samples: Sequence[Sample] | None = None) 
         return
     found, others = " and ".join(map(str, sorted(values)[:8])), values - {BACKGROUND}
     ignored = ", and 255 is ignored" if IGNORE in values and dataset.foreground_value is None else ""
-    hint = f"; where {max(others)} is the object, give --foreground-value {max(others)}" if others else ""
+    hint = f"; where {max(others)} is the object, give `foreground_value` {max(others)}" if others else ""
     raise InputError(
-        f"data set {dataset.name}/{dataset.split}: no mask shows a class: {len(masked)} masks hold {found} alone"
-        f"{ignored}{hint}"
+        f"data set {dataset.name}/{dataset.split}: no mask shows a class: "
+        f"{counted(len(masked), 'mask')} {agreeing(len(masked), 'holds', 'hold')} {found} alone{ignored}{hint}"
     )
 
 
@@ -133,7 +134,7 @@ def paired_folders(images: Path, masks: Path, foreground_value: int | None = Non
 def check_foreground_value(value: int | None) -> None:
     """InputError if a value is given that no pixel of a foreground can have."""
     if value is not None and not 1 <= value <= IGNORE:
-        raise InputError(f"--foreground-value {value}: expected a pixel value from 1 to {IGNORE}; 0 is background")
+        raise InputError(f"`foreground_value` {value}: expected a pixel value from 1 to {IGNORE}; 0 is background")
 
 
 def _is_mask(name: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from wsss.data.config import DataConfig
 from wsss.data.folder import IMAGE_SUFFIXES
 from wsss.data.sample import Sample
-from wsss.errors import InputError, did_you_mean
+from wsss.errors import InputError, did_you_mean, near_name
 
 Report = Callable[[str], None]
 
@@ -30,7 +30,7 @@ def read_samples(config: DataConfig, root: Path, split: str, report: Report) -> 
     if not found:
         raise InputError(
             f"folder {folder}: no images of the classes {_listed(names)}; "
-            "due are <class>/*.jpg or <class>_anything.jpg (or png, bmp, webp)"
+            "expected <class>/*.jpg or <class>_anything.jpg (or png, bmp, webp)"
         )
     samples: dict[str, Sample] = {}
     for label, path in sorted(found, key=lambda item: (item[0], item[1].name)):
@@ -69,17 +69,17 @@ def class_hint(name: str, known: Mapping[str, int]) -> str:
     """
     if len(known) <= _LISTED:
         return did_you_mean(name, known)
-    return did_you_mean(name, known).split("known: ")[0] + f"known: {_listed(list(known))}"
+    return near_name(name, known) + f"known: {_listed(list(known))}"
 
 
 def _split_folder(config: DataConfig, root: Path, split: str) -> Path:
     splits = list_splits(config, root)
     if split == "all":
         if splits != ("all",):
-            raise InputError(f"--split all: {root} holds the splits {', '.join(splits)}; give one of them")
+            raise InputError(f"`split` all: {root} holds the splits {', '.join(splits)}; give one of them")
         return root
     if os.sep in split or split in ("", ".", "..") or not (root / split).is_dir():
-        raise InputError(f"--split {split}: no such folder in {root}; {did_you_mean(split, splits)}")
+        raise InputError(f"`split` {split}: no such folder in {root}; {did_you_mean(split, splits)}")
     return root / split
 
 
@@ -98,7 +98,7 @@ def _by_name(folder: Path, index: dict[str, int], report: Report) -> Iterator[tu
         name = class_of(path.stem, index)
         if name is None:
             first = path.stem.split("_")[0]
-            report(f"image {path}: its name begins with no class (<class>_anything is due); {class_hint(first, index)}")
+            report(f"image {path}: expected a name <class>_anything; {class_hint(first, index)}")
         else:
             yield index[name], path
 

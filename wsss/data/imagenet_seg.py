@@ -14,6 +14,7 @@ from PIL import Image
 from wsss.data.config import DataConfig
 from wsss.data.sample import Sample
 from wsss.errors import InputError
+from wsss.extras import extra
 
 if TYPE_CHECKING:
     import h5py
@@ -36,7 +37,7 @@ class MatlabSample(Sample):
             pixels = file[file["/value/img"][place, 0]][()]
         if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and len(pixels) != 3):
             raise InputError(
-                f"{self.image_path}: image {self.id} is {pixels.dtype} {pixels.shape}; uint8 (3, W, H) is due"
+                f"{self.image_path}: image {self.id}: expected uint8 (3, W, H), got {pixels.dtype} {pixels.shape}"
             )
         return Image.fromarray(np.ascontiguousarray(pixels.T)).convert("RGB")
 
@@ -54,8 +55,8 @@ class MatlabSample(Sample):
         values = stored.astype(np.uint8)
         if stored.ndim != 2 or not np.array_equal(values, stored):
             raise InputError(
-                f"{self.image_path}: mask {self.id} is {stored.dtype} {stored.shape}; whole numbers 0 to 255 in "
-                "(W, H) are due"
+                f"{self.image_path}: mask {self.id}: expected whole numbers 0 to 255 in (W, H), got "
+                f"{stored.dtype} {stored.shape}"
             )
         return np.ascontiguousarray(values.T)
 
@@ -78,12 +79,12 @@ class MatlabSample(Sample):
 def read_samples(config: DataConfig, root: Path, split: str, report: Callable[[str], None]) -> list[Sample]:
     """One sample an image, ids "0001", "0002", ... in the order of the file. There is one split, "all"."""
     if split != "all":
-        raise InputError(f"--split {split}: {FILE_NAME} has no splits; give all")
+        raise InputError(f"`split` {split}: expected all, as {FILE_NAME} has no splits")
     path = find_file(root)
     with _open(path) as file:
         images, masks = (file[f"/value/{name}"].shape for name in ("img", "gt"))
     if images != masks or len(images) != 2 or 0 in images:
-        raise InputError(f"{path}: /value/img is {images}, /value/gt {masks}; one mask an image is due, (n, 1)")
+        raise InputError(f"{path}: expected one mask an image, (n, 1), got /value/img {images} and /value/gt {masks}")
     digits = max(4, len(str(images[0])))
     ids = (f"{number:0{digits}d}" for number in range(1, images[0] + 1))
     return [MatlabSample(image_id, path, (1,), path) for image_id in ids]
@@ -104,11 +105,14 @@ def find_file(root: Path) -> Path:
 
 @contextmanager
 def _open(path: Path) -> Iterator[h5py.File]:
-    import h5py  # a quarter of a second: only where a file is read
+    with extra("wsss"):
+        import h5py  # a quarter of a second: only where a file is read
 
     try:
         with h5py.File(path, "r") as file:
             yield file
+    except InputError:  # of whoever reads what is in it
+        raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())
         raise InputError(

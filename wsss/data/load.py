@@ -8,10 +8,14 @@ from pathlib import Path
 from wsss.data import folder, imagenet, imagenet_seg, voc
 from wsss.data.config import DataConfig, load_config
 from wsss.data.foreground import check_foreground_value
+from wsss.data.layouts import LAYOUTS, Layout
 from wsss.data.sample import Dataset
 from wsss.errors import InputError
 
-_READERS = {"voc": voc, "folder": folder, "imagenet": imagenet, "imagenet_seg": imagenet_seg}
+_READERS = {
+    name: Layout(module.read_samples, module.list_splits)
+    for name, module in (("voc", voc), ("folder", folder), ("imagenet", imagenet), ("imagenet_seg", imagenet_seg))
+}
 
 
 def load_dataset(
@@ -28,7 +32,7 @@ def load_dataset(
         config: a data YAML (path or name below ``configs/data``) or the description itself.
         split: layout voc, a list under ``ImageSets/Segmentation``; layout folder, a value of the CSV's ``split``
             column, or "all"; layout imagenet, a subfolder, or "all" where the classes lie in the root; layout
-            imagenet_seg, "all".
+            imagenet_seg, "all"; one that was registered, as its reader says.
         root: folder of the data (imagenet_seg: or the file); else the environment variable named by the description,
             else the description's root.
         foreground_value: pixel value of the masks that stands for the one class of each image; the description's own
@@ -46,7 +50,7 @@ def load_dataset(
         split=split,
         root=where,
         class_names=config.class_names(),
-        samples=tuple(_READERS[config.layout].read_samples(config, where, split, _reporter(problems))),
+        samples=tuple(_reader(config).read_samples(config, where, split, _reporter(problems))),
         mask_values=config.mask_table(),
         foreground_value=config.foreground_value,
     )
@@ -55,7 +59,11 @@ def load_dataset(
 def list_splits(config: str | Path | DataConfig, root: Path | None = None) -> tuple[str, ...]:
     """The names that `load_dataset` takes as split; "all" only where the data are not split."""
     config = load_config(config)
-    return _READERS[config.layout].list_splits(config, config.find_root(root))
+    return tuple(_reader(config).list_splits(config, config.find_root(root)))
+
+
+def _reader(config: DataConfig) -> Layout:
+    return _READERS.get(config.layout) or LAYOUTS[config.layout]
 
 
 def _reporter(problems: list[str] | None) -> Callable[[str], None]:

@@ -141,7 +141,7 @@ class Dataset:
         if len(sample.classes) > 1:
             names = ", ".join(self.class_names[c - 1] for c in sample.classes)
             raise InputError(
-                f"--foreground-value {self.foreground_value}: image {sample.id} is labelled {names}; a mask of one "
+                f"`foreground_value` {self.foreground_value}: image {sample.id} is labelled {names}; a mask of one "
                 "value goes with a single class an image"
             )
         table = self.mask_values.copy()
@@ -152,8 +152,8 @@ class Dataset:
         """InputError if the data set has more classes than a mask can show."""
         if self.num_classes >= IGNORE:
             raise InputError(
-                f"data set {self.name}: {self.num_classes} classes, and masks show {IGNORE - 1} at most; name the ones "
-                "to be segmented under `classes` of its YAML"
+                f"data set {self.name}: expected at most {IGNORE - 1} classes in masks, got {self.num_classes}; name "
+                "the ones to be segmented under classes in its YAML"
             )
 
     def labels(self) -> np.ndarray:

@@ -59,7 +59,7 @@ def _read_list(base: Path, split: str, report: Report) -> list[str]:
     folder = base / "ImageSets" / "Segmentation"
     path = folder / f"{split}.txt"
     if split not in _names(folder, ".txt"):
-        raise InputError(f"--split {split}: no list {path}; {did_you_mean(split, _names(folder, '.txt'))}")
+        raise InputError(f"`split` {split}: no list {path}; {did_you_mean(split, _names(folder, '.txt'))}")
     words = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     # Lists of other projects hold "/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png".
     ids = [Path(word).stem if word.endswith(".jpg") else word for word in words]
@@ -146,7 +146,7 @@ def read_label_table(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: not a dictionary of image-level labels ({error})") from None
     for image_id, row in table.items():
         if row.shape != (len(VOC_CLASSES),):
-            raise InputError(f"{path}: image {image_id} has labels of shape {row.shape}; (20,) is due")
+            raise InputError(f"{path}: image {image_id}: expected labels of shape (20,), got {row.shape}")
     return table
 
 

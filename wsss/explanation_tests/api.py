@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wsss.console import track
 from wsss.data import IGNORE
 from wsss.errors import InputError
 from wsss.explanation import NEGATIVE, evaluating
@@ -21,6 +20,8 @@ from wsss.explanation_tests.protocols import CUT, REMOVAL
 from wsss.explanation_tests.results import TestResult, compare_tests, result_of
 from wsss.explanation_tests.segmentation import segment
 from wsss.explanation_tests.tested import ModelUnderTest, Photographs, classify
+from wsss.progress import track
+from wsss.words import counted
 
 __all__ = ["TestResult", "compare_tests", "perturbation_test", "segmentation_test"]
 
@@ -62,8 +63,9 @@ def perturbation_test(
         images: normalised, (N, 3, H, W); or an iterable of such batches; or, without `targets`, of pairs (images,
             targets), such as a data loader. They are brought to the model's device and precision.
         targets: true classes, (N,) integers; of a model with one output 0 or -1.
-        mean, std: what the images were normalised with, ``(x - mean) / std`` of RGB in [0, 1], which makes black
+        mean: what the images were normalised with, ``(x - mean) / std`` of RGB in [0, 1], which makes black
             ``-mean / std``; 0 and 1 for images in [0, 1], as a model takes them that normalises by itself.
+        std: see `mean`.
         batch_size: images that go through the model at once; bounds the memory.
         class_specific: False if the explainer gives one map whatever the target: half the work.
         many: the explainer takes targets (B, K) too, and gives (B, K, h, w): classes of one image cost it less
@@ -105,15 +107,19 @@ def perturbation_test(
         tested: ModelUnderTest, photographs: Photographs, due: np.ndarray
     ) -> Generator[None, None, dict[str, np.ndarray]]:
         if photographs.pixels.shape[1] != len(mean):
-            raise InputError(f"images: {photographs.pixels.shape[1]} channels, mean has {len(mean)}")
+            raise InputError(
+                f"images: expected {counted(len(mean), 'channel')}, as mean has, got {photographs.pixels.shape[1]}"
+            )
         lowest, highest = (NEGATIVE, 0) if photographs.outputs == 1 else (0, photographs.outputs - 1)
         if due.min() < lowest or due.max() > highest:
             hint = f"; of one output 0 is that output, {NEGATIVE} the other class" if lowest else ""
-            raise InputError(f"targets: {due.min()} to {due.max()}; the model has classes {lowest} to {highest}{hint}")
+            raise InputError(f"targets: expected classes {lowest} to {highest}, got {due.min()} to {due.max()}{hint}")
         return perturb(tested, photographs, torch.from_numpy(due), judged, batch_size=batch_size)
 
-    results = _tested("perturbation", tested, evaluate, images, targets, batch_size, ids, progress)
-    return result_of("perturbation", judged.name, tested.name, results, f"{len(results['ids'])} images; {REMOVAL}")
+    results = _run_test("perturbation", tested, evaluate, images, targets, batch_size, ids, progress)
+    return result_of(
+        "perturbation", judged.name, tested.name, results, f"{counted(len(results['ids']), 'image')}; {REMOVAL}"
+    )
 
 
 def segmentation_test(
@@ -129,11 +135,11 @@ def segmentation_test(
 ) -> TestResult:
     """Maps of the predicted class, cut at their mean, against masks of the objects.
 
-    Chefer, Gur and Wolf, CVPR 2021, section 4. Signed maps are scaled from their least to their largest value, too.
+    Chefer, Gur and Wolf, CVPR 2021, section 4. Signed maps are scaled from their least to their largest value, too. The
+    class explained is the predicted one: of a model with one output 0 where it is positive, else -1. What is not said
+    here is as in `perturbation_test`.
 
     Args:
-        model, explainer, batch_size, name, ids, progress: see `perturbation_test`. The class explained is the predicted
-            one: of a model with one output 0 where it is positive, else -1.
         images: normalised, (N, 3, H, W); or an iterable of such batches; or, without `masks`, of pairs (images, masks).
         masks: (N, H, W), 0 background, 1 foreground (bool, too), 255 ignored; as large as the images.
 
@@ -162,7 +168,7 @@ def segmentation_test(
     ) -> Generator[None, None, dict[str, np.ndarray]]:
         if truths.shape[1:] != tuple(photographs.pixels.shape[2:]):
             raise InputError(
-                f"masks: {truths.shape[1:]} of images {tuple(photographs.pixels.shape[2:])}; they must be of one size "
+                f"masks: expected {tuple(photographs.pixels.shape[2:])}, as the images, got {truths.shape[1:]} "
                 "(resize masks to the nearest pixel)"
             )
         held.update(np.unique(truths).tolist())
@@ -171,11 +177,13 @@ def segmentation_test(
         return results
 
     tested = _tested(model, (0.0,) * 3, (1.0,) * 3)
-    results = _tested("segmentation", tested, evaluate, images, masks, batch_size, ids, progress)
+    results = _run_test("segmentation", tested, evaluate, images, masks, batch_size, ids, progress)
     if 1 not in held:
         hint = "; the object is 1, 255 is ignored: give masks > 0" if IGNORE in held else ": there is no object in them"
         raise InputError(f"masks: hold {' and '.join(map(str, sorted(held)))} alone{hint}")
-    return result_of("segmentation", judged.name, tested.name, results, f"{len(results['ids'])} images; {CUT}")
+    return result_of(
+        "segmentation", judged.name, tested.name, results, f"{counted(len(results['ids']), 'image')}; {CUT}"
+    )
 
 
 def _numbers(values: Any) -> bool:
@@ -193,7 +201,7 @@ def _explainer(
         return explainer
     if not callable(explainer):
         raise InputError(
-            f"explainer: a {type(explainer).__name__}; expected a callable (model, images, targets) -> maps"
+            f"explainer: expected a callable (model, images, targets) -> maps, got a {type(explainer).__name__}"
         )
     own = getattr(explainer, "__name__", type(explainer).__name__)
     return Explainer(name or ("explainer" if own == "<lambda>" else own), explainer, class_specific, many)
@@ -205,7 +213,7 @@ def _tested(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> Mo
     return ModelUnderTest(model, (), tuple(mean), tuple(std), (0, 0), type(model).__name__)
 
 
-def _tested(
+def _run_test(
     test: str,
     tested: ModelUnderTest,
     evaluate: Evaluate,
@@ -218,11 +226,11 @@ def _tested(
     """Run a test over all batches; results per image of all of them."""
     what, read = {"perturbation": ("targets", read_targets), "segmentation": ("masks", read_masks)}[test]
     if batch_size < 1:
-        raise InputError(f"batch_size {batch_size}: at least 1")
+        raise InputError(f"batch_size {batch_size}: expected at least 1")
     due = None if truths is None else read(truths)
     names = None if ids is None else [str(name) for name in ids]
     if names is not None and len(set(names)) < len(names):
-        raise InputError(f"ids: a name stands there twice among {len(names)}")
+        raise InputError(f"ids: expected each once, got one twice among {len(names)}")
     parts: list[dict[str, np.ndarray]] = []
 
     def steps() -> Iterator[None]:
@@ -244,7 +252,7 @@ def _tested(
             raise InputError("images: none")
         for name, given in ((what, due), ("ids", names)):
             if given is not None and len(given) != start:
-                raise InputError(f"{name}: {len(given)} for {start} images; expected one an image")
+                raise InputError(f"{name}: expected one for each of {counted(start, 'image')}, got {len(given)}")
 
     with evaluating(tested.model):
         total = len(images) if isinstance(images, Tensor) else None if due is None else len(due)

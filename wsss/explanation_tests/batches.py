@@ -33,15 +33,15 @@ def checked_batches(images: Batches, paired: bool, what: str, chunk: int) -> Ite
         if pair != paired or (pair and len(item) != 2):
             due = f"pairs (images, {what})" if paired else f"tensors (B, 3, H, W), as {what} are given"
             got = f"{len(item)} things" if pair else f"a {type(item).__name__}"
-            raise InputError(f"images: a batch is {got}; expected {due}")
+            raise InputError(f"images: expected {due} as a batch, got {got}")
         batch, own = item if pair else (item, None)
         if not isinstance(batch, Tensor):
             raise InputError(f"images: expected a torch.Tensor (B, 3, H, W), got a {type(batch).__name__}")
         if batch.ndim != 4 or 0 in batch.shape:
             hint = "; one image is images[None]" if batch.ndim == 3 else ""
-            raise InputError(f"images: shape {tuple(batch.shape)}; expected (B, 3, H, W), B >= 1{hint}")
+            raise InputError(f"images: expected (B, 3, H, W), B >= 1, got {tuple(batch.shape)}{hint}")
         if not batch.is_floating_point():
-            raise InputError(f"images: {batch.dtype}; expected normalised ones of a float type")
+            raise InputError(f"images: expected normalised ones of a float type, got {batch.dtype}")
         check_values(batch)
         yield batch.detach(), own
 
@@ -50,7 +50,7 @@ def read_targets(given: Any) -> np.ndarray:
     """int64 (N,). InputError if it is anything else than a class an image."""
     found = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
     if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer) or not len(found):
-        raise InputError(f"targets: {found.dtype} of shape {found.shape}; expected (N,) integers, a class an image")
+        raise InputError(f"targets: expected integers (N,), a class an image, got {found.dtype} {found.shape}")
     return found.astype(np.int64)
 
 
@@ -58,7 +58,7 @@ def read_masks(given: Any) -> np.ndarray:
     """uint8 (N, H, W) of 0, 1 and 255. InputError if it is anything else."""
     found = given.detach().cpu().numpy() if isinstance(given, Tensor) else np.asarray(given)
     if found.ndim != 3 or not len(found):
-        raise InputError(f"masks: shape {found.shape}; expected (N, H, W)")
+        raise InputError(f"masks: expected (N, H, W), got {found.shape}")
     if not np.isin(found, (0, 1, IGNORE)).all():
         raise InputError("masks: expected 0 background, 1 foreground, 255 ignored; of class c give masks == c")
     return found.astype(np.uint8)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss.console import note
 from wsss.data import Dataset, Sample, check_foreground, foreground_set, load_dataset, paired_folders
 from wsss.entries import TestEntry, save_tests
 from wsss.errors import InputError
@@ -31,9 +30,12 @@ from wsss.explanation_tests.settings import EvaluationConfig
 from wsss.explanation_tests.tables import print_section
 from wsss.explanation_tests.targets import target_outputs
 from wsss.explanation_tests.tested import ModelUnderTest, classify, squeeze, stack
-from wsss.options import command_line
+from wsss.extras import need
+from wsss.progress import note
+from wsss.provenance import command_line
 from wsss.report.explanation import test_sections
 from wsss.training import choose_device
+from wsss.words import agreeing, counted
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Order:
 
 def evaluate_by_perturbation(order: Order, data: str, split: str, root: Path | None) -> None:
     """The command ``perturbation-test``: results, figures and curves of every explainer."""
+    need("wsss")
     place = choose_device(order.device, order.config.precision)
     every = _single_class(load_dataset(data, split, root))
     dataset = evenly(every, order.config.limit)
@@ -103,6 +106,7 @@ class RegionRule:
 
 def evaluate_by_regions(order: Order, rule: RegionRule, data: str, split: str, root: Path | None) -> None:
     """The command ``region-test``: results, figures and curves of every explainer of a network that segments."""
+    need("wsss")
     place = choose_device(order.device)
     every = load_dataset(data, split, root)
     images = evenly(every, order.config.limit)
@@ -126,7 +130,8 @@ def evaluate_by_regions(order: Order, rule: RegionRule, data: str, split: str, r
             return
         results = [read_results(evaluation.stage.folder, ["probability", "logit"]) for evaluation in evaluations]
         measured = int(np.isfinite(results[0]["probability"]).all(3).any((1, 2)).sum())
-        note(f"{measured} of {len(pairs)} pairs of image and class have a region")
+        have = agreeing(measured, "has", "have")
+        note(f"{measured} of {counted(len(pairs), 'pair')} of image and class {have} a region")
         if not measured:
             raise InputError(
                 f"data set {data}, split {split}: no region of {rule.least:.2%} of its image; give a smaller --least"
@@ -134,10 +139,10 @@ def evaluate_by_regions(order: Order, rule: RegionRule, data: str, split: str, r
         figures = [region_figures(arrays) for arrays in results]
         size = f"{rule.size} x {rule.size}" if rule.size else "their own"
         least = f"{100 * rule.least:g} %"
-        text = f"{measured} of {len(pairs)} pairs, {_counted(images, every)}; {REGION}"
+        text = f"{measured} of {counted(len(pairs), 'pair')}, {_counted(images, every)}; {REGION}"
         protocol = text.format(size=size, least=least, score=rule.score)
         _finish(order, evaluations, made, figures, tested, pairs, protocol)
-        title = f"{tested.name}, {pairs.name} / {pairs.split}, {measured} regions"
+        title = f"{tested.name}, {pairs.name} / {pairs.split}, {counted(measured, 'region')}"
         named = {evaluation.explainer.label: found for evaluation, found in zip(evaluations, figures, strict=True)}
         for evaluation, found in zip(evaluations, figures, strict=True):
             draw_region_curves({evaluation.explainer.label: found}, evaluation.stage.folder / "curves.png", title)
@@ -170,7 +175,7 @@ class MaskedData:
     def load(self) -> Dataset:
         """The images that show exactly one class, with masks. InputError naming an option that does not go along."""
         if (self.data is None) == (self.images is None):
-            raise InputError("--data or --images: give a data set with masks, or a folder of images with --masks")
+            raise InputError("--data or --images: expected a data set with masks, or a folder of images with --masks")
         if self.data is None:
             strays = {"--split": self.split, "--classes": self.classes, "--root": self.root}
             for option, value in strays.items():
@@ -191,6 +196,7 @@ class MaskedData:
 
 def evaluate_by_segmentation(order: Order, source: MaskedData) -> None:
     """The command ``segmentation-test``: results, figures and gallery of every explainer."""
+    need("wsss")
     place = choose_device(order.device, order.config.precision)
     every = source.load()
     dataset = evenly(every, order.config.limit)
@@ -227,15 +233,17 @@ def _single_class(dataset: Dataset) -> Dataset:
         raise InputError(
             f"data set {dataset.name}, split {dataset.split}: no image shows exactly one class, as top-1 accuracy wants"
         )
-    if len(kept) < len(dataset):
-        note(f"{len(dataset) - len(kept)} of {len(dataset)} images do not show exactly one class and are left out")
+    left = len(dataset) - len(kept)
+    if left:
+        do, are = agreeing(left, "does", "do"), agreeing(left, "is", "are")
+        note(f"{left} of {len(dataset)} images {do} not show exactly one class and {are} left out")
     return replace(dataset, samples=kept)
 
 
 def _counted(dataset: Dataset, every: Dataset) -> str:
     """How many images, and how they were chosen."""
     some = f" of {len(every)}, evenly spread" if len(dataset) < len(every) else ""
-    return f"{len(dataset)} images{some}"
+    return f"{counted(len(dataset), 'image')}{some}"
 
 
 def _finish(

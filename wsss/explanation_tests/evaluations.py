@@ -16,19 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from wsss.console import note, track
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
 from wsss.explanation_tests.explainer import Explainer
 from wsss.explanation_tests.settings import EvaluationConfig
 from wsss.explanation_tests.tested import ModelUnderTest
 from wsss.processes import from_first, gathered, portion
-from wsss.store import DATA, Stage, inputs_of, read_json
+from wsss.progress import note, track
+from wsss.store import DATA, Stage, file_hash, inputs_of, read_json
 from wsss.store.atomic import write_bytes
-from wsss.store.inputs import counted, differing
+from wsss.store.inputs import differing
 from wsss.store.records import Record, pack, with_record
 from wsss.store.stage import MANIFEST
 from wsss.store.work import all_done, check_root, records_of
+from wsss.words import agreeing, counted
 
 PART = 64
 """Images in a file of results: what a run that was killed does again at most."""
@@ -124,14 +125,20 @@ def open_evaluations(
             "config": {"protocol": PROTOCOL, **identity},
             "class_names": dataset.class_names,
             "suffix": ".npz",
-            "inputs": {"model": tested.fingerprint, **_times(folder, dataset, masks=test == "segmentation")},
-            "sources": {DATA: dataset.root} | ({} if tested.path is None else {"model": tested.path}),
+            "inputs": {
+                "model": tested.fingerprint,
+                **({} if explainer.code is None else {"method": file_hash(explainer.code)}),
+                **_times(folder, dataset, masks=test == "segmentation"),
+            },
+            "sources": {DATA: dataset.root}
+            | ({} if tested.path is None else {"model": tested.path})
+            | ({} if explainer.code is None else {"method": explainer.code}),
         }
         try:
             stage = Stage.open(folder, **how) if held is None else held.enter_context(Stage.writing(folder, **how))
         except InputError as error:
             count = len(explainers)
-            elsewhere = "--name or --runs" if count == 1 else f"--runs, as these are {count} methods"
+            elsewhere = "`name` or `runs`" if count == 1 else f"`runs`, as these are {count} methods"
             if "inputs.images" in str(error):
                 elsewhere += "; inputs.images: ids, classes, sizes and times of the files"
             raise InputError(f"{error} (into another run: {elsewhere})") from None
@@ -141,10 +148,10 @@ def open_evaluations(
 
 def _check_name(name: str, explainers: Sequence[Explainer]) -> None:
     if name in ("", ".", "..") or os.sep in name:
-        raise InputError(f"--name {name}: is no name of a folder in --runs; a path goes there")
+        raise InputError(f"`name` {name}: expected the name of a folder in `runs`, got a path")
     if len(explainers) > 1:
         labels = ", ".join(explainer.label for explainer in explainers)
-        raise InputError(f"--name {name}: a run holds one method, these are {len(explainers)}: {labels}")
+        raise InputError(f"`name` {name}: a run holds one method, these are {len(explainers)}: {labels}")
 
 
 def _times(folder: Path, dataset: Dataset, masks: bool) -> dict[str, str]:
@@ -200,7 +207,8 @@ def run_evaluations(
         there = sum(len(parts[name]) for found in left.values() for name in names if name not in found)
         if there:
             count = len(evaluations) * sum(len(parts[name]) for name in names)
-            note(f"{there} of {count} results ({len(evaluations)} methods) are there already")
+            of = f"{counted(count, 'result')} ({counted(len(evaluations), 'method')})"
+            note(f"{there} of {of} {agreeing(there, 'is', 'are')} there already")
         lacking = [(name, [label for label, found in left.items() if name in found]) for name in names]
         return [(name, labels) for name, labels in lacking if labels]
 
@@ -241,7 +249,8 @@ def _pending(stage: Stage, records: dict[str, Record], names: Sequence[str]) -> 
     changed = {part for part, record in there.items() if differing(record, records[part])}
     if changed:
         check_root(stage, "parts", counted(len(changed), "part"))
-        note(f"{stage.folder}: {len(changed)} of {len(names)} parts are of images that have changed: tested again")
+        are = agreeing(len(changed), "is", "are")
+        note(f"{stage.folder}: {len(changed)} of {len(names)} parts {are} of images that have changed: tested again")
     return changed | (set(names) - there.keys())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ class Explainer:
         options: what else sets its maps apart, for the manifest and the table.
         variants: what they add to the name of its runs, MODEL.METHOD.VARIANT...
         remedy: what helps where a map is not finite, for the message.
+        code: file of a method that is not this toolkit's: results are of that file, too.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Explainer:
     options: Mapping[str, Any] = field(default_factory=dict)
     variants: tuple[str, ...] = ()
     remedy: str = "try float64, model and images"
+    code: Path | None = None
 
     @property
     def label(self) -> str:
@@ -76,7 +79,7 @@ class Explainer:
         maps = found.maps if isinstance(found, Explanation) else found
         due = f"({', '.join(map(str, (*targets.shape, 'h', 'w')))})"
         if not isinstance(maps, Tensor):
-            raise InputError(f"explainer {self.name}: gave a {type(maps).__name__}; expected a torch.Tensor {due}")
+            raise InputError(f"explainer {self.name}: expected a torch.Tensor {due}, got a {type(maps).__name__}")
         if maps.ndim != targets.ndim + 2 or maps.shape[: targets.ndim] != targets.shape or maps.numel() == 0:
             channels = maps.ndim == targets.ndim + 3 and maps.shape[: targets.ndim] == targets.shape
             hint = f"; maps.sum({targets.ndim}) adds up channels" if channels else ""
@@ -90,6 +93,6 @@ class Explainer:
                 "there"
             )
         if maps.is_complex():
-            raise InputError(f"explainer {self.name}: gave {maps.dtype} maps; expected real numbers")
+            raise InputError(f"explainer {self.name}: expected maps of real numbers, got {maps.dtype}")
         maps = maps.detach()
         return maps if maps.dtype in (torch.float32, torch.float64) else maps.float()

@@ -106,7 +106,7 @@ def paired_difference(test: str, a: Results, b: Results) -> dict[str, tuple[floa
         test: "perturbation", "segmentation" or "region".
     """
     if test not in _TESTS:
-        raise ValueError(f"test {test!r}: must be one of {', '.join(_TESTS)}")
+        raise ValueError(f"test {test!r}: expected one of {', '.join(_TESTS)}")
     kind, order = _TESTS[test], _match(a["ids"], b["ids"])
     first = kind.columns(a)
     pairs = np.concatenate([first, kind.columns(b)[order]], axis=1)
@@ -173,7 +173,7 @@ def _read_part(path: Path, keys: Sequence[str] | None) -> dict[str, np.ndarray]:
     except _UNREADABLE as error:
         raise _damaged(path, f"not a part of a test or half-written ({' '.join(str(error).split())})") from None
     if "ids" not in part or any(array.ndim == 0 or len(array) != len(part["ids"]) for array in part.values()):
-        raise _damaged(path, "not a part of a test (one row an image is due)")
+        raise _damaged(path, "not a part of a test (expected a row for each image)")
     return part
 
 
@@ -189,7 +189,7 @@ def _match(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     if missing:
         raise InputError(
             f"image {missing[0]} is in the results of one run alone ({len(first)} and {len(second)} images); "
-            "a paired comparison needs the same images, run both tests on the same data and --limit"
+            "a paired comparison needs the same images, run both tests on the same data and `limit`"
         )
     return np.array([places[image_id] for image_id in first.tolist()])
 

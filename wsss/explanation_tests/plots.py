@@ -15,6 +15,7 @@ from wsss.data import IGNORE, Dataset
 from wsss.explanation_tests.evaluations import read_map
 from wsss.explanation_tests.figures import Figures, foreground, image_ious
 from wsss.explanation_tests.segmentation import enlarge, load_pair
+from wsss.extras import extra
 from wsss.overlay import heat_overlay, mask_overlay
 from wsss.statistics import FRACTIONS
 from wsss.store import atomic
@@ -69,8 +70,9 @@ def draw_region_curves(figures: Mapping[str, Figures], path: Path, title: str) -
 
 
 def _draw(figures: Mapping[str, Figures], path: Path, title: str, panels: Sequence[_Panel], score: str) -> None:
-    from matplotlib.figure import Figure  # without pyplot: no window, no state
-    from matplotlib.ticker import PercentFormatter
+    with extra("wsss"):
+        from matplotlib.figure import Figure  # without pyplot: no window, no state
+        from matplotlib.ticker import PercentFormatter
 
     figure = Figure(figsize=(12, 9), layout="constrained")
     for axis, panel in zip(figure.subplots(2, 2, sharex=True, sharey=True).flat, panels, strict=True):

@@ -9,6 +9,7 @@ import numpy as np
 
 from wsss.errors import InputError
 from wsss.explanation_tests.figures import paired_difference, perturbation_figures, segmentation_figures
+from wsss.words import counted
 
 _FIGURES = {"perturbation": perturbation_figures, "segmentation": segmentation_figures}
 
@@ -43,7 +44,7 @@ class TestResult:
 
     def __str__(self) -> str:
         """The figures with their intervals, one a line."""
-        lines = [f"{self.test} test of {self.method} on {self.model}, {len(self.results['ids'])} images"]
+        lines = [f"{self.test} test of {self.method} on {self.model}, {counted(len(self.results['ids']), 'image')}"]
         for key, value in self.figures.items():
             interval = self.intervals[key]
             span = f"  ({interval[0]:.2f} to {interval[1]:.2f})" if interval is not None else ""

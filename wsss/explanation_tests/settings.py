@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from wsss.console import Config, Several
 from wsss.errors import InputError, did_you_mean
+from wsss.settings import Config
 
 
 class EvaluationConfig(Config):
     """What the perturbation test and the segmentation test share, whatever explains."""
 
-    methods: Annotated[tuple[str, ...] | None, Several] = None
+    methods: tuple[str, ...] | None = None
     """explanation methods, names separated by spaces; all that there are unless given"""
     limit: int | None = Field(None, ge=1)
     """take that many images, evenly spread over the data set; all if not given"""
@@ -24,8 +24,8 @@ class EvaluationConfig(Config):
     """precision of model and images; float64 takes about twice as long on a CPU, badly conditioned rules may need it"""
 
 
-def chosen_names(given: tuple[str, ...] | None, known: Iterable[str], *, option: str, what: str) -> tuple[str, ...]:
-    """The names asked for by an option, each once; all that are known if it is left out.
+def chosen_names(given: tuple[str, ...] | None, known: Iterable[str], *, argument: str, what: str) -> tuple[str, ...]:
+    """The names asked for by an argument, each once; all that are known if it is left out.
 
     Args:
         what: a name stands for, such as "method".
@@ -37,11 +37,11 @@ def chosen_names(given: tuple[str, ...] | None, known: Iterable[str], *, option:
     if given is None:
         return known
     if not given:
-        raise InputError(f"{option}: names none; leave the option out for all {what}s")
+        raise InputError(f"`{argument}`: names none; leave it out for all {what}s")
     for name in given:
         if "," in name:
             spaced = " ".join(name.replace(",", " ").split())
-            raise InputError(f"{option} {name}: names are separated by spaces, not commas: {option} {spaced}")
+            raise InputError(f"`{argument}` {name}: expected names separated by spaces, got commas: {spaced}")
         if name not in known:
             raise InputError(f"{what} {name!r} is unknown: {did_you_mean(name, known)}")
     return tuple(dict.fromkeys(given))

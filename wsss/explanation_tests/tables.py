@@ -6,7 +6,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from wsss.console import console, note
+from wsss.console import console
+from wsss.progress import note
 from wsss.report.explanation import Column, TestSection, show, show_difference, show_interval, verdict
 
 

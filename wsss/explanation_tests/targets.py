@@ -21,16 +21,16 @@ def target_outputs(tested: ModelUnderTest, dataset: Dataset) -> list[int]:
     """
     for sample in dataset:
         if len(sample.classes) != 1:
-            raise InputError(f"image {sample.id}: shows {len(sample.classes)} classes; the test needs images of one")
+            raise InputError(f"image {sample.id}: expected one class, as the test needs, got {len(sample.classes)}")
     shown = sorted({sample.classes[0] for sample in dataset})
     names = [dataset.class_names[index - 1] for index in shown]
     if tested.class_names == tuple(str(output) for output in range(1000)) and not names[0].isdigit():
         order = {name: output for output, name in enumerate(wordnet_ids(), tested.first_class)}
-        strangers = [name for name in names if name not in order]
-        if strangers:
+        unknown = [name for name in names if name not in order]
+        if unknown:
             raise InputError(
-                f"class {strangers[0]!r} of data set {dataset.name} is no WordNet id of ImageNet-1k (such as "
-                "n02123045), the only classes that the model knows; give a --classifier trained on these classes"
+                f"class {unknown[0]!r} of data set {dataset.name} is no WordNet id of ImageNet-1k (such as "
+                "n02123045), the only classes that the model knows; give a `classifier` trained on these classes"
             )
     else:
         order = {name: output for output, name in enumerate(tested.class_names, tested.first_class)}

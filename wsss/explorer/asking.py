@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
-from wsss.console import validation_line
 from wsss.errors import InputError
 from wsss.explorer import pictures
 from wsss.explorer.drawing import Mode, Stroke, after_stroke, combined
@@ -20,6 +19,8 @@ from wsss.explorer.explained import ExplainedModel, LayerChoice, Progress, Regio
 from wsss.explorer.sessions import Made, Photograph, Session, Sessions
 from wsss.explorer.uploads import read_photograph
 from wsss.explorer.work import Done, Waiting, Worker
+from wsss.extras import extra
+from wsss.settings import validation_line
 from wsss.store import voc_palette
 
 NO_PHOTOGRAPH = "Open a photograph first; those of visitors who are idle for half an hour are forgotten."
@@ -266,6 +267,7 @@ EXAMPLES = ("chelsea", "astronaut", "coffee", "rocket")
 
 def example_file(name: str) -> bytes:
     """A photograph of scikit-image as a PNG."""
-    from skimage import data
+    with extra("explorer"):
+        from skimage import data
 
     return pictures.png(getattr(data, name)(), fast=False)

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from pydantic import Field, FiniteFloat
 
-from wsss.console import Config
 from wsss.errors import InputError
 from wsss.explorer.explained import Region
+from wsss.settings import Config
 
 Mode = Literal["new", "add", "remove"]
 Coordinate = Annotated[FiniteFloat, Field(ge=-1e5, le=1e5)]

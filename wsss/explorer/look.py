@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-import gradio as gr
+from wsss.extras import extra
+
+with extra("explorer"):
+    import gradio as gr
+
 
 ACCENT = gr.themes.Color(
     c50="#eefaf8", c100="#d3f2ee", c200="#a9e4de", c300="#75d0c8", c400="#41b3aa", c500="#23968e", c600="#127871",

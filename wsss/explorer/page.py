@@ -7,8 +7,6 @@ from dataclasses import replace
 from html import escape
 from typing import Any, Literal
 
-import gradio as gr
-
 from wsss.errors import InputError
 from wsss.explorer import downloads, widgets
 from wsss.explorer.asking import MULTIPLES, Explorer
@@ -17,6 +15,10 @@ from wsss.explorer.panels import PLACES, Panel, layer_choices, make_panel, metho
 from wsss.explorer.sessions import Session, number
 from wsss.explorer.uploads import decoded
 from wsss.explorer.work import Done, Waiting
+from wsss.extras import extra
+
+with extra("explorer"):
+    import gradio as gr
 
 Updates = Iterator[dict[Any, Any]]
 """Of components, one after the other."""

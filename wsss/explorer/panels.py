@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import gradio as gr
-
 from wsss.errors import InputError
 from wsss.explorer import widgets
 from wsss.explorer.explained import ExplainedModel, LayerChoice, MethodChoice, Setting
+from wsss.extras import extra
+
+with extra("explorer"):
+    import gradio as gr
 
 PLACES = ("a", "b")
 """Of the page, for a set of settings with its map each; the second is not always shown."""

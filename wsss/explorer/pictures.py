@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from wsss.colours import colours_of, muted
 from wsss.explorer.explained import Answer, Region
-from wsss.overlay import colour_limits, signed_picture
+from wsss.overlay import colour_limits
 
 WIDEST = 900
 """Longest side of what is shown, in pixels."""
@@ -19,9 +20,11 @@ WIDEST = 900
 
 @dataclass(frozen=True, eq=False)
 class Coloured:
-    """A map in colours, uint8 (H, W, 3), and the values (first, last) that the ends of its colour bar stand for."""
+    """A map in colours, uint8 (H, W, 3), how far they cover the photograph, float32 (H, W) in [0, 1], and the values
+    (first, last) that the ends of its colour bar stand for."""
 
     colours: np.ndarray
+    cover: np.ndarray
     limits: tuple[float, float]
     signed: bool
 
@@ -46,14 +49,12 @@ def limits_of(values: np.ndarray, signed: bool) -> tuple[float, float]:
 
 
 def coloured(answer: Answer, size: tuple[int, int], limits: tuple[float, float] | None = None) -> Coloured:
-    """A map at (height, width) `size`: signed ones blue, white, red, white being 0; others in inferno colours."""
+    """A map at (height, width) `size`, in the colours of `wsss.overlay.overlay`."""
     low, high = limits_of(answer.map, answer.signed) if limits is None else limits
     full = _laid_over(answer, size)
-    if answer.signed:
-        return Coloured(signed_picture(full, high), (low, high), True)
-    share = ((full - low) / (high - low) if high > low else np.zeros_like(full)).clip(0, 1)
-    heat = cv2.applyColorMap(np.rint(share * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    return Coloured(heat[..., ::-1], (low, high), False)
+    nothing = 0.5 if answer.signed else 0
+    share = ((full - low) / (high - low) if high > low else np.full_like(full, nothing)).clip(0, 1)
+    return Coloured(*colours_of(share, answer.signed), (low, high), answer.signed)
 
 
 def _laid_over(answer: Answer, size: tuple[int, int]) -> np.ndarray:
@@ -65,15 +66,15 @@ def _laid_over(answer: Answer, size: tuple[int, int]) -> np.ndarray:
 
 
 def blended(photograph: np.ndarray, found: Coloured, opacity: float) -> np.ndarray:
-    """The colours over the photograph, uint8 (H, W, 3); over its greys where the colours have signs."""
-    beneath = grey(photograph) if found.signed else photograph
-    mixed = beneath * (1 - opacity) + found.colours.astype(np.float32) * opacity
+    """The colours over the photograph, which is paler beneath (`wsss.colours.muted`): uint8 (H, W, 3)."""
+    weight = np.float32(opacity) * found.cover[..., None]
+    mixed = muted(photograph, found.signed) * (1 - weight) + found.colours.astype(np.float32) * weight
     return np.rint(mixed).astype(np.uint8)
 
 
-def grey(photograph: np.ndarray) -> np.ndarray:
-    """The photograph without its colours, three channels."""
-    return np.asarray(Image.fromarray(photograph).convert("L").convert("RGB"))
+def veil(found: Coloured) -> np.ndarray:
+    """RGBA of the colours, to lie over the photograph at any opacity."""
+    return np.dstack([found.colours, np.rint(255 * found.cover).astype(np.uint8)])
 
 
 def tint(mask: np.ndarray, palette: np.ndarray) -> np.ndarray:

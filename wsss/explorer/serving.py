@@ -9,11 +9,12 @@ import tempfile
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from wsss.console import note, warn
 from wsss.errors import InputError
 from wsss.explorer.asking import Explorer
 from wsss.explorer.explained import ExplainedModel
 from wsss.explorer.uploads import LARGEST_FILE
+from wsss.extras import extra
+from wsss.progress import note, warn
 
 Message = MutableMapping[str, Any]
 App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
@@ -133,11 +134,9 @@ def build(explorer: Explorer, *, hosts: tuple[str, ...] | None = LOOPBACK) -> Do
         InputError: Gradio is not installed.
     """
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1")
-    try:
+    with extra("explorer"):
         import fastapi
         import gradio
-    except ImportError:
-        raise InputError("the explorer needs Gradio: pip install 'relseg[explorer]'") from None
     from wsss.explorer.look import theme
     from wsss.explorer.page import Page
     from wsss.explorer.widgets import static
@@ -179,10 +178,11 @@ def serve(explained: ExplainedModel, *, host: str = "127.0.0.1", port: int = 786
         explorer = Explorer(explained)
         explorer.warm_up()
         app = build(explorer, hosts=LOOPBACK if local else None)
-        import uvicorn
+        with extra("explorer"):
+            import uvicorn
 
         if not local:
-            warn(f"--host {host}: anybody who reaches this machine can use the page; there is no password")
+            warn(f"`host` {host}: anybody who reaches this machine can use the page; there is no password")
         shown = f"[{host}]" if ":" in host else host
         note(f"{explained.title}\nexplorer: http://{shown}:{listening.getsockname()[1]}  (Ctrl-C ends it)")
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, timeout_keep_alive=20)
@@ -197,7 +197,7 @@ def serve(explained: ExplainedModel, *, host: str = "127.0.0.1", port: int = 786
 
 def _listen(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
-        raise InputError(f"--port {port}: 0 to 65535")
+        raise InputError(f"`port` {port}: expected 0 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -205,5 +205,5 @@ def _listen(host: str, port: int) -> socket.socket:
         listening.bind((host, port))
     except OSError as error:
         listening.close()
-        raise InputError(f"--host {host} --port {port}: {os.strerror(error.errno or 0).lower()}; try another") from None
+        raise InputError(f"`host` {host} `port` {port}: {os.strerror(error.errno or 0).lower()}; try another") from None
     return listening

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
-import cv2
-import gradio as gr
 import numpy as np
 
+from wsss.colours import OPACITY, css_scale, muted
 from wsss.explorer import pictures
 from wsss.explorer.asking import EXAMPLES, MOST_CLASSES, Tile, example_file
 from wsss.explorer.downloads import File
@@ -24,12 +23,14 @@ from wsss.explorer.explained import ExplainedModel
 from wsss.explorer.sessions import Made, Session
 from wsss.explorer.uploads import LARGEST_FILE, read_photograph
 from wsss.explorer.work import Waiting
+from wsss.extras import extra
 from wsss.store import voc_palette
+
+with extra("explorer"):
+    import gradio as gr
 
 TILE = 260
 """Longest side of the small multiples, in pixels."""
-
-TILE_OPACITY = 0.65
 
 
 def static(name: str) -> str:
@@ -145,13 +146,13 @@ def map_value(explained: ExplainedModel, made: Made, number: int) -> dict[str, A
     )
     return {
         "number": number,
-        "under": pictures.jpeg_url(pictures.grey(small)) if found.signed else made.photograph.url,
-        "over": pictures.png_url(found.colours),
+        "under": pictures.jpeg_url(muted(small, found.signed)),
+        "over": pictures.png_url(pictures.veil(found)),
         "edge": None if made.region is None else pictures.png_url(pictures.edge(made.region, size)),
         "low": f"{found.limits[0]:.3g}",
         "high": f"{found.limits[1]:.3g}",
         "middle": "0" if found.signed else f"{sum(found.limits) / 2:.3g}",
-        "ramp": ramp(found.signed),
+        "ramp": css_scale(found.signed),
         "line": line,
         "alt": f"Map of {made.setting.method} for {name} over the photograph. {line}",
     }
@@ -160,14 +161,6 @@ def map_value(explained: ExplainedModel, made: Made, number: int) -> dict[str, A
 def said(line: str, number: int) -> dict[str, Any]:
     """A map view without a map, and a line that says why."""
     return {"number": number, "line": line, "wrong": True}
-
-
-def ramp(signed: bool) -> str:
-    """The colours of the bar, as CSS."""
-    if signed:
-        return "linear-gradient(to right, #00f, #fff, #f00)"
-    stops = cv2.applyColorMap(np.linspace(0, 255, 9).astype(np.uint8)[:, None], cv2.COLORMAP_INFERNO)[:, 0, ::-1]
-    return f"linear-gradient(to right, {', '.join('#{:02x}{:02x}{:02x}'.format(*stop) for stop in stops)})"
 
 
 def tiles_value(title: str, number: int, tiles: Sequence[Tile], share: float | None, line: str = "") -> dict[str, Any]:
@@ -182,7 +175,7 @@ def _tile_url(tile: Tile) -> str | None:
     photograph = tile.made.photograph.look.photograph
     size = pictures.shown_size(photograph.shape[:2], TILE)
     found = pictures.coloured(tile.made.answer, size)
-    return pictures.jpeg_url(pictures.blended(pictures.shrunk(photograph, size), found, TILE_OPACITY))
+    return pictures.jpeg_url(pictures.blended(pictures.shrunk(photograph, size), found, OPACITY))
 
 
 def file_value(file: File, number: int) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from wsss.entries import ALPHAS, STAGES, MetricEntry, read_metrics, read_tests, 
 from wsss.errors import InputError, did_you_mean
 from wsss.parallel import map_parallel
 from wsss.report import explanation_text, tables
+from wsss.report.colours import class_palette
 from wsss.report.explanation import TITLES, TestSection, test_sections
 from wsss.report.gallery import check_page
 from wsss.report.maps import MapBlock, draw_maps
 from wsss.report.page import fill_page
-from wsss.report.pictures import WIDTH, Choice, choose_images, draw_block
+from wsss.report.pictures import LARGEST, WIDTH, Choice, choose_images, draw_block
 from wsss.report.provenance import caveats, histories, notes_on, protocol_of
 from wsss.report.tables import figure_rows
 from wsss.store import Stage
@@ -62,9 +63,9 @@ def write_report(
     """
     check_page(out)
     if pictures < 1:
-        raise InputError(f"--pictures {pictures}: at least 1")
+        raise InputError(f"`pictures` {pictures}: expected at least 1")
     if not alpha > 0:
-        raise InputError(f"--alpha {alpha:g}: must be greater than 0")
+        raise InputError(f"`alpha` {alpha:g}: expected more than 0")
     folders = _name_runs(runs)
     stages = _stages(folders, dataset) if dataset is not None else {name: {} for name in folders}
     metrics = {name: _entries(run, dataset) for name, run in folders.items()} if dataset is not None else {}
@@ -72,14 +73,17 @@ def write_report(
     _check_all_shown(folders, stages, metrics, sections, dataset)
     rows = figure_rows(metrics)
     shown = [stage for stage in STAGES if any(stage in mine for mine in stages.values())]
-    notes, blocks, choice, width = [], [], Choice((), ""), WIDTH
+    notes, blocks, choice, width, palette = [], [], Choice((), ""), WIDTH, None
     if dataset is not None:
         notes = notes_on(folders, metrics, [name for name in folders if stages[name]], dataset)
         if shown or rows:
             mine = {name: run for name, run in folders.items() if stages[name] or metrics[name]}
             choice = choose_images(dataset, mine, ids=images, count=pictures, workers=workers)
             width = _width(len(choice.samples) * (2 + len(mine) * len(shown)))
-            draw = partial(draw_block, dataset=dataset, runs=mine, stages=shown, alpha=alpha, width=width)
+            palette = class_palette(dataset, [c for sample in choice.samples for c in sample.classes])
+            draw = partial(
+                draw_block, dataset=dataset, runs=mine, stages=shown, alpha=alpha, width=width, palette=palette
+            )
             blocks = list(map_parallel(draw, choice.samples, workers=workers, description="draw"))
     maps = [_maps(section, dataset, pictures, images) for section in sections]
     if images and not blocks:  # else they are known to be of the data set
@@ -94,9 +98,10 @@ def write_report(
         caveats=remarks,
         choice=choice.how,
         blocks=blocks,
+        palette=palette,
         stages=shown,
         alpha=alpha,
-        width=width,
+        width=min(width, WIDTH),
         sections=sections,
         maps=maps,
         named=bool(images),
@@ -116,7 +121,7 @@ def _name_runs(runs: Sequence[Path]) -> dict[str, Path]:
     """Folder names where they differ, else whole paths."""
     unique = list(dict.fromkeys(Path(run) for run in runs))
     if not unique:
-        raise InputError("compare: give at least one run")
+        raise InputError("compare: expected at least one run, got none")
     names = [run.name or run.resolve().name for run in unique]
     return dict(zip(names if len(set(names)) == len(names) else map(str, unique), unique, strict=True))
 
@@ -151,7 +156,7 @@ def _check_all_shown(
         if dataset is None:
             raise InputError(
                 f"{run}: no explanation test in its metrics.json; make one with perturbation-test or "
-                "segmentation-test of vitseg or cnnseg, or give --data and --split to show seeds and masks"
+                "segmentation-test, or give `data` and `split` to show seeds and masks"
             )
         tests = ", ".join(f"{entry.data} / {entry.split}" for entry in read_tests(run))
         hint = f"; its explanation tests are on {tests}" if tests else "; make the seeds of this split first"
@@ -167,11 +172,11 @@ def _maps(section: TestSection, dataset: Dataset | None, count: int, images: Seq
 def _check_images(images: Sequence[str], sections: Sequence[TestSection]) -> None:
     known = {i for s in sections if s.test == "segmentation" for r in s.results.values() for i in r["ids"].tolist()}
     if not known:
-        raise InputError(f"--images {','.join(images)}: there are no pictures of these runs to choose from")
+        raise InputError(f"`images` {','.join(images)}: there are no pictures of these runs to choose from")
     for image_id in images:
         if image_id not in known:
             near = did_you_mean(image_id, known) if len(known) <= 20 else "see the data set's list of images"
-            raise InputError(f"--images {image_id}: not in the segmentation test; {near}")
+            raise InputError(f"`images` {image_id}: not in the segmentation test; {near}")
 
 
 def _title(names: list[str], dataset: Dataset | None, sections: Sequence[TestSection]) -> str:
@@ -199,4 +204,4 @@ def _histories(
 
 def _width(pictures: int) -> int:
     """Picture width that keeps the page under about 3 MB (a 320 px picture takes some 20 kB as base64)."""
-    return WIDTH if pictures <= 110 else max(120, int(WIDTH * (110 / pictures) ** 0.5))
+    return max(120, min(LARGEST, int(WIDTH * (110 / max(1, pictures)) ** 0.5)))

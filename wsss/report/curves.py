@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
+from wsss.extras import extra
 from wsss.report.explanation import TestRow
 from wsss.statistics import FRACTIONS
 
@@ -62,8 +63,9 @@ def curves_svg(rows: Sequence[TestRow], label: str) -> str:
     panels = [panel for panel in _PANELS.get(test, ()) if any(row.entry.curves.get(panel[0]) for row in rows)]
     if not panels:
         return ""
-    import matplotlib
-    from matplotlib.figure import Figure
+    with extra("wsss"):
+        import matplotlib
+        from matplotlib.figure import Figure
 
     style = {
         "svg.fonttype": "none",

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from wsss.console import warn
 from wsss.entries import TESTS, TestEntry, read_tests
 from wsss.explanation_tests.figures import paired_difference, read_results
+from wsss.progress import warn
 from wsss.store import Stage
+from wsss.words import counted
 
 TITLES = {"perturbation": "Perturbation test", "segmentation": "Segmentation test", "region": "Region test"}
 
@@ -198,7 +199,10 @@ def _results(row: TestRow) -> tuple[dict[str, np.ndarray] | None, str]:
     results = read_results(row.results, PER_IMAGE[entry.test])
     if len(results["ids"]) != entry.images:
         there = len(results["ids"])
-        return None, f"{row.run}: {there} of {entry.images} images of the {title} are there; run its command again."
+        return (
+            None,
+            f"{row.run}: {there} of {counted(entry.images, 'image')} of the {title} are there; run it again.",
+        )
     return results, ""
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from wsss.data import Dataset
 from wsss.errors import InputError
 from wsss.report.page import class_colours, template, today
@@ -23,6 +25,7 @@ def write_gallery(
     table: Sequence[Sequence[str]] = (),
     ramps: Sequence[tuple[str, str, str]] = (),
     width: int,
+    palette: np.ndarray,
     command: str = "",
 ) -> None:
     """Write a self-contained HTML page, atomically.
@@ -31,7 +34,7 @@ def write_gallery(
         blocks: images; the pictures of each of their rows stand under `columns`.
         lines: paragraphs under the title. table: rows of text, the first cell of each its heading.
         ramps: colour scales, (text at its lower end, CSS background, text at its upper end).
-        width: of the pictures, in pixels.
+        width: of the pictures, in pixels. palette: their colours of classes, uint8 (256, 3).
 
     Raises:
         InputError: `out` is not the name of a web page.
@@ -43,7 +46,7 @@ def write_gallery(
         date=today(),
         lines=lines,
         table=table,
-        legend=class_colours(dataset, blocks),
+        legend=class_colours(dataset, blocks, palette),
         ramps=ramps,
         blocks=blocks,
         columns=columns,
@@ -56,4 +59,4 @@ def write_gallery(
 def check_page(out: Path) -> None:
     """InputError unless the name is that of a web page."""
     if out.suffix.lower() not in (".html", ".htm"):
-        raise InputError(f"--out {out}: the report is a web page; give a name that ends in .html")
+        raise InputError(f"`out` {out}: expected a name that ends in .html, as the report is a web page")

@@ -14,13 +14,12 @@ import numpy as np
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
 from wsss.explanation_tests.figures import foreground, image_ious
-from wsss.overlay import contour_overlay, fit_width, heat_overlay, mask_overlay
+from wsss.overlay import fit_width, heat_overlay, mask_overlay
+from wsss.report.colours import IGNORED, class_palette, with_names
 from wsss.report.explanation import TestRow, TestSection
-from wsss.report.pictures import Picture, jpeg
-from wsss.store import voc_palette
+from wsss.report.pictures import Picture, edged, jpeg
 
 WIDTH = 224
-_RIM = 6  # palette colour (teal) of an outline where no data set tells the class
 
 
 @dataclass(frozen=True)
@@ -117,16 +116,15 @@ def _block(
 ) -> MapBlock:
     photograph = truth = None
     names: tuple[str, ...] = ()
-    small, colour = np.zeros((WIDTH, WIDTH, 3), np.uint8), _RIM
+    small = np.zeros((WIDTH, WIDTH, 3), np.uint8)
     if dataset is not None and sample is not None:
         small = fit_width(np.asarray(dataset.load_image(sample)), WIDTH)
         names = tuple(dataset.class_names[c - 1] for c in sample.classes)
-        colour = sample.classes[0] if sample.classes and sample.classes[0] < 255 else _RIM
         photograph = jpeg(small, f"Photograph {image_id}, {', '.join(names)}")
         if sample.mask_path is not None:
             mask = cv2.resize(dataset.load_mask(sample), small.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-            drawn = mask_overlay(small, mask, voc_palette(), 0.6, neutral=(224, 224, 192))
-            truth = jpeg(drawn, f"Ground truth of image {image_id}")
+            drawn = mask_overlay(small, mask, class_palette(dataset, sample.classes), 0.6, neutral=IGNORED)
+            truth = jpeg(with_names(drawn, mask, dataset.class_names), f"Ground truth of image {image_id}")
     cells = []
     for row in rows:
         heat = maps[row.run].get(image_id)
@@ -136,15 +134,13 @@ def _block(
             )
         caption = f"mIoU {100 * scores[row.run][image_id]:.1f}"
         alt = f"Map of {row.label} on image {image_id}, {caption}"
-        cells.append((row.label, jpeg(_drawn(small, heat, colour, sample is not None), alt, caption)))
+        cells.append((row.label, jpeg(_drawn(small, heat), alt, caption)))
     return MapBlock(image_id, place, names, photograph, truth, tuple(cells))
 
 
-def _drawn(small: np.ndarray, heat: np.ndarray, colour: int, on_photograph: bool) -> np.ndarray:
+def _drawn(small: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """A map as heat, with the outline of its foreground: what lies above its mean."""
     full = cv2.resize(heat, small.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     low, high = float(full.min()), float(full.max())
     scaled = (full - low) / (high - low) if high > low else np.zeros_like(full)
-    picture = heat_overlay(small, scaled, 0.6 if on_photograph else 1.0)
-    mask = np.where(foreground(full), colour, 0).astype(np.uint8)
-    return contour_overlay(picture, mask, voc_palette())
+    return edged(heat_overlay(small, scaled), foreground(full).astype(np.uint8))

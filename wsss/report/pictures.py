@@ -17,10 +17,18 @@ from wsss.errors import InputError, did_you_mean
 from wsss.metrics import ConfusionMatrix, seed_to_mask
 from wsss.overlay import contour_overlay, fit_width, heat_overlay, label_picture, mask_overlay
 from wsss.parallel import map_parallel
+from wsss.report.colours import IGNORED, class_palette, with_names
 from wsss.report.tables import STAGE_TITLES
-from wsss.store import read_mask, read_seed, voc_palette
+from wsss.store import read_mask, read_seed
 
 WIDTH = 320
+EDGE = (20, 24, 30)
+SEED_OPACITY = 0.65
+"""Seeds are 1 all over their object: at the usual opacity it would not be seen."""
+
+LARGEST = 640
+"""Pixels, of the pictures of a page: of usual ones, and of those of a page that has few, which may be enlarged."""
+
 QUALITY = 80
 
 
@@ -71,7 +79,7 @@ def choose_images(
         for image_id in ids:
             if image_id not in known:
                 near = did_you_mean(image_id, known) if len(known) <= 20 else "see the data set's list of images"
-                raise InputError(f"--images {image_id}: not in split {dataset.split} of {dataset.name}; {near}")
+                raise InputError(f"`images` {image_id}: not in split {dataset.split} of {dataset.name}; {near}")
         return Choice(tuple(known[image_id] for image_id in dict.fromkeys(ids)), "named with --images")
     shown = [
         s for s in dataset if any(stage_file(run, stage, s.id).is_file() for run in runs.values() for stage in STAGES)
@@ -126,7 +134,14 @@ def image_iou(mask: np.ndarray, truth: np.ndarray, num_classes: int, path: Path)
 
 
 def draw_block(
-    sample: Sample, dataset: Dataset, runs: dict[str, Path], stages: Sequence[str], *, alpha: float, width: int = WIDTH
+    sample: Sample,
+    dataset: Dataset,
+    runs: dict[str, Path],
+    stages: Sequence[str],
+    *,
+    alpha: float,
+    width: int = WIDTH,
+    palette: np.ndarray | None = None,
 ) -> ImageBlock:
     """Read and draw everything about one image.
 
@@ -134,7 +149,9 @@ def draw_block(
         runs: name -> folder. stages: which to draw, in order.
         alpha: of the alpha rule, for the contour on a seed.
         width: of the pictures, in pixels.
+        palette: colours of the classes, uint8 (256, 3); those of `class_palette` unless given.
     """
+    palette = class_palette(dataset, sample.classes) if palette is None else palette
     photograph = np.asarray(dataset.load_image(sample))
     size = photograph.shape[:2]
     small = fit_width(photograph, width)
@@ -143,9 +160,10 @@ def draw_block(
     shown_truth = None
     if truth is not None:
         _check_size(sample, truth, size)
-        drawn = mask_overlay(small, fit_width(truth, width, nearest=True), voc_palette(), 0.6, neutral=(224, 224, 192))
+        little = fit_width(truth, width, nearest=True)
+        drawn = with_names(mask_overlay(small, little, palette, 0.6, neutral=IGNORED), little, dataset.class_names)
         shown_truth = jpeg(drawn, f"Ground truth of image {sample.id}: {_named(truth, dataset)}")
-    draw = _Drawing(sample, dataset, small, size, truth, alpha)
+    draw = _Drawing(sample, dataset, small, size, truth, alpha, palette)
     rows = tuple((name, tuple(draw.cell(name, run, stage) for stage in stages)) for name, run in runs.items())
     alt = f"Photograph {sample.id}, labelled {', '.join(names) or 'with no class of the list'}"
     return ImageBlock(sample.id, names, jpeg(small, alt), shown_truth, rows)
@@ -159,6 +177,7 @@ class _Drawing:
     size: tuple[int, int]
     truth: np.ndarray | None
     alpha: float
+    palette: np.ndarray
 
     def cell(self, name: str, run: Path, stage: str) -> Picture:
         title = STAGE_TITLES[stage]
@@ -174,13 +193,15 @@ class _Drawing:
         if STAGES[stage] == "affinity_labels":
             neutral = 100 * float((mask == IGNORE).mean())
             alt = f"{what}: {_named(mask, self.dataset)}, {neutral:.0f} % neutral"
-            return png(label_picture(little, voc_palette()), alt, f"{neutral:.0f} % neutral")
+            drawn = with_names(label_picture(little, self.palette), little, self.dataset.class_names)
+            return png(drawn, alt, f"{neutral:.0f} % neutral")
         caption = ""
         if self.truth is not None:
             iou = image_iou(mask, self.truth, self.dataset.num_classes + 1, path)
             caption = f"IoU {100 * iou:.1f}" if np.isfinite(iou) else ""
         alt = f"{what}: {_named(mask, self.dataset)}" + (f", {caption}" if caption else "")
-        return jpeg(mask_overlay(self.small, little, voc_palette()), alt, caption)
+        drawn = with_names(mask_overlay(self.small, little, self.palette), little, self.dataset.class_names)
+        return jpeg(drawn, alt, caption)
 
     def _seed(self, what: str, path: Path, alpha: float) -> Picture:
         seed = read_seed(path.parent, self.sample.id)
@@ -191,10 +212,19 @@ class _Drawing:
         scores = seed.upsample(self.small.shape[:2])
         heat = scores.max(0) if len(scores) else np.zeros(self.small.shape[:2], np.float32)
         mask = seed_to_mask(scores, seed.classes, alpha=alpha)
-        coloured = (mask - (mask > 0)) % (IGNORE - 1) + (mask > 0)  # class 255 has the colour of class 1 again
-        drawn = contour_overlay(heat_overlay(self.small, heat.clip(0, 1)), coloured, voc_palette())
+        drawn = edged(heat_overlay(self.small, heat.clip(0, 1), SEED_OPACITY), mask)
+        drawn = with_names(drawn, mask, self.dataset.class_names)
         caption = f"{100 * float((mask > 0).mean()):.0f} % foreground at alpha {alpha:g}"
         return jpeg(drawn, f"{what}: heat map, {_named(mask, self.dataset)} by the alpha rule, {caption}", caption)
+
+
+def edged(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The picture with thin dark edges about the regions of a mask (H, W), which leave the heat beneath as it is."""
+    regions = np.unique(mask, return_inverse=True)[1].reshape(mask.shape).astype(np.uint8)  # few of perhaps 1,000
+    if mask.max() == 0:
+        return picture
+    regions += mask.min() > 0
+    return contour_overlay(picture, regions, np.full((256, 3), EDGE, np.uint8), rim=None)
 
 
 def _named(mask: np.ndarray, dataset: Dataset) -> str:

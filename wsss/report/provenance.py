@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wsss.console import warn
 from wsss.data import Dataset
 from wsss.entries import STAGES, TRUE_MASKS, MetricEntry
 from wsss.evaluate import content_of_figures
+from wsss.progress import warn
 from wsss.report import tables
 from wsss.report.tables import FigureRow
 from wsss.store import Stage

@@ -107,6 +107,22 @@ def columns_of(rows: Sequence[FigureRow]) -> list[str]:
     return used
 
 
+def outcomes(rows: Sequence[FigureRow]) -> list[FigureRow]:
+    """What came out of each run: its last headline figure."""
+    last = {row.run: row for row in rows if row.entry.headline and row.entry.miou is not None}
+    return list(last.values())
+
+
+def shared_facts(rows: Sequence[FigureRow]) -> str:
+    """What all rows have in common: "9 images of split val, image-level labels given"; "" where they differ."""
+    facts = {(row.entry.images, row.entry.split, row.entry.labels_given) for row in rows}
+    if len(facts) != 1:
+        return ""
+    images, split, given = facts.pop()
+    counted = f"{images} image{'' if images == 1 else 's'} of split {split}"
+    return f"{counted}, {'image-level labels given' if given else 'no labels given'}"
+
+
 def show(name: str, value: float | None) -> str:
     """A figure as text: one decimal, gains with their sign, nothing for None."""
     if value is None:

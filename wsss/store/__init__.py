@@ -8,13 +8,12 @@ from wsss.store.atomic import atomic, file_hash, locked, read_json, write_json
 from wsss.store.inputs import inputs_of
 from wsss.store.masks import read_mask, voc_palette, write_mask
 from wsss.store.seeds import Seed, class_array, read_seed, write_seed
-from wsss.store.stage import MADE_BY, Stage, config_of, resolve_run
+from wsss.store.stage import Stage, config_of, resolve_run
 from wsss.store.training import Training
 from wsss.store.work import DATA, account, due, require
 
 __all__ = [
     "DATA",
-    "MADE_BY",
     "Seed",
     "Stage",
     "Training",

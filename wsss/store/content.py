@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wsss.console import track, warn
+from wsss.progress import track, warn
 
 MISSING = 0
 """The content of a file that is not there or cannot be read: whoever reads it names it."""

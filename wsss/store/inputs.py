@@ -18,6 +18,7 @@ from wsss.data.sample import Sample
 from wsss.store.atomic import write_bytes
 from wsss.store.content import MISSING, as_text, contents, hash_bytes
 from wsss.store.records import Record, pack
+from wsss.words import counted
 
 IMAGE, LABELS, MASK = "image", "labels", "mask"
 """Columns of a data set's own: bytes of the photograph, class indices, bytes of the mask."""
@@ -156,11 +157,6 @@ def _changed(name: str, mine: Inputs, old: Inputs) -> str:
 def of_images(name: str) -> str:
     """How an input of images is spoken of: "labels of " or, of the images themselves, nothing."""
     return {IMAGE: "", MASK: "masks of "}.get(name, f"{name} of ")
-
-
-def counted(number: int, what: str) -> str:
-    """ "1 image", "2 images"."""
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _first(image_id: str, count: int) -> str:

@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from wsss.console import warn
 from wsss.errors import InputError
 from wsss.processes import is_first, is_sharded, wait
+from wsss.progress import warn
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def _join(folder: Path, file: IO[str], shared: bool) -> None:
         except BlockingIOError:
             pass
     raise InputError(
-        f"{folder}: is being written by {holders(folder)}; wait for it or stop it, or write into another run (--name)"
+        f"{folder}: is being written by {holders(folder)}; wait for it or stop it, or write into another run"
     )
 
 

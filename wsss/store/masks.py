@@ -35,7 +35,7 @@ def write_mask(folder: Path, image_id: str, mask: np.ndarray, made_of: str = "")
     `made_of` is the record that goes into the file, see `wsss.store.records`.
     """
     if mask.ndim != 2 or mask.dtype != np.uint8 or mask.size == 0:
-        raise InputError(f"mask of image {image_id}: {mask.dtype} of shape {mask.shape}; uint8 of shape (H, W) is due")
+        raise InputError(f"mask of image {image_id}: expected uint8 (H, W), got {mask.dtype} {mask.shape}")
     image = Image.fromarray(np.ascontiguousarray(mask))
     image.putpalette(voc_palette().tobytes())
     buffer = io.BytesIO()

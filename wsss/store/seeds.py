@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from wsss.errors import InputError
@@ -38,6 +37,8 @@ class Seed:
         Bilinear with pixel centres at half integers and the border value beyond it, as
         ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)``.
         """
+        import cv2  # takes as long as all else that `wsss --help` loads: only where maps are resized
+
         height, width = size or self.size
         maps = np.empty((len(self.scores), height, width), np.float32)
         for source, target in zip(self.scores.astype(np.float32), maps, strict=True):
@@ -88,14 +89,14 @@ def _fault(seed: Seed) -> str | None:
     """What is wrong with a seed, or None."""
     scores, classes = seed.scores, seed.classes
     if scores.ndim != 3 or classes.ndim != 1 or len(scores) != len(classes):
-        return f"scores of shape {scores.shape} and classes of shape {classes.shape}; (K, h, w) and (K,) are due"
+        return f"expected scores (K, h, w) and classes (K,), got {scores.shape} and {classes.shape}"
     if scores.dtype != np.float16 or classes.dtype not in (np.uint8, np.uint16):
-        return f"scores are {scores.dtype} and classes {classes.dtype}; float16 and uint8 (or uint16) are due"
+        return f"expected scores in float16 and classes in uint8 or uint16, got {scores.dtype} and {classes.dtype}"
     if 0 in scores.shape[1:] or len(seed.size) != 2 or min(seed.size) < 1:
         return f"a grid of {scores.shape[1:]} for an image of {seed.size}; both need at least one pixel"
     highest = np.iinfo(classes.dtype).max - 1
     if np.any(classes[1:] <= classes[:-1]) or np.any((classes == 0) | (classes > highest)):
-        return f"classes {classes.tolist()}; ascending indices in 1..{highest} are due"
+        return f"expected classes as ascending indices in 1..{highest}, got {classes.tolist()}"
     if not np.isfinite(scores).all():
         return f"NaN or infinite values in the map of class index {_first(classes, ~np.isfinite(scores))}"
     outside = (scores < 0) | (scores > 1)

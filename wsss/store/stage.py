@@ -5,35 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from wsss.console import warn
 from wsss.errors import InputError, did_you_mean
+from wsss.progress import warn
+from wsss.provenance import commit, versions
 from wsss.store.atomic import locked, read_json, remove_leftovers, write_json
 from wsss.store.locks import holders, writing
 from wsss.store.records import Record, inspect
+from wsss.store.spelling import respelt
 
 MANIFEST = "manifest.json"
-MADE_BY = {
-    "seeds": "vitseg seeds (or cnnseg seeds)",
-    "affinity_labels": "affinity labels",
-    "affinity_net": "affinity train",
-    "masks": "affinity refine",
-    "classifier": "vitseg train-classifier",
-    "network": "cnnseg train-segmentation (or train-unrolled)",
-    "perturbation_test": "vitseg perturbation-test (or cnnseg perturbation-test)",
-    "segmentation_test": "vitseg segmentation-test (or cnnseg segmentation-test)",
-}
-"""The command that makes each kind of stage, for messages."""
 PROTOCOLS: dict[str, int] = {}
 """Kind of stage -> number of the way its results are made, 1 unless it stands here; raised whenever that changes other
 results than the settings say. No run goes on with results of another."""
@@ -76,6 +63,7 @@ class Stage:
         content: Mapping[str, str] | None = None,
         sources: Mapping[str, Path] | None = None,
         otherwise: str = OTHERWISE,
+        formerly: Mapping[str, str] | None = None,
         alone: Callable[[], bool] = lambda: True,
     ) -> Stage:
         """Open a stage to write into: a new folder, or one that was made with the same settings, to go on there.
@@ -83,7 +71,8 @@ class Stage:
         `config` is everything that changes the results (not the split: several may share the folder). `inputs` maps
         the name of each input to its fingerprint. `suffix` is that of the image files, such as ".npz". `content` is
         what a training learns from (`wsss.store.training`); `sources` says where the inputs lie, for `wsss status`
-        alone. `otherwise` is the remedy that a refusal names, `alone` whether no other process writes here.
+        alone. `otherwise` is the remedy that a refusal names, `formerly` what older versions
+        called settings (`respelt`), `alone` whether no other process writes here.
         Temporaries of killed writers are removed. Raises InputError saying which setting differs from the manifest's.
         """
         folder = Path(folder)
@@ -104,13 +93,14 @@ class Stage:
         new = json.loads(json.dumps(new, default=str))  # as it will be read back: tuples are lists, paths text
         path = folder / MANIFEST
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder}: is a file; write into another run")
+            raise InputError(f"{folder}: expected a folder, or a name that is free, got a file; write into another run")
         with locked(folder / f".{MANIFEST}.lock"):
             others = [entry.name for entry in os.scandir(folder) if entry.name[0] != "." and entry.name != MANIFEST]
             if path.exists() and (others or _read_manifest(folder)["history"]):
                 manifest = _read_manifest(folder)
                 for key in ("protocol", *_IDENTITY):
-                    _same(folder, key, manifest[key], new[key], otherwise)
+                    old = respelt(manifest[key], formerly) if key == "config" else manifest[key]
+                    _same(folder, key, old, new[key], otherwise)
             elif others:
                 raise InputError(
                     f"{folder}: holds files but no {MANIFEST}; write into another run or delete the folder"
@@ -128,20 +118,22 @@ class Stage:
         return cls(folder, manifest, sources)
 
     @classmethod
-    def read(cls, folder: Path, *, kind: str | None, class_names: tuple[str, ...] | None = None) -> Stage:
-        """Open a stage that another command made, to read it.
+    def read(
+        cls, folder: Path, *, kind: str | None, class_names: tuple[str, ...] | None = None, maker: str | None = None
+    ) -> Stage:
+        """Open a stage that another command made, to read it; `maker` is that command, for the message.
 
         Raises InputError if it is not there, is of another kind (any if None), or was made for other classes than
         `class_names`.
         """
         folder = Path(folder)
         if not (folder / MANIFEST).is_file():
-            maker = f"; `{MADE_BY[kind]}` makes it" if kind in MADE_BY else ""
+            hint = f"; `{maker}` makes it" if maker else ""
             what = "stage" if kind is None else kind.replace("_", " ")
-            raise InputError(f"{folder}: no {what} there (no {MANIFEST}){maker}")
+            raise InputError(f"{folder}: no {what} there (no {MANIFEST}){hint}")
         manifest = _read_manifest(folder)
         if kind not in (None, manifest["kind"]):
-            raise InputError(f"{folder}: holds {manifest['kind']}, {kind} are due")
+            raise InputError(f"{folder}: expected {kind}, got {manifest['kind']}")
         if class_names is not None and tuple(manifest["class_names"]) != tuple(class_names):
             theirs, ours = ", ".join(manifest["class_names"]), ", ".join(class_names)
             raise InputError(f"{folder}: {kind} made for other classes: {theirs}; this data set has: {ours}")
@@ -270,31 +262,6 @@ def resolve_run(name_or_path: str | Path, runs: Path) -> Path:
     known = sorted({file.relative_to(runs).parts[0] for file in found})
     hint = did_you_mean(str(name_or_path), known) if known else "there are none yet"
     raise InputError(f"{name_or_path}: no such run in {runs} and no such folder; {hint}")
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Versions of Python, this toolkit, NumPy, and PyTorch if it is loaded."""
-    found = {"python": sys.version.split()[0]}
-    for package in ("relseg", "numpy", *(("torch",) if "torch" in sys.modules else ())):
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "unknown"
-    return found
-
-
-@cache
-def commit() -> str | None:
-    """The commit of the checkout this package runs from ("-dirty" if changed), None outside a checkout."""
-    checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / ".git").exists():  # installed: a repository further up is somebody else's
-        return None
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wsss.console import note
 from wsss.errors import InputError
 from wsss.processes import from_first, is_first
+from wsss.progress import note
 from wsss.store.inputs import Inputs, differing
 from wsss.store.locks import holding, writing
 from wsss.store.stage import MANIFEST, Stage
 
-OTHERWISE = "write into another run, or give --restart to train anew"
+OTHERWISE = "write into another run, or give `restart` to train anew"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Training:
         if begun is None:
             note(
                 f"{self.folder}: does not say what it learnt from (an older version's); taken over as trained on what "
-                "is there now: give --restart if it is not"
+                "is there now: give `restart` if it is not"
             )
             stage.note(content=digests)
         elif names := differing(begun, digests):

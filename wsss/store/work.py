@@ -1,4 +1,4 @@
-"""Stages that are made image by image: what is there, what is due, the account of what was done."""
+"""Stages that are made image by image: what is there, what is to be made, the account of what was done."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from wsss.console import note
 from wsss.data.sample import Dataset, Sample
 from wsss.errors import InputError
 from wsss.processes import from_first, gathered, is_first, is_sharded, of_other_shards, of_shard, portion, shard
+from wsss.progress import note
 from wsss.store.atomic import locked, read_json, write_json
-from wsss.store.inputs import counted, differing, inputs_of, of_images
+from wsss.store.inputs import differing, inputs_of, of_images
 from wsss.store.records import Record
 from wsss.store.stage import Stage
+from wsss.words import agreeing, counted
 
 DATA = "data"
 """Name of the data set among the sources of a stage."""
@@ -36,11 +37,12 @@ def require(stage: Stage, dataset: Dataset, what: str, remedy: str) -> None:
 
 def _require(stage: Stage, dataset: Dataset, samples: Sequence[Sample], what: str, remedy: str) -> None:
     names = [sample.id for sample in samples]
-    counted = f"of {len(samples)} images of split {dataset.split}"
+    of_all = f"of {counted(len(samples), 'image')} of split {dataset.split}"
     missing = stage.absent(names)
     if missing:
         raise InputError(
-            f"{stage.folder}: {len(missing)} {counted} have no {what} ({missing[0]} is the first); {remedy}"
+            f"{stage.folder}: {len(missing)} {of_all} {agreeing(len(missing), 'has', 'have')} no {what} "
+            f"({missing[0]} is the first); {remedy}"
         )
     now, taken = inputs_of(samples), _taken_over(stage)
     stale = []
@@ -53,8 +55,8 @@ def _require(stage: Stage, dataset: Dataset, samples: Sequence[Sample], what: st
             stale.append(names[place])
     if stale:
         raise InputError(
-            f"{stage.folder}: {len(stale)} {counted} have changed, or their labels have, since their {what} was made "
-            f"({stale[0]} is the first); {remedy}"
+            f"{stage.folder}: {len(stale)} {of_all} {agreeing(len(stale), 'has', 'have')} changed, or their labels, "
+            f"since their {what} was made ({stale[0]} is the first); {remedy}"
         )
 
 
@@ -106,19 +108,19 @@ def _due(
     todo: set[int] = set()
     changed: Counter[str] = Counter()
     for stage in stages:
-        taken, strangers = _taken_over(stage), {}
+        taken, unrecorded = _taken_over(stage), {}
         for place, (whole, record) in enumerate(stage.inspected(sample.id for sample in samples)):
             sample = samples[place]
             if whole and record is None:
                 record = taken.get(sample.id)
                 if record is None and not outdated(sample):
-                    record = strangers[sample.id] = now.row(place)
+                    record = unrecorded[sample.id] = now.row(place)
             if record is None:
                 todo.add(place)
             elif place not in todo and (names := differing(record, now.row(place))):
                 todo.add(place)
                 changed.update(names[:1])
-        _take_over(stage, strangers, what)
+        _take_over(stage, unrecorded, what)
     if changed:
         check_root(stages[0], what, counted(sum(changed.values()), "image"))
     else:
@@ -127,7 +129,7 @@ def _due(
     kept = len(samples) - len(todo)
     if kept or changed:
         reasons = [f"{of_images(name)}{counted(number, 'image')} changed" for name, number in changed.items()]
-        note(", ".join([f"{kept} of {len(samples)} {what} are up to date", *reasons]))
+        note(", ".join([f"{kept} of {len(samples)} {what} {agreeing(kept, 'is', 'are')} up to date", *reasons]))
     return [replace(samples[place], made_of=now.record(place)) for place in sorted(todo)]
 
 
@@ -147,7 +149,7 @@ def account(
         counts = {"images": len(dataset), "made": made}
         seconds = time.monotonic() - begin
         stage.done(command=command, split=split, counts=counts, seconds=seconds, **extra)
-    note(f"{stage.folder}: {made} of {len(dataset)} images made now")
+    note(f"{stage.folder}: {made} of {counted(len(dataset), 'image')} made now")
     return made
 
 
@@ -165,7 +167,8 @@ def all_done(items: Sequence[T], missing: Callable[[Sequence[T]], Sequence[T]]) 
         return True
     left = missing(of_other_shards(items))
     if left:
-        note(f"shard {shard()} is made; {len(left)} of {len(items)} are left to other shards")
+        are = agreeing(len(left), "is", "are")
+        note(f"shard {shard()} is made; {len(left)} of {len(items)} {are} left to other shards")
     return not left
 
 
@@ -182,19 +185,19 @@ def records_of(stage: Stage, names: Iterable[str], now: Callable[[str], Record],
         names: of results. now: what one of them would be made of now. what: see `due`.
     """
     records = known_records(stage, names)
-    strangers = {name: now(name) for name, record in records.items() if record is None}
-    _take_over(stage, strangers, what)
-    return {name: record for name, record in (records | strangers).items() if record is not None}
+    unrecorded = {name: now(name) for name, record in records.items() if record is None}
+    _take_over(stage, unrecorded, what)
+    return {name: record for name, record in (records | unrecorded).items() if record is not None}
 
 
-def _take_over(stage: Stage, strangers: Mapping[str, Record], what: str) -> None:
+def _take_over(stage: Stage, unrecorded: Mapping[str, Record], what: str) -> None:
     """Keep what results that do not say so count as made of from now on."""
-    if not strangers:
+    if not unrecorded:
         return
     with locked(stage.folder / f"{_TAKEN_OVER}.lock"):
-        write_json(stage.folder / _TAKEN_OVER, _taken_over(stage) | dict(strangers))
+        write_json(stage.folder / _TAKEN_OVER, _taken_over(stage) | dict(unrecorded))
     note(
-        f"{stage.folder}: {len(strangers)} {what} do not say what they were made of (an older version's, or not "
+        f"{stage.folder}: {len(unrecorded)} {what} do not say what they were made of (an older version's, or not "
         "made here); taken over as made of what is there now: delete them if they are not"
     )
 
@@ -214,7 +217,7 @@ def check_root(stage: Stage, what: str, changed: str) -> None:
     if old is not None and new is not None and old.exists() and not old.samefile(new):
         raise InputError(
             f"{stage.folder}: holds {what} of the data in {old}; {changed} of the same name in {new} differ: write "
-            "into another run (--name)"
+            "into another run"
         )
 
 

@@ -40,7 +40,10 @@ def explain(
     attention_walk: int = 0,
     attention_blocks: Sequence[int] | None = None,
 ) -> Explanation:
-    """Explain class scores of a timm ViT.
+    """Explain class scores of a timm ViT: one pass at the images' size, no mirror image, the method's own blocks.
+
+    `vitseg.explain_photograph` takes a photograph instead and has the presets of the command: "plain" is this map,
+    scaled; "seed" averages sizes and mirror images as `vitseg seeds` does.
 
     Args:
         model: timm VisionTransformer whose head reads the class token (and the distillation token) or the mean of the
@@ -72,9 +75,11 @@ def explain(
             targets of a wrong shape or out of range, a walk of maps that are no patches.
 
     Example:
-        >>> model = timm.create_model("vit_tiny_patch16_224", pretrained=True)            # doctest: +SKIP
-        >>> explain(model, images, targets=281).maps.shape                                # doctest: +SKIP
-        torch.Size([8, 14, 14])
+        >>> import timm, torch, vitseg
+        >>> model = timm.create_model("vit_tiny_patch16_224", pretrained=True)
+        >>> images = torch.randn(2, 3, 224, 224)  # yours, normalised
+        >>> vitseg.explain(model, images, targets=281).maps.shape
+        torch.Size([2, 14, 14])
     """
     chosen, formulation = find_method(method), find_rules(rules)
     bare = unwrap(model)
@@ -88,7 +93,7 @@ def explain(
         if first_block is not None:
             check_integer(first_block, "first_block")
         if first_block is not None and not 0 <= first_block < depth:
-            raise InputError(f"first_block {first_block}: the model has blocks 0 to {depth - 1}")
+            raise InputError(f"`first_block` {first_block}: expected a block of the model, 0 to {depth - 1}")
         first = chosen.first_block(depth, first_block)
         blocks = walked_blocks(attention_walk, attention_blocks, depth)
         with torch.no_grad():
@@ -102,7 +107,7 @@ def explain(
         else:
             wanted, many = class_targets(targets, logits)
         with torch.no_grad() if not chosen.gradients else torch.enable_grad():
-            found = chosen.compute(trace, wanted, first, formulation).detach()
+            found = chosen.maps(trace, wanted, first, formulation)
         if blocks:
             found = walk_maps(trace, found, attention_walk, blocks)
     maps = rearrange(found, "(k b) h w -> b k h w", b=len(images))

@@ -1,0 +1,131 @@
+"""Commands of README and docs exist: each is parsed by the application's own parser, and not run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from importlib import import_module
+
+import pytest
+from cyclopts import App
+from cyclopts.config import Yaml
+from documentation import ALL, PAGES, ROOT, Block, prose_of
+
+from wsss.configs import find_config
+
+PROGRAMS = ("vitseg", "cnnseg", "affinity", "wsss")
+LANGUAGES = {"bash", "console", "python", "text", "yaml"}
+SHELL = [block for block in ALL if block.language in ("bash", "console")]
+ASSIGNMENT = re.compile(r'^(\w+)="(.*?)"', re.M)
+INLINE = re.compile(rf"`((?:{'|'.join(PROGRAMS)}) [a-z][^`]*)`")
+EVERYWHERE = ("--config", "--extension")
+"""Options of every command, which `wsss.console.run` takes away before the command parses the rest."""
+
+ELLIPSIS = "..."
+"""Stands for options that the text before has named: the command is not complete then, its options have to exist."""
+
+
+def application(program: str) -> App:
+    return import_module(f"{program}.cli").app
+
+
+def commands_of(block: Block) -> list[list[str]]:
+    """The words of each command of this toolkit in a block; what a block sets as a variable is put in."""
+    text = block.text.replace("\\\n", " ")
+    for name, value in ASSIGNMENT.findall(text):
+        text = text.replace(f"${name}", value)
+    text = re.sub(r"\$\(which (\w+)\)", r"\1", text)
+    text = re.sub(r"\[(-[^\]\n]*)\]", r"\1", text)  # what may be left out
+    found = []
+    for line in text.splitlines():
+        if block.language == "console" and not line.startswith("$ "):
+            continue  # what a command has printed
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+        place = next((place for place, word in enumerate(words) if word in PROGRAMS), None)
+        if place is not None and (place == 0 or words[0] in ("srun", "torchrun")):
+            found.append(words[place:])
+    return found
+
+
+def check_options(words: list[str]) -> None:
+    """The command and each of its options exist."""
+    application_, *tokens = words
+    app = application(application_)
+    chain, apps, rest = app.parse_commands(tokens)
+    assert chain, f"{' '.join(words)}: no such command"
+    arguments = apps[-1].assemble_argument_collection(parse_docstring=False)
+    known = {name for argument in arguments for name in (*argument.names, *argument.negatives)} | {
+        *EVERYWHERE,
+        "--help",
+    }
+    for word in rest:
+        if word.startswith("--"):
+            assert word.split("=")[0] in known, f"{' '.join(words)}: no option {word}"
+
+
+def check_complete(words: list[str]) -> None:
+    """The command parses, with the settings that it names: nothing is missing, unknown or of a wrong type."""
+    program, *tokens = words
+    app, source = application(program), ()
+    for option in EVERYWHERE:
+        while option in tokens:
+            place = tokens.index(option)
+            _, value = tokens[place : place + 2]
+            del tokens[place : place + 2]
+            if option == "--config":
+                source = (Yaml(find_config(value), must_exist=True, use_commands_as_keys=False),)
+    before, app.config = app.config, source
+    try:
+        app.parse_args(tokens, exit_on_error=False, print_error=False)
+    finally:
+        app.config = before
+
+
+@pytest.mark.parametrize("block", ALL, ids=str)
+def test_every_block_names_a_language(block: Block) -> None:
+    assert block.language in LANGUAGES
+
+
+@pytest.mark.parametrize("block", SHELL, ids=str)
+def test_commands_parse(block: Block) -> None:
+    for words in commands_of(block):
+        check_options(words)
+        if ELLIPSIS not in words:
+            check_complete(words)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_in_the_text_exist(page: str) -> None:
+    for words in INLINE.findall(prose_of(page)):
+        command = re.sub(r"\[(-[^\]]*)\]", r"\1", words).replace("\n", " ")
+        if not any(character in command for character in "*("):  # `vitseg list-*`, a call
+            check_options(shlex.split(command))
+
+
+@pytest.mark.parametrize("block", [block for block in SHELL if block.language == "bash"], ids=str)
+def test_the_shell_reads_it(block: Block) -> None:
+    done = subprocess.run(["bash", "-n"], input=block.text, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_scripts_and_targets_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for script in re.findall(r"python ((?:benchmarks|demo)/\w+\.py)", text):
+        assert (ROOT / script).is_file(), script
+    for test in re.findall(r"pytest ((?:tests/\w+\.py ?)+)", text):
+        for path in test.split():
+            assert (ROOT / path).is_file(), path
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    for target in re.findall(r"(?:^|`)make ([a-z]+)\b(?= *(?:#|`|$))", text, re.M):
+        assert target in targets, f"make {target}"
+
+
+def test_a_wrong_option_is_found() -> None:
+    with pytest.raises(AssertionError, match="no option --nothing"):
+        check_options(["vitseg", "seeds", "--nothing", "1"])
+    with pytest.raises(AssertionError, match="no such command"):
+        check_options(["vitseg", "seed"])
+    with pytest.raises(Exception, match="requires an argument"):
+        check_complete(["vitseg", "seeds", "--data", "x"])

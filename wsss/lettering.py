@@ -1,0 +1,115 @@
+"""Words beside pictures, in the typeface that Pillow brings along: titles, scales of colours, legends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from wsss.colours import OPACITY, scale_colours
+
+INK, SOFT, PAPER = (28, 33, 40), (87, 96, 106), (255, 255, 255)
+SMALLEST = 12
+"""Pixels of a letter."""
+
+
+@dataclass(frozen=True)
+class ColourBar:
+    """A scale beside pictures: the values of its first and last colour, and what they are of."""
+
+    limits: tuple[float, float]
+    signed: bool
+    label: str = ""
+    opacity: float = OPACITY
+
+
+def lines_of(text: str, size: int, width: int, most: int = 2) -> list[str]:
+    """`text` in lines of at most `width` pixels; each line of it takes up to `most`, and what is left over is "…"."""
+    font = ImageFont.load_default(size)
+    text = text.encode("utf-8", "replace").decode()  # a file's name may be no text
+    return [line for given in text.split("\n") for line in _wrapped(given, font, width, most)]
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
+    lines, rest = [], text.split(" ")
+    while rest and len(lines) < most - 1:
+        fit = next((n for n in range(len(rest), 0, -1) if font.getlength(" ".join(rest[:n])) <= width), 0)
+        if not fit:
+            break
+        lines.append(" ".join(rest[:fit]))
+        rest = rest[fit:]
+    return [*lines, shortened(" ".join(rest), font, width)] if rest else lines
+
+
+def shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """As much of the text as `width` pixels hold, with an ellipsis if that is not all."""
+    if font.getlength(text) <= width:
+        return text
+    end = next((n for n in range(len(text) - 1, 0, -1) if font.getlength(f"{text[:n].rstrip()}…") <= width), 0)
+    return f"{text[:end].rstrip()}…"
+
+
+def title_strip(text: str, width: int, size: int, *, most: int = 2) -> Image.Image:
+    """A strip (width pixels) with a title in its middle: the first of the given lines in ink, the others softer."""
+    head, _, tail = text.partition("\n")
+    strong = lines_of(head, size, width, most)
+    soft = lines_of(tail, round(0.85 * size), width, most) if tail else []
+    pitch = round(1.3 * size)
+    strip = Image.new("RGB", (width, pitch * (len(strong) + len(soft)) + size // 2), PAPER)
+    draw = ImageDraw.Draw(strip)
+    for place, line in enumerate((*strong, *soft)):
+        bold = place < len(strong)
+        font = ImageFont.load_default(size if bold else round(0.85 * size))
+        draw.text((width / 2, pitch * (place + 0.6)), line, INK if bold else SOFT, font, anchor="mm")
+    return strip
+
+
+def bar_strip(bar: ColourBar, width: int, size: int) -> Image.Image:
+    """A strip (width pixels) with a scale of colours: the values of its ends (of signed ones, 0), and what they are."""
+    font = ImageFont.load_default(size)
+    low, high = (f"{value:.3g}" for value in bar.limits)
+    gap = size // 2
+    left, right = (round(font.getlength(text)) + gap for text in (low, high))
+    length = max(size, min(width - left - right - 2 * gap, 24 * size))
+    start = (width - length - left - right) // 2 + left
+    label = lines_of(bar.label, round(0.85 * size), width) if bar.label else []
+    marks = 2 if bar.signed else 1
+    strip = Image.new("RGB", (width, round(size * (1.3 * (marks + len(label)) + 0.8))), PAPER)
+    draw = ImageDraw.Draw(strip)
+    colours = scale_colours(bar.signed, length, bar.opacity)
+    ramp = Image.fromarray(np.ascontiguousarray(np.broadcast_to(colours, (size, length, 3))))
+    strip.paste(ramp, (start, gap))
+    draw.rectangle((start - 1, gap - 1, start + length, gap + size), outline=SOFT)
+    middle = gap + size / 2
+    draw.text((start - gap, middle), low, INK, font, anchor="rm")
+    draw.text((start + length + gap, middle), high, INK, font, anchor="lm")
+    if bar.signed:
+        draw.text((start + length / 2, gap + 1.8 * size), "0", INK, font, anchor="mm")
+    for place, line in enumerate(label):
+        where = (width / 2, gap + size * (1.3 * (marks + place) + 0.5))
+        draw.text(where, line, SOFT, ImageFont.load_default(round(0.85 * size)), anchor="mm")
+    return strip
+
+
+def stacked(pictures: list[Image.Image]) -> Image.Image:
+    """Pictures beneath each other, each in the middle of the widest."""
+    width = max(picture.width for picture in pictures)
+    whole = Image.new("RGB", (width, sum(picture.height for picture in pictures)), PAPER)
+    top = 0
+    for picture in pictures:
+        whole.paste(picture, ((width - picture.width) // 2, top))
+        top += picture.height
+    return whole
+
+
+def framed(picture: Image.Image, title: str | None, bar: ColourBar | None) -> Image.Image:
+    """A picture as large as it is, a title above it and a scale beneath, in letters that suit its width."""
+    width = max(picture.width, 20 * SMALLEST)
+    size = max(SMALLEST, round(width / 26))
+    parts = [picture.convert("RGB")]
+    if title:
+        parts.insert(0, title_strip(title, width, size))
+    if bar is not None:
+        parts.append(bar_strip(bar, width, size))
+    return stacked(parts)
