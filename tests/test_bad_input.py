@@ -296,7 +296,7 @@ CASES = [
                 f"{A} text.jpg data/images/b.png --out out",
                 r"1 of 3 photographs has no overlay: image text\.jpg: cannot be read",
                 content("text.jpg", "no"),
-                r"out/[ab]_",
+                r"out/[ab](_|\.sheet\.)",
             ),
             (
                 f"{A} --out affinity.safetensors",
