@@ -10,7 +10,8 @@ import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -27,6 +28,7 @@ _RACY = 2_000_000_000  # ns; a file this young may change once more without its 
 _SHOWN = 2_000  # files whose reading is shown
 _THREADS = 8  # that read; hashing leaves the interpreter to the others
 _BATCH = 4_096  # files after which the cache is written
+_ASKED = 500  # files that one query asks for; old versions of SQLite take no more than 999
 _AT_ONCE = 64  # files that a thread reads without a word
 _SMALL = 1 << 20  # bytes
 
@@ -56,23 +58,34 @@ def contents(paths: Sequence[Path | None], description: str = "look through the 
     """
     found = np.zeros(len(paths), np.uint64)
     with closing(_Cache()) as cache:
-        unknown: dict[str, list[int]] = {}  # one file may stand for many images
-        known: dict[str, int] = {}
-        for place, name in enumerate(map(_absolute, paths)):
+        places, keys = _look_up(paths, found, cache)
+        if len(places):
+            # One file may stand for many images.
+            _, first, same = np.unique(keys, return_index=True, return_inverse=True)
+            order = np.argsort(first)  # as they were given, which is as they lie
+            read = np.empty(len(first), np.uint64)
+            read[order] = np.fromiter(_read(paths, places[first[order]], cache, description), np.uint64, len(first))
+            found[places] = read[same]
+    return found
+
+
+def _look_up(paths: Sequence[Path | None], found: np.ndarray, cache: _Cache) -> tuple[np.ndarray, np.ndarray]:
+    """Fills in what the cache knows; places and keys (`_short` of the path), int64 (m,), of the files to be read."""
+    places, keys = array("q"), array("q")  # of a million files lists would take ten times the memory
+    for start in range(0, len(paths), _BATCH):
+        names = [_absolute(paths[place]) for place in range(start, min(start + _BATCH, len(paths)))]
+        known = {name: _short(os.fsencode(name)) for name in names if name is not None}
+        contents = cache.look_up(known)
+        for place, name in enumerate(names, start):
             if name is None:
                 continue
-            content = known.get(name)
-            if content is None and name not in unknown and (content := cache.look_up(name)) is not None:
-                if len(known) > _BATCH:
-                    known.clear()
-                known[name] = content
+            content = contents.get(known[name])
             if content is None:
-                unknown.setdefault(name, []).append(place)
+                places.append(place)
+                keys.append(known[name])
             else:
                 found[place] = content
-        for path, content in _read(list(unknown), cache, description):
-            found[unknown[path]] = content
-    return found
+    return np.array(places, np.int64), np.array(keys, np.int64)
 
 
 def hash_bytes(data: bytes) -> int:
@@ -87,19 +100,18 @@ def _absolute(path: Path | None) -> str | None:
     return name if name.startswith(os.sep) else os.path.abspath(name)
 
 
-def _read(paths: list[str], cache: _Cache, description: str) -> Iterator[tuple[str, int]]:
-    """(path, content) of every file, read by several threads and put into the cache as it goes."""
-    if not paths:
-        return
-    batches: Iterable[Sequence[str]] = [paths[start : start + _BATCH] for start in range(0, len(paths), _BATCH)]
-    if len(paths) >= _SHOWN:
+def _read(paths: Sequence[Path | None], places: np.ndarray, cache: _Cache, description: str) -> Iterator[int]:
+    """The content of each of some files, read by several threads and put into the cache as it goes."""
+    batches: Iterable[np.ndarray] = [places[start : start + _BATCH] for start in range(0, len(places), _BATCH)]
+    if len(places) >= _SHOWN:
         batches = track(batches, description)
     with ThreadPoolExecutor(_THREADS) as pool:
         for batch in batches:
-            parts = [batch[start : start + _AT_ONCE] for start in range(0, len(batch), _AT_ONCE)]
+            names = [name for place in batch.tolist() if (name := _absolute(paths[place])) is not None]
+            parts = [names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE)]
             found = [one for part in pool.map(_hash_files, parts) for one in part]
-            cache.keep([(path, one.state, one.content) for path, one in zip(batch, found, strict=True) if one.settled])
-            yield from ((path, one.content) for path, one in zip(batch, found, strict=True))
+            cache.keep([(name, one.state, one.content) for name, one in zip(names, found, strict=True) if one.settled])
+            yield from (one.content for one in found)
 
 
 class _Found(NamedTuple):
@@ -136,6 +148,13 @@ def _state(found: os.stat_result) -> int:
     return _short(f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}".encode())
 
 
+def _state_of(path: str) -> int | None:
+    try:
+        return _state(os.stat(path))
+    except OSError:
+        return None
+
+
 def _short(data: bytes) -> int:
     """A hash that fits SQLite's integers."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big", signed=True)
@@ -157,20 +176,23 @@ class _Cache:
         except (sqlite3.Error, OSError, RuntimeError) as error:  # RuntimeError: no home
             self._give_up(error)
 
-    def look_up(self, path: str) -> int | None:
-        """The content of a file that has not changed since it was read."""
+    def look_up(self, paths: Mapping[str, int]) -> dict[int, int]:
+        """Key -> content of those files (path -> key) that have not changed since they were read."""
         if self._db is None:
-            return None
+            return {}
+        states = {key: state for path, key in paths.items() if (state := _state_of(path)) is not None}
+        found: dict[int, int] = {}
+        keys = list(states)
         try:
-            state = _state(os.stat(path))
-            row = self._db.execute("SELECT state, content FROM files WHERE path = ?", (_short(os.fsencode(path)),))
-            found = row.fetchone()
-        except OSError:
-            return None
+            for start in range(0, len(keys), _ASKED):
+                asked = keys[start : start + _ASKED]
+                query = f"SELECT path, state, content FROM files WHERE path IN ({','.join('?' * len(asked))})"
+                for key, state, content in self._db.execute(query, asked):
+                    if states[key] == state:
+                        found[key] = int.from_bytes(content, "big")
         except sqlite3.Error as error:
             self._give_up(error)
-            return None
-        return int.from_bytes(found[1], "big") if found is not None and found[0] == state else None
+        return found
 
     def keep(self, rows: Sequence[tuple[str, int, int]]) -> None:
         """Remember (path, state, content)."""

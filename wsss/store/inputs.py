@@ -8,7 +8,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -106,16 +108,34 @@ def inputs_of(
     """
     columns: dict[str, np.ndarray] = {}
     if image:
-        columns[IMAGE] = contents([sample.image_path for sample in samples], "look through the images")
+        columns[IMAGE] = contents(_Files(samples, lambda sample: sample.image_path), "look through the images")
     if labels:
-        rows = (np.asarray(sample.classes, "<u2").tobytes() for sample in samples)
-        columns[LABELS] = np.fromiter(map(hash_bytes, rows), np.uint64, len(samples))
+        hashed = cache(lambda classes: hash_bytes(np.asarray(classes, "<u2").tobytes()))
+        columns[LABELS] = np.fromiter((hashed(sample.classes) for sample in samples), np.uint64, len(samples))
     if mask is not None:
-        found = contents([sample.mask_path for sample in samples], "look through the masks")
+        found = contents(_Files(samples, lambda sample: sample.mask_path), "look through the masks")
         columns[MASK] = np.where(found == MISSING, found, found ^ np.uint64(hash_bytes(mask.tobytes())))
     for name, path_of in (files or {}).items():
-        columns[name] = contents([path_of(sample.id) for sample in samples], f"look through the {name}")
+        columns[name] = contents(_Files(samples, _of_id(path_of)), f"look through the {name}")
     return Inputs(tuple(sample.id for sample in samples), columns)
+
+
+@dataclass(frozen=True)
+class _Files(Sequence[Path | None]):
+    """A file of each sample, named when it is looked at: a million paths take a third of a gigabyte."""
+
+    samples: Sequence[Sample]
+    path_of: Callable[[Sample], Path | None]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.path_of(self.samples[place])
+
+
+def _of_id(path_of: Callable[[str], Path]) -> Callable[[Sample], Path]:
+    return lambda sample: path_of(sample.id)
 
 
 def differing(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

@@ -163,23 +163,34 @@ class Stage:
 
     def records(self, ids: Iterable[str]) -> dict[str, Record | None]:
         """The ids with a complete file -> what it was made of, None where it does not say; others as in `pending`."""
-        suffix = self.manifest["suffix"]
-        there = {name for name in os.listdir(self.folder) if name.endswith(suffix)}
-        found: dict[str, Record | None] = {}
+        ids = list(ids)
+        return {image_id: record for image_id, (whole, record) in zip(ids, self.inspected(ids), strict=True) if whole}
+
+    def inspected(self, ids: Iterable[str]) -> Iterator[tuple[bool, Record | None]]:
+        """For each of the ids in turn whether it has a complete file, and what `records` says of that.
+
+        Holds none of them, as those of a million images would take more than a gigabyte.
+        """
+        there = self._names()
+        folder, suffix = os.fspath(self.folder), self.manifest["suffix"]
         damaged = []
         for image_id in ids:
             name = f"{image_id}{suffix}"
-            if name not in there:
-                continue
-            whole, record = inspect(self.folder / name)
-            if whole:
-                found[image_id] = record
-            else:
+            whole, record = inspect(os.path.join(folder, name)) if name in there else (False, None)
+            if not whole and name in there:
                 damaged.append(name)
+            yield whole, record
         if damaged:
             more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
             warn(f"{self.folder / damaged[0]}{more}: half-written or not of this kind, to be made again")
-        return found
+
+    def absent(self, ids: Iterable[str]) -> list[str]:
+        """The ids without a file, whole or not; a look at the folder alone."""
+        there, suffix = self._names(), self.manifest["suffix"]
+        return [image_id for image_id in ids if f"{image_id}{suffix}" not in there]
+
+    def _names(self) -> set[str]:
+        return {name for name in os.listdir(self.folder) if name.endswith(self.manifest["suffix"])}
 
     def written(self, image_id: str) -> int:
         """When the file of a finished image was written, in nanoseconds: all that old results say of themselves."""

@@ -36,23 +36,26 @@ def require(stage: Stage, dataset: Dataset, what: str, remedy: str) -> None:
 
 
 def _require(stage: Stage, dataset: Dataset, samples: Sequence[Sample], what: str, remedy: str) -> None:
-    records = known_records(stage, [sample.id for sample in samples])
-    whole = f"of {counted(len(samples), 'image')} of split {dataset.split}"
-    missing = [sample.id for sample in samples if sample.id not in records]
+    names = [sample.id for sample in samples]
+    of_all = f"of {counted(len(samples), 'image')} of split {dataset.split}"
+    missing = stage.absent(names)
     if missing:
-        file = stage.folder / f"{missing[0]}{stage.manifest['suffix']}"
-        if file.exists():
-            maker = (stage.manifest["history"] or [{}])[-1].get("command") or "the command that makes it"
-            raise InputError(f"{what} {file}: damaged (half-written?); run again, which makes it anew: {maker}")
         raise InputError(
-            f"{stage.folder}: {len(missing)} {whole} {agreeing(len(missing), 'has', 'have')} no {what} "
+            f"{stage.folder}: {len(missing)} {of_all} {agreeing(len(missing), 'has', 'have')} no {what} "
             f"({missing[0]} is the first); {remedy}"
         )
-    now = inputs_of(samples)
-    stale = [name for place, name in enumerate(now.ids) if differing(records[name] or {}, now.row(place))]
+    now, taken = inputs_of(samples), _taken_over(stage)
+    stale = []
+    for place, (whole, record) in enumerate(stage.inspected(names)):
+        if not whole:
+            file = stage.folder / f"{names[place]}{stage.manifest['suffix']}"
+            maker = (stage.manifest["history"] or [{}])[-1].get("command") or "the command that makes it"
+            raise InputError(f"{what} {file}: damaged (half-written?); run again, which makes it anew: {maker}")
+        if differing(record or taken.get(names[place], {}), now.row(place)):
+            stale.append(names[place])
     if stale:
         raise InputError(
-            f"{stage.folder}: {len(stale)} {whole} {agreeing(len(stale), 'has', 'have')} changed, or their labels, "
+            f"{stage.folder}: {len(stale)} {of_all} {agreeing(len(stale), 'has', 'have')} changed, or their labels, "
             f"since their {what} was made ({stale[0]} is the first); {remedy}"
         )
 
@@ -104,18 +107,20 @@ def _due(
     now = inputs_of(samples, image=image, labels=labels, files=files)
     todo: set[int] = set()
     changed: Counter[str] = Counter()
-    places = {sample.id: place for place, sample in enumerate(samples)}
     for stage in stages:
-        records = records_of(
-            stage, places, lambda name: now.row(places[name]), what, lambda name: outdated(samples[places[name]])
-        )
-        for place, sample in enumerate(samples):
-            record = records.get(sample.id)
+        taken, unrecorded = _taken_over(stage), {}
+        for place, (whole, record) in enumerate(stage.inspected(sample.id for sample in samples)):
+            sample = samples[place]
+            if whole and record is None:
+                record = taken.get(sample.id)
+                if record is None and not outdated(sample):
+                    record = unrecorded[sample.id] = now.row(place)
             if record is None:
                 todo.add(place)
             elif place not in todo and (names := differing(record, now.row(place))):
                 todo.add(place)
                 changed.update(names[:1])
+        _take_over(stage, unrecorded, what)
     if changed:
         check_root(stages[0], what, counted(sum(changed.values()), "image"))
     else:
@@ -173,28 +178,28 @@ def known_records(stage: Stage, names: Iterable[str]) -> dict[str, Record | None
     return {name: taken.get(name) if record is None else record for name, record in stage.records(names).items()}
 
 
-def records_of(
-    stage: Stage,
-    names: Iterable[str],
-    now: Callable[[str], Record],
-    what: str,
-    outdated: Callable[[str], bool] = lambda name: False,
-) -> dict[str, Record]:
+def records_of(stage: Stage, names: Iterable[str], now: Callable[[str], Record], what: str) -> dict[str, Record]:
     """The record of every result that is there; those without one are taken over.
 
     Args:
-        names: of results. now: what one of them would be made of now. what, outdated: see `due`.
+        names: of results. now: what one of them would be made of now. what: see `due`.
     """
     records = known_records(stage, names)
-    unrecorded = {name: now(name) for name, record in records.items() if record is None and not outdated(name)}
-    if unrecorded:
-        with locked(stage.folder / f"{_TAKEN_OVER}.lock"):
-            write_json(stage.folder / _TAKEN_OVER, _taken_over(stage) | unrecorded)
-        note(
-            f"{stage.folder}: {len(unrecorded)} {what} do not say what they were made of (an older version's, or not "
-            "made here); taken over as made of what is there now: delete them if they are not"
-        )
+    unrecorded = {name: now(name) for name, record in records.items() if record is None}
+    _take_over(stage, unrecorded, what)
     return {name: record for name, record in (records | unrecorded).items() if record is not None}
+
+
+def _take_over(stage: Stage, unrecorded: Mapping[str, Record], what: str) -> None:
+    """Keep what results that do not say so count as made of from now on."""
+    if not unrecorded:
+        return
+    with locked(stage.folder / f"{_TAKEN_OVER}.lock"):
+        write_json(stage.folder / _TAKEN_OVER, _taken_over(stage) | dict(unrecorded))
+    note(
+        f"{stage.folder}: {len(unrecorded)} {what} do not say what they were made of (an older version's, or not "
+        "made here); taken over as made of what is there now: delete them if they are not"
+    )
 
 
 def _taken_over(stage: Stage) -> dict[str, Record]:
