@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import App
+from cyclopts import App, Group
 
 from cnnseg.evaluation_commands import perturbation_test, segmentation_test
 from cnnseg.explain_commands import explain, list_methods, list_rules
@@ -39,30 +39,12 @@ if TYPE_CHECKING:
 app = App(
     name="cnnseg",
     version=versions,
-    help="Explanations of CNNs and the tests that evaluate them; unrolled LRP as a segmentation network; seeds.",
+    help="Explanations of CNNs and the tests that evaluate them; unrolled LRP as a segmentation network; seeds.\n\n"
+    "To begin with: cnnseg explain cat.jpg --architecture resnet50 --rules epsilon_plus_flat",
     default_parameter=LISTS,
 )
-app.command(explain)
-app.command(list_methods)
-app.command(list_rules)
-app.command(seeds)
-app.command(evolution)
-app.command(perturbation_test)
-app.command(segmentation_test)
-app.command(train_classifier)
-app.command(train_unrolled)
-app.command(train_segmentation)
-app.command(pseudo_masks)
-app.command(segment)
-app.command(export)
-app.command(list_decoders)
-app.command(explain_segmentation)
-app.command(list_layers)
-app.command(region_test)
-app.command(explore)
 
 
-@app.command
 def evaluate(
     *,
     network: str,
@@ -137,7 +119,6 @@ def evaluate(
     )
 
 
-@app.command
 def run_table(
     table: str,
     /,
@@ -185,11 +166,30 @@ def run_table(
     note(f"wrote {target}, {target.with_suffix('.csv')} and {target.with_suffix('.json')}")
 
 
-@app.command
 def list_networks() -> None:
     """List the kinds of networks that train-unrolled trains."""
     for name, line in NETWORKS.items():
         note(f"{name:20s} {line}")
+
+
+EXPLAIN = Group("Explain", sort_key=1)
+CHAIN = Group("From image-level labels to masks", sort_key=2)
+UNROLLED = Group("Unrolled networks, for few masks", sort_key=3)
+TESTS = Group("Tests of explanations", sort_key=4)
+LISTS_OF = Group("Lists, help", sort_key=5)
+
+COMMANDS = {
+    EXPLAIN: (explain, explain_segmentation, explore),
+    CHAIN: (train_classifier, seeds, train_segmentation, segment, evaluate, pseudo_masks, export),
+    UNROLLED: (train_unrolled, run_table, evolution),
+    TESTS: (perturbation_test, segmentation_test, region_test),
+    LISTS_OF: (list_methods, list_rules, list_layers, list_decoders, list_networks),
+}
+for group, commands in COMMANDS.items():
+    for command in commands:
+        app.command(command, group=group)
+for option in ("--help", "--version"):
+    app[option].group = LISTS_OF
 
 
 def main() -> None:

@@ -179,11 +179,12 @@ class _Course:
     def evaluate(self) -> None:
         """Add a row to the history, and write the checkpoints and pictures of this moment."""
         done, config, result = self.done, self.config, self.result
-        how = {"size": config.evaluate_size, "device": self.device}
+        how: dict[str, Any] = {"size": config.evaluate_size, "device": self.device}
         found = None
         if self.val is not None:  # no mIoU of a network that has seen no mask: best is chosen by what it learns
-            more = {"masks": self.with_masks, "precision": config.precision}
-            found = evaluate_network(result, self.val, self.judged, **more, **how)
+            found = evaluate_network(
+                result, self.val, self.judged, masks=self.with_masks, precision=config.precision, **how
+            )
         row = done.row(config, found)
         done.history.append(row)
         for dataset, sample in self.pictured:

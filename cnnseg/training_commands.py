@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from cnnseg.settings import NetworkConfig, TrainConfig
 from wsss.console import Flat, together
 from wsss.errors import InputError
-from wsss.options import Data, Device, ForegroundValue, Readers, Restart, Root, Runs
+from wsss.naming import passing
+from wsss.options import Data, Device, ForegroundValue, Readers, Restart, Root, Runs, suggest
 
 if TYPE_CHECKING:
     from wsss.data import Dataset
@@ -59,8 +60,9 @@ def train_classifier(
         raise InputError(f"--budget {cfg.budget}: a classifier learns from image-level labels alone; leave it out")
     net, cfg = net.model_copy(update={"kind": "classifier"}), cfg.model_copy(update={"budget": 0})
     train_set, val_set = _splits(data, train_split, val_split, root)
-    how = {"runs": runs, "device": device, "workers": workers, "restart": restart}
+    how: dict[str, Any] = {"runs": runs, "device": device, "workers": workers, "restart": restart}
     train_run(runs / name, train_set, val_set, net, cfg, **how)
+    suggest("cnnseg", "seeds", "--network", name, data=data, split=train_split, root=root, runs=runs)
 
 
 @together
@@ -98,8 +100,13 @@ def train_unrolled(
         raise InputError("--kind classifier: expected another kind; `cnnseg train-classifier` trains classifiers")
     train_set, val_set = _splits(data, train_split, val_split, root, foreground_value)
     folder = runs / (name or net.kind)
-    how = {"runs": runs, "device": device, "workers": workers, "restart": restart}
+    how: dict[str, Any] = {"runs": runs, "device": device, "workers": workers, "restart": restart}
     train_run(folder, train_set, val_set, net, cfg, **how)
+
+
+def _check_former(network: str | None) -> None:
+    if network is not None:
+        raise InputError(f"--network {network}: expected --kind {network}; --network names a checkpoint or a run")
 
 
 def _splits(
@@ -107,11 +114,8 @@ def _splits(
 ) -> tuple[Dataset, Dataset | None]:
     from wsss.data import load_dataset
 
-    train = load_dataset(data, train_split, root, foreground_value=foreground_value)
-    val = load_dataset(data, val_split, root, foreground_value=foreground_value) if val_split else None
+    with passing(split="train_split"):
+        train = load_dataset(data, train_split, root, foreground_value=foreground_value)
+    with passing(split="val_split"):
+        val = load_dataset(data, val_split, root, foreground_value=foreground_value) if val_split else None
     return train, val
-
-
-def _check_former(network: str | None) -> None:
-    if network is not None:
-        raise InputError(f"--network {network}: expected --kind {network}; --network names a checkpoint or a run")
