@@ -19,6 +19,8 @@ def fault_line(error: cyclopts.CycloptsError) -> str:
     """The line about a command line, or a file of --config, that a command cannot take."""
     cause = error.__cause__
     if isinstance(cause, ValidationError):
+        if not cause.errors()[0]["loc"]:
+            return validation_line(cause)  # of several fields, which it names
         field, rest = validation_line(cause).split(":", 1)
         option = re.sub(r"\.\d+$", "", field)  # of a list, which of its values it is shows in the value
         return f"--{option.replace('_', '-')}:{rest}"
@@ -66,7 +68,7 @@ def _wrong_type(error: cyclopts.CoercionError) -> str:
     name = token.keyword or (error.argument.name if error.argument is not None else "argument")
     name = name.strip("[]").replace("][", ".") if token.source not in ("", "cli") else name
     where = f"{token.source}: " if token.source not in ("", "cli") else ""
-    hint = f"{_near(kind, token.value)}{renamed(token.value)}"
+    hint = renamed(token.value) or _near(kind, token.value)
     return f"{where}{name}: expected {_expected(kind)}, got {token.value!r}{hint}"
 
 

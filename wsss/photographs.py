@@ -144,6 +144,7 @@ def explain_photographs(
         written += _write_overlays(photograph, claims, scaled, out)
         target = out / f"{path.stem}.sheet{suffix}"
         _write_sheet(photograph, claims, scaled, target, heading=f"{path.name}, {variant or method}")
+        note(f"{target}.png: the photograph and its {agreeing(len(claims), 'map', 'maps')}")
     _tell([line for one in gathered(failed) for line in one], len(wanted))
     return written
 
