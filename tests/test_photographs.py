@@ -226,6 +226,8 @@ def test_figures_of_masks_of_0_and_255(binary: Path, capsys: pytest.CaptureFixtu
     assert run(app, [*command, "--workers", "1"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("where 255 is the object, give --foreground-value 255")
+    assert run(app, ["data-check", "--data", str(binary / "data.yaml"), "--workers", "1"]) == 2
+    assert "where 255 is the object, give --foreground-value 255\n" in capsys.readouterr().err
     assert run(app, [*command, "--workers", "1", "--foreground-value", "255"]) == 0
     found = {(e.stage, e.rule): (e.miou, e.iou) for e in read_metrics(binary / "runs/one")}
     for sample in data.samples[:2]:
