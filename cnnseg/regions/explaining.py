@@ -100,7 +100,8 @@ class RegionExplanation:
         Args:
             limits: values of the first and the last colour; its own `limits` unless given.
             opacity: share of the strongest colours in the picture, in [0, 1].
-            title, colour_bar: as of `wsss.overlay.overlay`.
+            title: as of `wsss.overlay.overlay`.
+            colour_bar: likewise.
         """
         limits = self.limits if limits is None else limits
         drawn = overlay(self.seen.photograph, self.full, limits=limits, signed=self.signed, opacity=opacity)
