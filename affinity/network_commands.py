@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from affinity.runs import files_of, older_than, open_data, open_run
 from affinity.settings import CHECKPOINT, STATE, RefineConfig, TrainConfig
@@ -156,7 +156,7 @@ def refine(
         raise InputError(f"{path}: no such file; run `affinity train` first, or give --network FILE")
     model = load_affinity_network(existing_file(path, "--network"), where)
     target = folder if into is None else runs / into
-    common = {
+    common: dict[str, Any] = {
         "config": cfg.identity(),
         "class_names": dataset.class_names,
         "inputs": {"seeds": stage.fingerprint, "network": file_hash(path)},

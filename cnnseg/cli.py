@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Group, Parameter
 
@@ -90,7 +90,7 @@ def train_classifier(
         raise InputError(f"--budget {cfg.budget}: a classifier learns from image-level labels alone; leave it out")
     net, cfg = net.model_copy(update={"kind": "classifier"}), cfg.model_copy(update={"budget": 0})
     train_set, val_set = _splits(data, train_split, val_split, root)
-    how = {"runs": runs, "device": device, "workers": workers, "restart": restart}
+    how: dict[str, Any] = {"runs": runs, "device": device, "workers": workers, "restart": restart}
     train_run(runs / name, train_set, val_set, net, cfg, **how)
     suggest("cnnseg", "seeds", "--network", name, data=data, split=train_split, root=root, runs=runs)
 
@@ -130,7 +130,7 @@ def train_unrolled(
         raise InputError("--kind classifier: expected another kind; `cnnseg train-classifier` trains classifiers")
     train_set, val_set = _splits(data, train_split, val_split, root, foreground_value)
     folder = runs / (name or net.kind)
-    how = {"runs": runs, "device": device, "workers": workers, "restart": restart}
+    how: dict[str, Any] = {"runs": runs, "device": device, "workers": workers, "restart": restart}
     train_run(folder, train_set, val_set, net, cfg, **how)
 
 

@@ -40,8 +40,8 @@ def _unknown_option(error: cyclopts.UnknownOptionError) -> str:
     name = error.token.keyword or error.token.value
     options = [option for argument in error.argument_collection for option in argument.names if argument.parse]
     if error.token.source in ("", "cli"):
-        near = difflib.get_close_matches(name, options, n=1)
-        return f"{name}: unknown option{f'; did you mean {near[0]}?' if near else '; --help lists them'}"
+        similar = difflib.get_close_matches(name, options, n=1)
+        return f"{name}: unknown option{f'; did you mean {similar[0]}?' if similar else '; --help lists them'}"
     key = name.strip("[]").replace("][", ".")  # as keys of keys are written here
     near = near_name(key, [option.removeprefix("--").replace("-", "_") for option in options])
     return f"{error.token.source}: {key}: unknown{f'; {near.strip()}' if near else '; --help lists the options'}"

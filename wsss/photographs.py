@@ -61,7 +61,7 @@ class Claim:
 class Scaled:
     """The maps of the classes of a photograph on one scale."""
 
-    maps: Sequence[np.ndarray]
+    maps: Sequence[np.ndarray] | np.ndarray
     bar: ColourBar
 
 
@@ -212,7 +212,8 @@ def _fitting(image: Image.Image, longest: int) -> Image.Image:
     factor = longest / max(image.size)
     if factor >= 1:
         return image
-    return image.resize(tuple(max(1, round(side * factor)) for side in image.size), Image.Resampling.BOX)
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BOX)
 
 
 def _tell(failed: Sequence[str], count: int) -> None:
