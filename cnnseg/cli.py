@@ -18,6 +18,7 @@ from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.settings import NETWORKS, NetworkConfig, TrainConfig
 from wsss.console import LISTS, Flat, run, together, versions
 from wsss.errors import InputError
+from wsss.naming import passing
 from wsss.options import (
     Data,
     Device,
@@ -288,8 +289,10 @@ def _splits(
 ) -> tuple[Dataset, Dataset | None]:
     from wsss.data import load_dataset
 
-    train = load_dataset(data, train_split, root, foreground_value=foreground_value)
-    val = load_dataset(data, val_split, root, foreground_value=foreground_value) if val_split else None
+    with passing(split="train_split"):
+        train = load_dataset(data, train_split, root, foreground_value=foreground_value)
+    with passing(split="val_split"):
+        val = load_dataset(data, val_split, root, foreground_value=foreground_value) if val_split else None
     return train, val
 
 

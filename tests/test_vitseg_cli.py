@@ -186,7 +186,7 @@ def test_mistakes_in_seeds(place: Path, refused: Callable[..., str]) -> None:
     assert "--split vall: no such split" in refused("seeds", "--classifier", "trained", "--split", "vall")
     plain = place / "plain.safetensors"
     save_file(timm.create_model("test_vit").state_dict(), plain)
-    line = f"classifier {plain}: holds plain weights; `vitseg train-classifier` makes one"
+    line = f"classifier {plain}: expected one of `vitseg train-classifier`, got plain weights"
     assert refused("seeds", "--classifier", plain, "--split", "val") == line
     own = make_data(place / "horses", classes=("cat", "horse"))
     line = refused(*command, "--data", own)

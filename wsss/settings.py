@@ -75,7 +75,7 @@ def validation_line(error: ValidationError) -> str:
     field = ".".join(place) or error.title
     if first["type"] in _EXPECTED:
         expected = _EXPECTED[first["type"]].format(**context)
-        return f"{field}: expected {expected}, got {_shown(given)}{_nearest(given, expected)}{renamed(given)}"
+        return f"{field}: expected {expected}, got {_shown(given)}{renamed(given) or _nearest(given, expected)}"
     said = first["msg"].removeprefix("Value error, ")
     given_too = "" if isinstance(given, Mapping | BaseModel) else f" (got {_shown(given)})"
     return f"{field}: {said}{given_too}{renamed(given)}"

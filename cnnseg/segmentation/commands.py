@@ -18,6 +18,7 @@ from cnnseg.settings import BEST, LAST
 from wsss.console import Flat, together
 from wsss.errors import InputError
 from wsss.extras import extra
+from wsss.naming import passing
 from wsss.options import (
     Data,
     Device,
@@ -89,7 +90,8 @@ def train_segmentation(
     from wsss.data import load_dataset
 
     train_set = load_dataset(data, split, root, foreground_value=foreground_value)
-    val_set = load_dataset(data, val_split, root, foreground_value=foreground_value) if val_split else None
+    with passing(split="val_split"):
+        val_set = load_dataset(data, val_split, root, foreground_value=foreground_value) if val_split else None
     how = {"masks": masks, "runs": runs, "device": device, "workers": workers, "restart": restart}
     train(runs / name, train_set, val_set, net, cfg, **how)
 

@@ -59,7 +59,7 @@ def with_names(picture: np.ndarray, mask: np.ndarray, names: Sequence[str]) -> n
         names: ``names[c - 1]`` of class c.
     """
     drawn = Image.fromarray(picture)
-    draw, font = ImageDraw.Draw(drawn), ImageFont.load_default(max(11, round(max(picture.shape[:2]) / 16)))
+    draw, font = ImageDraw.Draw(drawn), ImageFont.load_default(max(11, round(max(picture.shape[:2]) / 18)))
     taken: list[tuple[float, float, float, float]] = []
     for index, count in sorted(zip(*np.unique(mask, return_counts=True), strict=True), key=lambda each: -each[1]):
         ignored = index == IGNORE and mask.dtype == np.uint8
