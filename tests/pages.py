@@ -37,7 +37,7 @@ def run_page(name: str, **given: Any) -> None:
     """Run the blocks of docs/NAME in the working folder.
 
     A block whose first line is ``# FILE`` is written to that file, and its tests are called if it is ``test_*.py``; the
-    other Python blocks share their names; in blocks without a language the lines that begin with a command of this
+    other Python blocks share their names; in blocks of the shell the lines that begin with a command of this
     toolkit are run, and must end with status 0. `given` are names of the reader's own.
     """
     names: dict[str, Any] = {"__name__": "page", **given}
@@ -51,7 +51,7 @@ def run_page(name: str, **given: Any) -> None:
                 _call_tests(written[1])
         elif kind == "python":
             exec(compile(code, name, "exec"), names)
-        elif kind == "":
+        elif kind == "bash":
             _run_commands(code)
 
 
