@@ -152,10 +152,10 @@ def on_one_scale(maps: np.ndarray, probabilities: Sequence[float] | None) -> Sca
     """Maps (K, h, w) in the same colours for the same values; see `explain_photographs` on probabilities."""
     if probabilities is None:
         signed = bool(maps.min() < 0)
-        return Scaled(maps, ColourBar(common_limits(maps, signed), signed, "relevance"))
+        return Scaled(list(maps), ColourBar(common_limits(list(maps), signed), signed, "relevance"))
     largest = max(probabilities)
     if len(maps) == 1 or largest == 0:
-        return Scaled(maps, ColourBar((0, 1), False, "relevance: share of the largest"))
+        return Scaled(list(maps), ColourBar((0, 1), False, "relevance: share of the largest"))
     shares = [one * chance for one, chance in zip(maps, probabilities, strict=True)]
     return Scaled(shares, ColourBar((0, largest), False, "relevance: share of the class's largest, times probability"))
 
@@ -211,7 +211,8 @@ def _fitting(image: Image.Image, longest: int) -> Image.Image:
     factor = longest / max(image.size)
     if factor >= 1:
         return image
-    return image.resize(tuple(max(1, round(side * factor)) for side in image.size), Image.Resampling.BOX)
+    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
+    return image.resize(size, Image.Resampling.BOX)
 
 
 def _tell(failed: Sequence[str], count: int) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from wsss.data import IGNORE, Dataset
+from wsss.lettering import typeface
 
 CLASS_COLOURS = (
     (0, 114, 178),
@@ -59,7 +60,7 @@ def with_names(picture: np.ndarray, mask: np.ndarray, names: Sequence[str]) -> n
         names: ``names[c - 1]`` of class c.
     """
     drawn = Image.fromarray(picture)
-    draw, font = ImageDraw.Draw(drawn), ImageFont.load_default(max(11, round(max(picture.shape[:2]) / 18)))
+    draw, font = ImageDraw.Draw(drawn), typeface(max(11, round(max(picture.shape[:2]) / 18)))
     taken: list[tuple[float, float, float, float]] = []
     for index, count in sorted(zip(*np.unique(mask, return_counts=True), strict=True), key=lambda each: -each[1]):
         ignored = index == IGNORE and mask.dtype == np.uint8
