@@ -26,11 +26,6 @@ from wsss.store import Seed, read_seed, write_mask, write_seed
 if TYPE_CHECKING:
     from affinity.network import AffinityNetwork
 
-    def identity(self) -> dict:
-        """What the masks depend on: a preset and the same numbers by hand are the same."""
-        content = self.model_dump(mode="json", exclude={"preset"}) | self.walk()._asdict()
-        return content if self.crf else {key: content[key] for key in content if not key.startswith("crf_")}
-
 
 @dataclass(frozen=True)
 class Refined:
@@ -94,7 +89,7 @@ def refine_seed(
     else:
         walked = random_walk(pair_affinity(features, config.radius), start, walk.beta, walk.steps)
         scores = np.stack([_upsample(channel, seed.size) for channel in walked])
-    if config.crf:
+    if config.crf and image is not None:
         from affinity.crf import DenseCRF  # which loads PyTorch
 
         sharp = (scores / scores.max(axis=0).clip(min=1e-12)) ** config.crf_sharpness

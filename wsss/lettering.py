@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -13,6 +13,9 @@ from wsss.colours import OPACITY, scale_colours
 INK, SOFT, PAPER = (28, 33, 40), (87, 96, 106), (255, 255, 255)
 SMALLEST = 12
 """Pixels of a letter."""
+
+
+Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
@@ -25,25 +28,16 @@ class ColourBar:
     opacity: float = OPACITY
 
 
-@cache
-def typeface(size: int) -> ImageFont.FreeTypeFont:
-    """Pillow's own, Aileron: Latin letters of any size in pixels."""
-    font = ImageFont.load_default(size)
-    if not isinstance(font, ImageFont.FreeTypeFont):
-        raise ImportError("Pillow was built without FreeType, which letters need: pip install --force-reinstall pillow")
-    return font
-
-
 def lines_of(text: str, size: int, width: int, most: int = 2) -> list[str]:
     """`text` in lines of at most `width` pixels; each line of it takes up to `most`, and what is left over is "…"."""
-    font = typeface(size)
+    font = ImageFont.load_default(size)
     text = text.encode("utf-8", "replace").decode()  # a file's name may be no text
     return [line for given in text.split("\n") for line in _wrapped(given, font, width, most)]
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
-    lines: list[str] = []
+def _wrapped(text: str, font: Font, width: int, most: int) -> list[str]:
     rest = text.split(" ")
+    lines: list[str] = []
     while rest and len(lines) < most - 1:
         fit = next((n for n in range(len(rest), 0, -1) if font.getlength(" ".join(rest[:n])) <= width), 0)
         if not fit:
@@ -53,7 +47,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> 
     return [*lines, shortened(" ".join(rest), font, width)] if rest else lines
 
 
-def shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def shortened(text: str, font: Font, width: int) -> str:
     """As much of the text as `width` pixels hold, with an ellipsis if that is not all."""
     if font.getlength(text) <= width:
         return text
@@ -71,14 +65,14 @@ def title_strip(text: str, width: int, size: int, *, most: int = 2) -> Image.Ima
     draw = ImageDraw.Draw(strip)
     for place, line in enumerate((*strong, *soft)):
         bold = place < len(strong)
-        font = typeface(size if bold else round(0.85 * size))
+        font = ImageFont.load_default(size if bold else round(0.85 * size))
         draw.text((width / 2, pitch * (place + 0.6)), line, INK if bold else SOFT, font, anchor="mm")
     return strip
 
 
 def bar_strip(bar: ColourBar, width: int, size: int) -> Image.Image:
     """A strip (width pixels) with a scale of colours: the values of its ends (of signed ones, 0), and what they are."""
-    font = typeface(size)
+    font = ImageFont.load_default(size)
     low, high = (f"{value:.3g}" for value in bar.limits)
     gap = size // 2
     left, right = (round(font.getlength(text)) + gap for text in (low, high))
@@ -99,7 +93,7 @@ def bar_strip(bar: ColourBar, width: int, size: int) -> Image.Image:
         draw.text((start + length / 2, gap + 1.8 * size), "0", INK, font, anchor="mm")
     for place, line in enumerate(label):
         where = (width / 2, gap + size * (1.3 * (marks + place) + 0.5))
-        draw.text(where, line, SOFT, typeface(round(0.85 * size)), anchor="mm")
+        draw.text(where, line, SOFT, ImageFont.load_default(round(0.85 * size)), anchor="mm")
     return strip
 
 

@@ -119,20 +119,15 @@ def seed_run(
 
     Args:
         run: folder of the run, such as ``runs/mine``; made if it is not there.
-        data, split, root: the images and their labels, see `wsss.data.load_dataset`; or a data set that is loaded
-            already.
+        data: the images and their labels, see `wsss.data.load_dataset`; or a data set that is loaded already.
+        split: of the data set.
+        root: its folder, where it is not the one that the YAML names.
         scale: divide each map by its maximum, as CAMs are: the image is known to show the class, so that a seed says
             where and not how surely. False: keep the maps as they are, in [0, 1].
         settings: what the maps were made with, for the manifest; seeds made otherwise go into another run.
 
     Raises:
         InputError: no such data set or split, the run has seeds that were made otherwise, or somebody is writing them.
-
-    Example:
-        >>> with seed_run("runs/mine", data="my_data.yaml", settings={"method": "gradcam"}) as seeds:  # doctest: +SKIP
-        ...     for sample in seeds.missing():
-        ...         maps = my_maps(sample.load_image(), sample.classes)  # (K, h, w), at least 0
-        ...         seeds.write(sample.id, maps, sample.classes)
     """
     with _begun(run, data, split, root, scale, settings) as seeds:
         yield seeds
@@ -193,13 +188,13 @@ def write_seeds(
         classes: the K classes in the order of the maps, names or indices (1..C); just the labels of the image, and
             without the background. Of an image that shows none of the classes, maps and classes are [].
         size: (H, W) of the upright photograph that the maps are of, to have it checked.
-        data, split, root, scale: see `seed_run`; with the folder of a run.
+        data: see `seed_run`, as of `split`, `root` and `scale`; with the folder of a run.
+        split: see there.
+        root: see there.
+        scale: see there.
 
     Raises:
         InputError: an image, a class, maps or a size other than said here; nothing is written then.
-
-    Example:
-        >>> write_seeds("runs/mine", "cat_01", maps, ["cat"], (375, 500), data="my_data.yaml")  # doctest: +SKIP
     """
     if isinstance(run, SeedRun):
         if data is not None:

@@ -61,7 +61,7 @@ class Claim:
 class Scaled:
     """The maps of the classes of a photograph on one scale."""
 
-    maps: Sequence[np.ndarray]
+    maps: Sequence[np.ndarray] | np.ndarray
     bar: ColourBar
 
 
@@ -144,6 +144,7 @@ def explain_photographs(
         written += _write_overlays(photograph, claims, scaled, out)
         target = out / f"{path.stem}.sheet{suffix}"
         _write_sheet(photograph, claims, scaled, target, heading=f"{path.name}, {variant or method}")
+        note(f"{target}.png: the photograph and its {agreeing(len(claims), 'map', 'maps')}")
     _tell([line for one in gathered(failed) for line in one], len(wanted))
     return written
 
@@ -152,10 +153,10 @@ def on_one_scale(maps: np.ndarray, probabilities: Sequence[float] | None) -> Sca
     """Maps (K, h, w) in the same colours for the same values; see `explain_photographs` on probabilities."""
     if probabilities is None:
         signed = bool(maps.min() < 0)
-        return Scaled(list(maps), ColourBar(common_limits(list(maps), signed), signed, "relevance"))
+        return Scaled(maps, ColourBar(common_limits(maps, signed), signed, "relevance"))
     largest = max(probabilities)
     if len(maps) == 1 or largest == 0:
-        return Scaled(list(maps), ColourBar((0, 1), False, "relevance: share of the largest"))
+        return Scaled(maps, ColourBar((0, 1), False, "relevance: share of the largest"))
     shares = [one * chance for one, chance in zip(maps, probabilities, strict=True)]
     return Scaled(shares, ColourBar((0, largest), False, "relevance: share of the class's largest, times probability"))
 
@@ -211,8 +212,8 @@ def _fitting(image: Image.Image, longest: int) -> Image.Image:
     factor = longest / max(image.size)
     if factor >= 1:
         return image
-    size = max(1, round(image.width * factor)), max(1, round(image.height * factor))
-    return image.resize(size, Image.Resampling.BOX)
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BOX)
 
 
 def _tell(failed: Sequence[str], count: int) -> None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from wsss.colours import OPACITY
 from wsss.errors import InputError
-from wsss.lettering import INK, PAPER, SOFT, ColourBar, bar_strip, shortened, stacked, title_strip, typeface
+from wsss.lettering import INK, PAPER, SOFT, ColourBar, bar_strip, shortened, stacked, title_strip
 from wsss.overlay import as_map, as_pixels, colour_limits, overlay
 
 SIDE, COLUMNS, GAP, LETTER = 400, 4, 14, 19
@@ -76,7 +76,7 @@ def sheet(
     return lay_out(panels, heading=heading, bar=ColourBar(limits, signed, label, opacity))
 
 
-def common_limits(maps: Sequence[np.ndarray], signed: bool) -> tuple[float, float]:
+def common_limits(maps: Sequence[np.ndarray] | np.ndarray, signed: bool) -> tuple[float, float]:
     """Values of the first and the last colour of all maps (h, w) together; from 0 up at the most."""
     each = [colour_limits(one, signed) for one in maps]
     return min(0.0, *(low for low, _ in each)), max(high for _, high in each)
@@ -94,9 +94,9 @@ def weighted(maps: Sequence[np.ndarray], probabilities: Sequence[float]) -> list
 def fitted(picture: Image.Image, side: int = SIDE) -> Image.Image:
     """A picture with its longer side `side` pixels long, enlarged if need be."""
     factor = side / max(picture.size)
-    size = max(1, round(picture.width * factor)), max(1, round(picture.height * factor))
+    width, height = (max(1, round(length * factor)) for length in picture.size)
     way = Image.Resampling.BOX if factor < 1 else Image.Resampling.BICUBIC
-    return picture if size == picture.size else picture.resize(size, way)
+    return picture if (width, height) == picture.size else picture.resize((width, height), way)
 
 
 def lay_out(
@@ -145,7 +145,7 @@ def _row(cells: Sequence[Image.Image], columns: int) -> Image.Image:
 def _legend(entries: Sequence[tuple[str, tuple[int, int, int]]], width: int) -> Image.Image:
     """Squares of colour with their names, in as many lines as it takes."""
     size = round(0.85 * LETTER)
-    font = typeface(size)
+    font = ImageFont.load_default(size)
     pitch, lines, x = round(1.6 * size), 0, 0
     places = []
     for name, colour in entries:
