@@ -203,7 +203,7 @@ class RefineConfig(Config):
             return self
         return self.model_copy(update={"preset": "filled" if seeds.get("attention_walk") else "relseg"})
 
-    def identity(self) -> dict:
+    def identity(self) -> dict[str, object]:
         """What the masks depend on: a preset and the same numbers by hand are the same."""
         content = self.model_dump(mode="json", exclude={"preset"}) | self.walk()._asdict()
         return content if self.crf else {key: content[key] for key in content if not key.startswith("crf_")}

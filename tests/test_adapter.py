@@ -411,10 +411,10 @@ def test_pixel_region() -> None:
     [
         (torch.zeros(1, 1, 8, 10), "is empty"),
         (torch.stack([torch.ones(1, 8, 10), torch.zeros(1, 8, 10)]), "of image 1, channel 0 is empty"),
-        (-torch.ones(1, 1, 8, 10), r"values from -1 to -1; expected 0"),
-        (2 * torch.ones(1, 1, 8, 10), r"values from 2 to 2; expected 0"),
-        (torch.full((1, 1, 8, 10), torch.nan), r"values from nan"),
-        (torch.ones(8, 10), r"shape \(8, 10\); expected \(1 or B, 1 or C, H, W\)"),
+        (-torch.ones(1, 1, 8, 10), r"expected values from 0 .*, got -1 to -1"),
+        (2 * torch.ones(1, 1, 8, 10), r"expected values from 0 .*, got 2 to 2"),
+        (torch.full((1, 1, 8, 10), torch.nan), r"expected values from 0 .*, got nan"),
+        (torch.ones(8, 10), r"expected \(1 or B, 1 or C, H, W\), got \(8, 10\)"),
         ("cat", "expected a torch.Tensor .* got a str"),
     ],
 )
@@ -431,7 +431,7 @@ def test_regions_that_are_none_are_refused_at_once(region: Any, message: str) ->
     [
         (torch.ones(1, 1, 10, 8), r"region: shape \(1, 1, 10, 8\) for maps of \(4, 4, 8, 10\)"),
         (torch.ones(1, 3, 8, 10), r"expected \(1 or 4, 1 or 4, 8, 10\)"),
-        (torch.ones(2, 1, 8, 10), "region: expected 1 or 4 regions for 4 images, got 2"),
+        (torch.ones(2, 1, 8, 10), "region: expected 1 or 4 for 4 images, got 2"),
     ],
 )
 def test_regions_of_other_maps_are_refused(region: Tensor, message: str, method: str) -> None:

@@ -409,13 +409,25 @@ CASES = [
             (f"{ON} --name a/b", r"--name a/b: expected the name of a folder", None),
         )
     ),
+    Case(
+        "vitseg train-classifier --data data/data.yaml --train-split vel",
+        r"^error: --train-split vel: no such split in .*did you mean 'val'",
+    ),
+    Case(
+        "cnnseg train-unrolled --data data/data.yaml --train-split val --val-split vel",
+        ("cnnseg train-unrolled", "--precision bf16", r"--precision: .*, got 'bf16' \(bf16 is called bfloat16\)$"),
+    ),
     # names and values of older versions
     *(
         Case(f"{command} {more}" + " --data data/data.yaml" * ("segment " not in command), rf"^error: {told}")
         for command, more, told in (
             ("cnnseg train-unrolled", "--network unet", r"--network unet: expected --kind unet; "),
             ("cnnseg train-classifier", "--network fcn", r"--network fcn: expected --kind fcn; "),
-            ("cnnseg train-unrolled", "--precision bf16", r"--precision: .* 'bfloat16' .*\(bf16 is called bfloat16\)$"),
+            (
+                "cnnseg train-unrolled",
+                "--precision bf16",
+                r"--precision: .*'bfloat16', got 'bf16' \(bf16 is called bfloat16\)$",
+            ),
             ("vitseg train-classifier", "--precision fp32", FP32),
             ("affinity train --seeds one --split val", "--precision fp32", FP32),
             ("cnnseg evaluate --network seg --split val", "--precision fp32", FP32),

@@ -340,7 +340,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "no tensor": (lambda: explain(small(), X.numpy()), r"torch.from_numpy"),
     "one image": (lambda: explain(small(), X[0]), r"one image is images\[None\]"),
     "no images": (lambda: explain(small(), X[:0]), "B >= 1"),
-    "type": (lambda: explain(small(), X.float()), "torch.float32 on cpu; the model is torch.float64"),
+    "type": (lambda: explain(small(), X.float()), "expected torch.float64 on cpu, got torch.float32 on cpu"),
     "range": (lambda: explain(small(), X, 4), "expected classes 0 to 3"),
     "negative": (lambda: explain(small(), X, -1), "expected classes 0 to 3"),
     "float": (lambda: explain(small(), X, 1.0), "expected integer class indices"),

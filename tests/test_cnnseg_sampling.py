@@ -206,5 +206,5 @@ def test_voc12_animals(shared: Path) -> None:
     assert set(found[6]) < set(found[30]) < set(found[150]) < set(found[437])
     assert all(1 <= counts[6][c] <= 2 for c in range(1, 7)) and all(5 <= counts[30][c] <= 7 for c in range(1, 7))
     assert len(sample_masks(dataset, None)) == 437
-    with pytest.raises(InputError, match="437 images with masks"):
+    with pytest.raises(InputError, match="expected at most 437, the images with masks"):
         sample_masks(dataset, 438)

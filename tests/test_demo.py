@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from itertools import combinations
 from pathlib import Path
 from types import ModuleType
@@ -259,7 +261,7 @@ def test_shipped_checkpoints_fit_the_demo() -> None:
 
 
 INSTALL = "python -m pip install --disable-pip-version-check -q -e"
-INSTALLS = [f"{INSTALL} .[dev,export,oracles,explorer] OMP=", f"{INSTALL} .[published-crf] OMP="]
+INSTALLS = [f"{INSTALL} .[all] OMP=", f"{INSTALL} .[published-crf] OMP="]
 FAKE = """#!/bin/sh
 echo "$(basename "$0") $*" OMP=$OMP_NUM_THREADS >> "{log}"
 case "$*" in {failing}) exit {status};; esac
@@ -272,10 +274,10 @@ def environment(tmp_path: Path) -> dict[str, str]:
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
     (tmp_path / "venv" / "bin").mkdir(parents=True)
-    for name in ("python", "ruff"):
+    for name in ("python", "ruff", "mypy"):
         _fake(tmp_path / "venv" / "bin" / name, tmp_path / "log")
     # An outer `make test` hands its own settings down in these.
-    outer = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "OMP_NUM_THREADS", "PYTHON")
+    outer = ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "OMP_NUM_THREADS", "PYTHON", "CPU", "PROCESSES")
     variables = {key: value for key, value in os.environ.items() if key not in outer}
     return variables | {"VENV": str(tmp_path / "venv")}
 
@@ -350,13 +352,60 @@ def test_make_builds_the_environment_with_a_python_that_fits(environment: dict[s
     assert calls[1:] == INSTALLS
 
 
+@pytest.mark.parametrize(
+    ("torch", "torchvision", "taken"),
+    [
+        ("2.6.0+cpu", "0.21.0+cpu", True),
+        ("2.10.1", "0.25.0", True),
+        ("2.5.1", "0.21.0", False),
+        ("2.6.0", "0.9", False),
+    ],
+)
+def test_a_pytorch_that_is_there_is_taken(
+    environment: dict[str, str], tmp_path: Path, torch: str, torchvision: str, taken: bool
+) -> None:
+    for name, version in (("torch", torch), ("torchvision", torchvision)):
+        folder = tmp_path / "site" / f"{name}-{version}.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    python = Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    new, wrapper = tmp_path / "new", tmp_path / "maker"
+    wrapper.write_text(
+        f'#!/bin/sh\ncase "$1" in -c) PYTHONPATH="{tmp_path}/site" exec "{python}" "$@";; esac\n'
+        f'echo "maker $*" >> "{tmp_path / "log"}"\nmkdir -p "{new}/bin"\ncp "{tmp_path}/venv/bin/python" "{new}/bin"\n'
+    )
+    wrapper.chmod(0o755)
+    done = _make(environment | {"VENV": str(new)}, "env", f"PYTHON={wrapper}")
+    assert done.returncode == 0, done.stderr
+    shared = "--system-site-packages " if taken else ""
+    assert _calls(tmp_path)[0] == f"maker -m venv --clear {shared}{new}"
+
+
+def test_the_oldest_pytorch_is_that_of_the_project() -> None:
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    bounds = re.findall(r'of\("(\w+)"\) < \((\d+), (\d+)\)', (ROOT / "Makefile").read_text())
+    assert len(bounds) == 2 and {f"{name}>={major}.{minor}" for name, major, minor in bounds} <= set(needed)
+
+
+def test_make_asks_for_pytorch_without_cuda(environment: dict[str, str], tmp_path: Path) -> None:
+    assert _make(environment, "env", "CPU=1").returncode == 0
+    index = "--extra-index-url https://download.pytorch.org/whl/cpu"
+    assert _calls(tmp_path) == [line.replace(" -e", f" {index} -e") for line in INSTALLS]
+
+
 def test_continuous_integration_installs_lints_and_tests(environment: dict[str, str], tmp_path: Path) -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     subprocess.run([script], cwd=tmp_path, env=environment, check=True, capture_output=True, stdin=subprocess.DEVNULL)
     calls = _calls(tmp_path)
     assert calls[:2] == INSTALLS
-    assert calls[2:] == ["ruff check . OMP=", "ruff format --check . OMP=", "python -m pytest OMP=1"]
+    assert calls[2:] == [
+        "ruff check . OMP=",
+        "ruff format --check . OMP=",
+        "mypy  OMP=",
+        "python -m mkdocs build --strict --quiet OMP=1",
+        "python -m pytest -n 2 --dist loadfile OMP=1",
+    ]
     _fake(tmp_path / "venv" / "bin" / "ruff", tmp_path / "log", failing="check*")
     assert subprocess.run([script], env=environment, check=False, capture_output=True).returncode != 0
     assert _calls(tmp_path)[-1] == "ruff check . OMP="

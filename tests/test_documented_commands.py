@@ -15,7 +15,7 @@ from documentation import ALL, PAGES, ROOT, Block, prose_of
 from wsss.configs import find_config
 
 PROGRAMS = ("vitseg", "cnnseg", "affinity", "wsss")
-LANGUAGES = {"bash", "console", "json", "python", "text", "yaml"}
+LANGUAGES = {"bash", "console", "python", "text", "yaml", "json"}
 SHELL = [block for block in ALL if block.language in ("bash", "console")]
 ASSIGNMENT = re.compile(r'^(\w+)="(.*?)"', re.M)
 INLINE = re.compile(rf"`((?:{'|'.join(PROGRAMS)}) [a-z][^`]*)`")
@@ -50,9 +50,8 @@ def commands_of(block: Block) -> list[list[str]]:
 
 def check_options(words: list[str]) -> None:
     """The command and each of its options exist."""
-    application_, *tokens = words
-    app = application(application_)
-    chain, apps, rest = app.parse_commands(tokens)
+    program, *tokens = words
+    chain, apps, rest = application(program).parse_commands([word for word in tokens if word != "--help"])
     assert chain, f"{' '.join(words)}: no such command"
     arguments = apps[-1].assemble_argument_collection(parse_docstring=False)
     known = {name for argument in arguments for name in (*argument.names, *argument.negatives)} | {
@@ -129,3 +128,10 @@ def test_a_wrong_option_is_found() -> None:
         check_options(["vitseg", "seed"])
     with pytest.raises(Exception, match="requires an argument"):
         check_complete(["vitseg", "seeds", "--data", "x"])
+
+
+@pytest.mark.parametrize("package", PROGRAMS)
+def test_the_reference_names_what_the_package_exports(package: str) -> None:
+    page = (ROOT / f"docs/reference/{package}.md").read_text(encoding="utf-8")
+    for name in import_module(package).__all__:
+        assert f"{package}.{name}" in page, name

@@ -10,7 +10,6 @@ import doctest
 import importlib
 import inspect
 import os
-import re
 import runpy
 import socket
 from pathlib import Path
@@ -33,9 +32,10 @@ NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.py"))
 STAND_INS = {"vit_base_patch16_224": "vit_tiny_patch16_224", "resnet50": "test_resnet"}
 """Smaller models for those of the examples; of all of them the weights are random, whatever `pretrained` says."""
 
-PYTHON = [block for block in ALL if block.language == "python" and not re.search("howto_|own_seeds", block.page)]
-"""Those of the how-to pages are files of their own, which tests/test_howto.py writes and runs, as
-tests/test_own_seeds_page.py does those of docs/own_seeds.md."""
+WRITTEN_OUT = ("docs/howto_", "docs/own_seeds.md")
+"""Pages whose blocks are files of the reader's: tests/test_howto.py and test_own_seeds_page.py write and run them."""
+
+PYTHON = [block for block in ALL if block.language == "python" and not block.page.startswith(WRITTEN_OUT)]
 
 
 def documented_modules() -> list[str]:

@@ -214,13 +214,19 @@ def test_unsupported_parts_are_named() -> None:
         ({"targets": [[True, False], [False, True]]}, "targets: expected integer class indices, got torch.bool"),
         ({"targets": [[0], [1, 2]]}, r"\(2, K\) with the same K for every image, got \[\[0\], \[1, 2\]\]"),
         ({"targets": ["cat", "dog"]}, "targets: expected class indices"),
-        ({"images": torch.zeros(3, 24, 24)}, r"\(3, 24, 24\); expected \(B, 3, H, W\).*; one image is images\[None\]"),
+        (
+            {"images": torch.zeros(3, 24, 24)},
+            r"expected \(B, 3, H, W\).*, got \(3, 24, 24\); one image is images\[None\]",
+        ),
         ({"images": np.zeros((2, 3, 24, 24))}, "images: expected a torch.Tensor .*, got a ndarray; torch.from_numpy"),
         ({"images": [torch.zeros(3, 24, 24)]}, "images: expected a torch.Tensor .*, got a list"),
         ({"images": torch.zeros(0, 3, 24, 24)}, r"images: expected .* B >= 1, got \(0, 3, 24, 24\)"),
-        ({"images": torch.zeros(2, 3, 24, 24)}, "images: torch.float32 on cpu; the model is torch.float64 on cpu"),
-        ({"images": torch.zeros(2, 3, 24, 24, dtype=torch.uint8)}, "images: torch.uint8 on cpu; the model is"),
-        ({"images": torch.zeros(2, 3, 24, 24, device="meta")}, "images: torch.float32 on meta; the model is"),
+        ({"images": torch.zeros(2, 3, 24, 24)}, "images: expected torch.float64 on cpu, got torch.float32 on cpu"),
+        (
+            {"images": torch.zeros(2, 3, 24, 24, dtype=torch.uint8)},
+            "images: expected torch.float64 .*, got torch.uint8",
+        ),
+        ({"images": torch.zeros(2, 3, 24, 24, device="meta")}, "images: expected .* on cpu, got torch.float32 on meta"),
         ({"model": 3}, "model: expected a torch.nn.Module, got a int"),
     ],
 )

@@ -105,7 +105,7 @@ def test_a_front_of_another_type_is_named() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return images.float()
 
-    with pytest.raises(InputError, match=r"images: torch.float32 on cpu; the model is torch.float64"):
+    with pytest.raises(InputError, match=r"images: expected torch.float64 on cpu, got torch.float32"):
         explain(nn.Sequential(Single(), tiny_vit()), IMAGES)
 
 

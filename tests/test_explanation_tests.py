@@ -310,8 +310,8 @@ def test_bad_input_takes_one_line() -> None:
     refused(
         "targets: expected classes -1 to 0, got 0 to 1; of one output 0 is that output", model=net(1), targets=[0, 1, 1]
     )
-    refused(r"targets: 2 for 3 images|targets: 2, but there are more", targets=[0, 1])
-    refused("targets: 4 for 3 images", targets=[0, 1, 2, 3])
+    refused(r"targets: expected one for each of 3 images|targets: 2, but there are more", targets=[0, 1])
+    refused("targets: expected one for each of 3 images, got 4", targets=[0, 1, 2, 3])
     refused("targets: 4 for a batch of 3 images", targets=None, images=[(images, torch.arange(4))])
     refused(r"targets: expected integers .*, got float64 \(3,\)", targets=[0.0, 1.0, 2.0])
     refused(r"expected integers \(N,\), a class an image, got int64 \(3, 2\)", targets=np.zeros((3, 2), int))

@@ -237,7 +237,7 @@ def test_pretrained_parts_come_from_timm(monkeypatch: pytest.MonkeyPatch) -> Non
         return create(name, **options)
 
     monkeypatch.setattr(timm, "create_model", offline)
-    line = r"^--trunk-weights pretrained: test_resnet could not be fetched \(no connection\); give a file instead$"
+    line = r"^`trunk_weights` pretrained: test_resnet could not be fetched \(no connection\); give a file instead$"
     with pytest.raises(InputError, match=line):
         create_classifier("test_resnet+test_vit", NAMES, "none")
 
@@ -337,7 +337,7 @@ def test_a_hybrid_of_timm_on_the_command_line(dataset: Dataset, tmp_path: Path) 
     small = ["--sizes", "64", "--runs", tmp_path / "runs", "--device", "cpu"]
     explained = ["explain", image, "--architecture", own, "--weights", weights, "--out", tmp_path / "out", *small[:2]]
     assert run(app, [*map(str, explained), "--device", "cpu"]) == 0
-    assert len(list((tmp_path / "out").iterdir())) == 1
+    assert len(list((tmp_path / "out").glob("0_*.png"))) == 1
     data = ["--data", dataset.root / "data.yaml"]
     fast = ["--epochs", "1", "--batch-size", "3", "--weights", weights, "--trunk-lr-factor", "0.1"]
     trained = ["train-classifier", "--architecture", own, "--name", "c", "--train-split", "all", *fast, *small, *data]

@@ -247,7 +247,7 @@ def test_check_of_imagenet_seg(mat: Path, tmp_path: Path, arrays: tuple[list[np.
         ("layout: imagenet\nmasks: here", "masks: layout 'imagenet' has no folder of masks"),
         ("layout: imagenet_seg\nclasses: [cat]", "one class, 'object'"),
         ("layout: imagenet_seg\nmask_values: [cat]", "mask_values: layout 'imagenet_seg'"),
-        ("layout: imagenet\nclasses: [cat, cat]", "'cat' stands there twice"),
+        ("layout: imagenet\nclasses: [cat, cat]", "expected each name once, got 'cat' twice"),
         ("layout: imagenet\nclasses: []", "classes: 0 names"),
         ("layout: imagenets", "layout: 'imagenets' is unknown: did you mean 'imagenet'"),
     ],
@@ -263,9 +263,9 @@ def test_description_faults(tmp_path: Path, text: str, told: str) -> None:
 def test_more_classes_than_a_mask_can_hold_only_without_masks(tmp_path: Path) -> None:
     names = tuple(f"c{number}" for number in range(1000))
     assert DataConfig(name="x", layout="imagenet", classes=names).mask_table()[1:].min() == 255
-    with pytest.raises(ValueError, match="mask_values: 1000 names; 1 to 254"):
+    with pytest.raises(ValueError, match="mask_values: expected 1 to 254 names, got 1000"):
         DataConfig(name="x", layout="folder", classes=names, mask_values=names)
-    with pytest.raises(ValueError, match="classes: 65535 names; 1 to 65534"):
+    with pytest.raises(ValueError, match="classes: expected 1 to 65534 names, got 65535"):
         DataConfig(name="x", layout="imagenet", classes=tuple(map(str, range(65535))))
     own = DataConfig(name="x", layout="folder", classes=names)
     photograph(tmp_path / "images" / "a.png")
@@ -391,7 +391,7 @@ def test_classes_have_indices_and_names(name: str, place: int) -> None:
         ("crane", r"^class 'crane' is 2 classes of ImageNet: expected an index, 134 or 517$"),
         (
             "1000",
-            r"^class '1000' is none of ImageNet's 1,000: expected an index, 0 to 999, or a name, such as 'tabby cat'$",
+            r"^class '1000' is none of ImageNet's 1,000: expected an index, .* a name, such as 'tabby cat'$",
         ),
     ],
 )

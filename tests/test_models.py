@@ -135,7 +135,7 @@ def test_pretrained_weights_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPat
         raise ConnectionError("no connection\nmore lines")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    line = r"^--weights pretrained: test_vit could not be fetched \(no connection\); give a file instead$"
+    line = r"^`weights` pretrained: test_vit could not be fetched \(no connection\); give a file instead$"
     with pytest.raises(InputError, match=line):
         create_classifier("test_vit", NAMES, "pretrained")
 
@@ -156,7 +156,7 @@ def test_files_that_are_no_classifier(classifier: Classifier, tmp_path: Path) ->
     path.write_bytes(path.read_bytes()[:-8])
     refused(path, "not a readable safetensors file")
     weights_file(path)
-    refused(path, "holds plain weights")
+    refused(path, "expected one of `vitseg train-classifier`, got plain weights")
     small = NetworkConfig(backbone="test_resnet", weights=None, levels=(1, 2), widths=(8, 8), dim=16, groups=4)
     save_affinity_network(path, AffinityNetwork(small))
     refused(path, "holds relseg affinity network")

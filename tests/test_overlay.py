@@ -152,7 +152,7 @@ def test_scale_of_maps_without_a_common_unit() -> None:
     ("image", "heat", "line"),
     [
         (photograph(), np.zeros((2, 3, 3)), r"map: expected one map \(h, w\), got \(2, 3, 3\)"),
-        (photograph(), np.array([[0.0, np.nan]]), "map: has values that are not finite"),
+        (photograph(), np.array([[0.0, np.nan]]), "map: expected finite values"),
         (np.zeros((4, 4)), np.zeros((2, 2)), r"image: expected \(H, W, 3\) or \(3, H, W\), got \(4, 4\)"),
         (np.full((3, 4, 5), -2.0), np.zeros((2, 2)), "image: expected uint8, or floats in"),
     ],

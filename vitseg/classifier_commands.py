@@ -10,7 +10,8 @@ from vitseg.checkpoints import find_checkpoint
 from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig
 from wsss.console import Flat, together
 from wsss.extras import need
-from wsss.options import Data, Device, Readers, Restart, Root, Runs
+from wsss.naming import passing
+from wsss.options import Data, Device, Readers, Restart, Root, Runs, suggest
 from wsss.processes import from_first
 from wsss.progress import note
 from wsss.provenance import command_line
@@ -58,8 +59,10 @@ def train_classifier(
     begin = time.monotonic()
     if val_split:
         need("wsss")
-    train_set = load_dataset(data, train_split, root)
-    val_set = load_dataset(data, val_split, root) if val_split else None
+    with passing(split="train_split"):
+        train_set = load_dataset(data, train_split, root)
+    with passing(split="val_split"):
+        val_set = load_dataset(data, val_split, root) if val_split else None
     training = Training(
         runs / name / "classifier",
         CHECKPOINT,
@@ -95,6 +98,7 @@ def train_classifier(
             train_set, val_set, stage.folder, cfg, device=choose_device(device), workers=workers, report=report
         )
     note(f"wrote {trained.path}")
+    suggest("vitseg", "seeds", "--classifier", name, data=data, split=train_split, root=root, runs=runs)
 
 
 def evaluate_classifier(

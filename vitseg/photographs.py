@@ -54,7 +54,7 @@ def explain_photograph(
     Example:
         >>> model = timm.create_model("vit_tiny_patch16_224", pretrained=True, dynamic_img_size=True)  # doctest: +SKIP
         >>> explain_photograph(model, Image.open("cat.jpg"), 281).maps.shape                          # doctest: +SKIP
-        torch.Size([1, 12, 17])
+        torch.Size([1, 11, 17])
     """
     try:
         wanted = ExplainConfig(method=method, preset=preset, **options)

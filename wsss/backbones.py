@@ -65,8 +65,9 @@ def strides_first(network: nn.Module) -> int:
     changed = 0
     for module in network.modules():
         first, second = getattr(module, "conv1", None), getattr(module, "conv2", None)
-        convolutions = isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)
-        if convolutions and first.kernel_size == (1, 1) and second.stride == (2, 2):
+        if not (isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)):
+            continue
+        if first.kernel_size == (1, 1) and second.stride == (2, 2):
             first.stride, second.stride = second.stride, first.stride
             changed += 1
     return changed

@@ -8,12 +8,14 @@ import numpy as np
 OPACITY = 0.85
 """Share of the strongest colours in a picture; weaker values leave more of the photograph."""
 
+PAPER = 205
+"""Grey that colours lie over where there is no photograph, as in scales."""
+
 _FIRST = 0.35  # of inferno: what lies below darkens a photograph without standing out from it
 _GROWTH = 0.7  # opacity = share ** growth: below 1, as much of an object lies at a few per cent
 _GROWTH_SIGNED = 0.6
 _COLOUR_KEPT = 0.35  # of the photograph's own, lest an orange cat pass for heat
-_BELOW, _ABOVE = np.float32([20, 70, 255]), np.float32([235, 20, 20])
-_PAPER = 205
+_BELOW, _ABOVE = np.array([20, 70, 255], np.float32), np.array([235, 20, 20], np.float32)
 
 
 def colours_of(share: np.ndarray, signed: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -50,7 +52,7 @@ def paint(photograph: np.ndarray, share: np.ndarray, signed: bool, opacity: floa
 
 def scale_colours(signed: bool, count: int = 256, opacity: float = OPACITY) -> np.ndarray:
     """The colours from the first value to the last, as they are over light grey: uint8 (count, 3)."""
-    paper = np.full((1, count, 3), _PAPER, np.uint8)
+    paper = np.full((1, count, 3), PAPER, np.uint8)
     return paint(paper, np.linspace(0, 1, count, dtype=np.float32)[None], signed, opacity)[0]
 
 

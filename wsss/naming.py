@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from wsss.errors import InputError
+
 _options: Callable[[], Mapping[str, str]] = dict
 
 
@@ -35,3 +37,19 @@ def named(line: str) -> str:
         return line
     options = _options()
     return re.sub(r"`(\w+)`", lambda found: options.get(found[1], found[0]), line)
+
+
+@contextmanager
+def passing(**names: str) -> Iterator[None]:
+    """Inside, an InputError names arguments as whoever passed them on calls them: argument -> name there.
+
+    >>> with passing(split="train_split"):
+    ...     raise InputError("`split` trian: no such split")
+    Traceback (most recent call last):
+    wsss.errors.InputError: `train_split` trian: no such split
+    """
+    try:
+        yield
+    except InputError as error:
+        line = re.sub(r"`(\w+)`", lambda found: f"`{names.get(found[1], found[1])}`", str(error))
+        raise InputError(line) from error

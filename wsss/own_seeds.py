@@ -119,8 +119,9 @@ def seed_run(
 
     Args:
         run: folder of the run, such as ``runs/mine``; made if it is not there.
-        data, split, root: the images and their labels, see `wsss.data.load_dataset`; or a data set that is loaded
-            already.
+        data: the images and their labels, see `wsss.data.load_dataset`; or a data set that is loaded already.
+        split: of the data set.
+        root: its folder, where it is not the one that the YAML names.
         scale: divide each map by its maximum, as CAMs are: the image is known to show the class, so that a seed says
             where and not how surely. False: keep the maps as they are, in [0, 1].
         settings: what the maps were made with, for the manifest; seeds made otherwise go into another run.
@@ -187,7 +188,10 @@ def write_seeds(
         classes: the K classes in the order of the maps, names or indices (1..C); just the labels of the image, and
             without the background. Of an image that shows none of the classes, maps and classes are [].
         size: (H, W) of the upright photograph that the maps are of, to have it checked.
-        data, split, root, scale: see `seed_run`; with the folder of a run.
+        data: see `seed_run`, as of `split`, `root` and `scale`; with the folder of a run.
+        split: see there.
+        root: see there.
+        scale: see there.
 
     Raises:
         InputError: an image, a class, maps or a size other than said here; nothing is written then.

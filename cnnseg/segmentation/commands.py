@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -18,6 +18,7 @@ from cnnseg.settings import BEST, LAST
 from wsss.console import Flat, together
 from wsss.errors import InputError
 from wsss.extras import extra
+from wsss.naming import passing
 from wsss.options import (
     Data,
     Device,
@@ -89,8 +90,9 @@ def train_segmentation(
     from wsss.data import load_dataset
 
     train_set = load_dataset(data, split, root, foreground_value=foreground_value)
-    val_set = load_dataset(data, val_split, root, foreground_value=foreground_value) if val_split else None
-    how = {"masks": masks, "runs": runs, "device": device, "workers": workers, "restart": restart}
+    with passing(split="val_split"):
+        val_set = load_dataset(data, val_split, root, foreground_value=foreground_value) if val_split else None
+    how: dict[str, Any] = {"masks": masks, "runs": runs, "device": device, "workers": workers, "restart": restart}
     train(runs / name, train_set, val_set, net, cfg, **how)
 
 

@@ -13,13 +13,15 @@ import jupytext
 from mkdocs.structure.files import File, Files
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
+from nbconvert.filters import strip_ansi
+from nbformat import NotebookNode
 from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs/notebooks"
 SECONDS = 600
-QUIET = Config({"KernelManager": {"transport": "ipc"}})
-"""A kernel on TCP warns that it is not encrypted."""
+QUIET = ["--Application.log_level=ERROR"]
+"""A kernel warns that what it says to this machine alone is not encrypted."""
 
 SHOWN = ["image/png", "text/plain"]
 
@@ -40,8 +42,22 @@ def page(path: Path) -> tuple[str, dict[str, bytes]]:
     if os.environ.get("NOTEBOOKS") != "no":
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         resources = {"metadata": {"path": str(FOLDER)}}
-        NotebookClient(notebook, timeout=SECONDS, config=QUIET, resources=resources).execute()
+        NotebookClient(
+            notebook, timeout=SECONDS, startup_timeout=SECONDS, extra_arguments=QUIET, resources=resources
+        ).execute()
+    _tidy(notebook)
     exporter = MarkdownExporter(config=Config({"NbConvertBase": {"display_data_priority": SHOWN}}))
     body, resources = exporter.from_notebook_node(notebook, {"unique_key": path.stem, "output_files_dir": "."})
     pictures = {Path(name).name: content for name, content in resources["outputs"].items()}
     return body.replace("](./", "]("), pictures
+
+
+def _tidy(notebook: NotebookNode) -> None:
+    """Warnings of libraries and the colours of a terminal are no part of a page."""
+    for cell in notebook.cells:
+        outputs = [one for one in cell.get("outputs", []) if one.get("name") != "stderr"]
+        for one in outputs:
+            if "text" in one:
+                one["text"] = strip_ansi(one["text"])
+        if "outputs" in cell:
+            cell["outputs"] = outputs

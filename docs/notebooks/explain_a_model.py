@@ -61,7 +61,8 @@ for index in found.logits[0].topk(3).indices.tolist():
     print(f"{index}: {names.index_to_description(index)}, score {found.logits[0, index]:.1f}")
 
 # %% [markdown]
-# The map is signed: red speaks for the class, blue against it.
+# The brighter, the more a pixel speaks for the class: eyes and nose. (Where a map has both signs, red speaks for the
+# class and blue against it.)
 
 # %%
 cnnseg.overlay(photograph, found.maps[0])
@@ -119,11 +120,14 @@ for name, score in zip(classifier.class_names, found.logits[0].sigmoid().tolist(
 
 # %% [markdown]
 # The scores belong to the picture. There *is* a map for "dog", of whatever in this photograph looks most like one,
-# but the classifier does not believe that there is a dog. Drawn on one scale, the two maps say so:
+# but the classifier does not believe that there is a dog. A sheet draws several classes in the same colours for the
+# same values; `probabilities` weighs each map by what the classifier believes, as maps of a transformer have no unit
+# in common:
 
 # %%
-limits = (0, found.maps.max())
-beside(*(vitseg.overlay(photograph, found.maps[0, place], limits=limits) for place in (0, 1)))
+probabilities = found.logits[0, [cat, dog]].sigmoid().tolist()
+titles = [f"{name}\nprobability {value:.3f}" for name, value in zip(("cat", "dog"), probabilities, strict=True)]
+vitseg.sheet(photograph, found.maps[0], titles, probabilities=probabilities)
 
 # %% [markdown]
 # The map finds the parts that decide, the head above all. As a *seed* of a mask it should cover the whole animal:

@@ -38,10 +38,10 @@ checkpoints = root / "demo/checkpoints"
 
 work = Path(tempfile.mkdtemp())
 (work / "my_data/images").mkdir(parents=True)
-Image.fromarray(data.chelsea()).save(work / "my_data/images/chelsea.png")
-Image.fromarray(data.astronaut()).save(work / "my_data/images/astronaut.png")
 (work / "my_data/labels.csv").write_text("image,classes\nchelsea.png,cat\nastronaut.png,person\n")
 (work / "my_data.yaml").write_text("name: mine\nlayout: folder\nroot: my_data\nclasses: [cat, dog, person]\n")
+Image.fromarray(data.chelsea()).save(work / "my_data/images/chelsea.png")
+Image.fromarray(data.astronaut()).save(work / "my_data/images/astronaut.png")
 
 
 # %% [markdown]

@@ -103,8 +103,9 @@ perturbed = {
 print(perturbed["attribution"])
 
 # %% [markdown]
-# With three images the intervals are as wide as the scale, and they say so. Differences *image by image* are known
-# better than single figures; they are what to look at. Attribution minus chance:
+# Three images say little: in the negative test the answer stays right to the end (90 is the most that there is), and
+# the interval of the positive test spans most of the scale. Differences *image by image* are known better than single
+# figures; they are what to look at. Attribution minus chance:
 
 # %%
 for figure, (difference, low, high) in compare_tests(perturbed["chance"], perturbed["attribution"]).items():

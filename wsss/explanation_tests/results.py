@@ -20,7 +20,8 @@ class TestResult:
 
     Attributes:
         test: "perturbation" or "segmentation".
-        method, model: names, for tables.
+        method: its name, for tables.
+        model: its name, likewise.
         figures: in per cent, None where undefined. Perturbation: clean_accuracy; negative_predicted, negative_target
             (areas in [0, 90], higher is better), positive_predicted, positive_target (lower is better). Segmentation:
             pixel_accuracy, map, miou, mf1.

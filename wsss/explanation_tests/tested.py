@@ -23,7 +23,8 @@ class ModelUnderTest:
         model: in evaluation mode.
         class_names: ``class_names[c]`` belongs to output ``first_class + c``. Those of one output may be empty: it is
             class 0 where it is positive, `wsss.explanation.NEGATIVE` where it is not.
-        mean, std: normalise RGB in [0, 1]; what is 0 before it is what removed pixels become.
+        mean: of each channel; RGB in [0, 1] is normalised by it and `std`. Removed pixels are what 0 becomes.
+        std: of each channel.
         size: (height, width) that images are squeezed to.
         name: in tables and names of runs.
         fingerprint: tells it from another model of the same name.

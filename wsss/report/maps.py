@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from wsss.colours import PAPER
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
 from wsss.explanation_tests.figures import foreground, image_ious
@@ -88,7 +89,7 @@ def draw_maps(
 
 def read_maps(folder: Path, wanted: set[str]) -> dict[str, np.ndarray]:
     """The maps of some images, id -> (h, w) float32, from the parts of a segmentation test, one part at a time."""
-    found = {}
+    found: dict = {}
     for path in sorted(folder.glob("part-*.npz")):
         try:
             with np.load(path, allow_pickle=False) as part:
@@ -116,7 +117,7 @@ def _block(
 ) -> MapBlock:
     photograph = truth = None
     names: tuple[str, ...] = ()
-    small = np.zeros((WIDTH, WIDTH, 3), np.uint8)
+    small = np.full((WIDTH, WIDTH, 3), PAPER, np.uint8)
     if dataset is not None and sample is not None:
         small = fit_width(np.asarray(dataset.load_image(sample)), WIDTH)
         names = tuple(dataset.class_names[c - 1] for c in sample.classes)
