@@ -1,7 +1,7 @@
 # make demo   the whole chain on three photographs, on a CPU
 # make explore  a page that is asked, with the mouse, why a network says what it says
 # make test   the tests, two at a time (PROCESSES=4: four)
-# make lint   style and format
+# make lint   style, format and types
 # make docs   the documentation as a site, in site/
 # make env    the environment alone, in .venv (CPU=1: PyTorch without CUDA, which is far smaller)
 
@@ -72,6 +72,7 @@ test: env
 lint: env
 	"$(BIN)/ruff" check .
 	"$(BIN)/ruff" format --check .
+	"$(BIN)/mypy"
 
 # Runs the notebooks (NOTEBOOKS=no leaves their outputs out); any warning, a broken link among them, is an error.
 docs: env

@@ -13,13 +13,14 @@ from wsss.console import LISTS, run, versions
 app = App(
     name="affinity",
     version=versions,
-    help="Seeds of any method to pseudo-masks: dense CRF, affinity network, random walk.",
+    help="Seeds of any method to pseudo-masks: dense CRF, affinity network, random walk.\n\n"
+    "In this order, each with --seeds RUN --data DATA --split SPLIT: labels, train, refine.",
     default_parameter=LISTS,
 )
-app.command(combine)
 app.command(labels)
 app.command(train)
 app.command(refine)
+app.command(combine)
 
 
 def main() -> None:

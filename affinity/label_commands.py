@@ -12,7 +12,7 @@ from affinity.combine import CombineConfig
 from affinity.labels import LabelsConfig
 from affinity.runs import files_of, join_seeds, joint_name, older_than, open_data, open_run
 from wsss.console import Flat, together
-from wsss.options import Data, Root, Runs, SeedRuns, Shard, Workers, worker_count
+from wsss.options import Data, Root, Runs, SeedRuns, Shard, Workers, suggest, worker_count
 from wsss.processes import gathered, is_first, take_shard
 from wsss.progress import note, warn
 from wsss.provenance import command_line
@@ -121,3 +121,4 @@ def labels(
             note(f"{shows} no class of the list: background throughout")
         extra = {key: value for key, value in vars(counts).items() if key != "images"}
         account(output, dataset, len(todo), begin, command=command_line("affinity"), pixels=extra)
+    suggest("affinity", "train", "--seeds", into or folder.name, data=data, split=split, root=root, runs=runs)

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from affinity.runs import files_of, older_than, open_data, open_run
 from affinity.settings import CHECKPOINT, STATE, RefineConfig, TrainConfig
 from wsss.console import Flat, existing_file, together
 from wsss.errors import InputError
-from wsss.options import Data, Device, Restart, Root, Runs, SeedRuns, Shard, Workers, check_positive, worker_count
+from wsss.options import (
+    Data,
+    Device,
+    Restart,
+    Root,
+    Runs,
+    SeedRuns,
+    Shard,
+    Workers,
+    check_positive,
+    suggest,
+    worker_count,
+)
 from wsss.processes import from_first, is_first, take_shard
 from wsss.progress import note
 from wsss.provenance import command_line
@@ -88,6 +100,7 @@ def train(
         trained = train_affinity_network(examples, output.folder, cfg, device=where, workers=workers, report=report)
     if is_first():
         note(f"wrote {trained.path} ({trained.path.stat().st_size / 1e6:.1f} MB)")
+    suggest("affinity", "refine", "--crf", "--seeds", *seeds, data=data, split=split, root=root, runs=runs)
 
 
 @together
@@ -143,7 +156,7 @@ def refine(
         raise InputError(f"{path}: no such file; run `affinity train` first, or give --network FILE")
     model = load_affinity_network(existing_file(path, "--network"), where)
     target = folder if into is None else runs / into
-    common = {
+    common: dict[str, Any] = {
         "config": cfg.identity(),
         "class_names": dataset.class_names,
         "inputs": {"seeds": stage.fingerprint, "network": file_hash(path)},
@@ -168,3 +181,6 @@ def refine(
         )
         for output in (refined, masks):
             account(output, dataset, count, begin, command=command_line("affinity"))
+    suggest(
+        "cnnseg", "train-segmentation", "--masks", into or folder.name, data=data, split=split, root=root, runs=runs
+    )

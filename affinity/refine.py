@@ -89,7 +89,7 @@ def refine_seed(
     else:
         walked = random_walk(pair_affinity(features, config.radius), start, walk.beta, walk.steps)
         scores = np.stack([_upsample(channel, seed.size) for channel in walked])
-    if config.crf:
+    if config.crf and image is not None:
         from affinity.crf import DenseCRF  # which loads PyTorch
 
         sharp = (scores / scores.max(axis=0).clip(min=1e-12)) ** config.crf_sharpness

@@ -54,7 +54,7 @@ def pair_affinity(features: ArrayLike, radius: int = 5) -> sparse.csr_array:
     ordered = sorted([(-dy, -dx) for dy, dx in half] + [(0, 0), *half])
     place = {offset: index for index, offset in enumerate(ordered)}
     values = np.zeros((height, width, len(ordered)), grid.dtype)
-    present = np.zeros(values.shape, bool)
+    present: np.ndarray = np.zeros(values.shape, bool)
     values[..., place[0, 0]] = 1
     present[..., place[0, 0]] = True
     for dy, dx in half:

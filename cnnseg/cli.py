@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App, Group, Parameter
 
 from cnnseg.evaluation_commands import perturbation_test, segmentation_test
 from cnnseg.explain_commands import explain, list_methods, list_rules
@@ -29,6 +29,7 @@ from wsss.options import (
     Runs,
     Workers,
     check_positive,
+    suggest,
     worker_count,
 )
 from wsss.progress import note
@@ -40,25 +41,10 @@ if TYPE_CHECKING:
 app = App(
     name="cnnseg",
     version=versions,
-    help="Explanations of CNNs and the tests that evaluate them; unrolled LRP as a segmentation network; seeds.",
+    help="Explanations of CNNs and the tests that evaluate them; unrolled LRP as a segmentation network; seeds.\n\n"
+    "To begin with: cnnseg explain cat.jpg --architecture resnet50 --rules epsilon_plus_flat",
     default_parameter=LISTS,
 )
-app.command(explain)
-app.command(list_methods)
-app.command(list_rules)
-app.command(seeds)
-app.command(evolution)
-app.command(perturbation_test)
-app.command(segmentation_test)
-app.command(train_segmentation)
-app.command(pseudo_masks)
-app.command(segment)
-app.command(export)
-app.command(list_decoders)
-app.command(explain_segmentation)
-app.command(list_layers)
-app.command(region_test)
-app.command(explore)
 
 TrainSplit = Annotated[str, Parameter(help="Split to train on.")]
 FormerKind = Annotated[str | None, Parameter(show=False)]
@@ -68,7 +54,6 @@ ValSplit = Annotated[
 ]
 
 
-@app.command
 @together
 def train_classifier(
     *,
@@ -105,11 +90,11 @@ def train_classifier(
         raise InputError(f"--budget {cfg.budget}: a classifier learns from image-level labels alone; leave it out")
     net, cfg = net.model_copy(update={"kind": "classifier"}), cfg.model_copy(update={"budget": 0})
     train_set, val_set = _splits(data, train_split, val_split, root)
-    how = {"runs": runs, "device": device, "workers": workers, "restart": restart}
+    how: dict[str, Any] = {"runs": runs, "device": device, "workers": workers, "restart": restart}
     train_run(runs / name, train_set, val_set, net, cfg, **how)
+    suggest("cnnseg", "seeds", "--network", name, data=data, split=train_split, root=root, runs=runs)
 
 
-@app.command
 @together
 def train_unrolled(
     *,
@@ -145,11 +130,10 @@ def train_unrolled(
         raise InputError("--kind classifier: expected another kind; `cnnseg train-classifier` trains classifiers")
     train_set, val_set = _splits(data, train_split, val_split, root, foreground_value)
     folder = runs / (name or net.kind)
-    how = {"runs": runs, "device": device, "workers": workers, "restart": restart}
+    how: dict[str, Any] = {"runs": runs, "device": device, "workers": workers, "restart": restart}
     train_run(folder, train_set, val_set, net, cfg, **how)
 
 
-@app.command
 def evaluate(
     *,
     network: str,
@@ -224,7 +208,6 @@ def evaluate(
     )
 
 
-@app.command
 def run_table(
     table: str,
     /,
@@ -272,7 +255,6 @@ def run_table(
     note(f"wrote {target}, {target.with_suffix('.csv')} and {target.with_suffix('.json')}")
 
 
-@app.command
 def list_networks() -> None:
     """List the kinds of networks that train-unrolled trains."""
     for name, line in NETWORKS.items():
@@ -294,6 +276,26 @@ def _splits(
     with passing(split="val_split"):
         val = load_dataset(data, val_split, root, foreground_value=foreground_value) if val_split else None
     return train, val
+
+
+EXPLAIN = Group("Explain", sort_key=1)
+CHAIN = Group("From image-level labels to masks", sort_key=2)
+UNROLLED = Group("Unrolled networks, for few masks", sort_key=3)
+TESTS = Group("Tests of explanations", sort_key=4)
+LISTS_OF = Group("Lists, help", sort_key=5)
+
+COMMANDS = {
+    EXPLAIN: (explain, explain_segmentation, explore),
+    CHAIN: (train_classifier, seeds, train_segmentation, segment, evaluate, pseudo_masks, export),
+    UNROLLED: (train_unrolled, run_table, evolution),
+    TESTS: (perturbation_test, segmentation_test, region_test),
+    LISTS_OF: (list_methods, list_rules, list_layers, list_decoders, list_networks),
+}
+for group, commands in COMMANDS.items():
+    for command in commands:
+        app.command(command, group=group)
+for option in ("--help", "--version"):
+    app[option].group = LISTS_OF
 
 
 def main() -> None:

@@ -64,8 +64,8 @@ class Progress:
 
 def is_better(row: Row, best: Row | None) -> bool:
     """Whether a row beats another by what checkpoints are chosen by: mIoU, macro F1 of a classifier."""
-    mine = _figure(row)
-    return mine is not None and (best is None or mine > _figure(best))
+    mine, others = _figure(row), None if best is None else _figure(best)
+    return mine is not None and (others is None or mine > others)
 
 
 def row_line(row: Row) -> str:

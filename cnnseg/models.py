@@ -222,7 +222,7 @@ def _build(
     class_names: tuple[str, ...],
     *,
     pretrained: bool,
-    colours: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    colours: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None,
     reading: Reading | None = None,
 ) -> Network:
     kind = config.kind
@@ -265,13 +265,15 @@ def _build_segmentation(
     class_names: tuple[str, ...],
     *,
     load_weights: bool,
-    colours: tuple[tuple[float, ...], tuple[float, ...]],
+    colours: tuple[tuple[float, float, float], tuple[float, float, float]],
 ) -> Network:
     from cnnseg.segmentation.network import create_module
 
     module = create_module(config, len(class_names) + 1, load_weights=load_weights)
-    shape = {"decoder": config.decoder, "width": config.width}
-    return Network(module, SEGMENTATION, config.encoder, class_names, *colours, **shape)
+    mean, std = colours
+    return Network(
+        module, SEGMENTATION, config.encoder, class_names, mean, std, decoder=config.decoder, width=config.width
+    )
 
 
 def _load_encoder(network: Network, state: dict[str, Tensor], *, keep_head: bool) -> bool:

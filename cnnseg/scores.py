@@ -67,7 +67,12 @@ def evaluate_checkpoint(
         warn(f"{path}: its training is not finished")
     best = path.name == BEST
     folder = runs / name if name is not None else _run_of(path, runs, best, labels_given)
-    how = {"size": size, "device": choose_device(device), "batch_size": batch_size, "precision": precision}
+    how: dict[str, Any] = {
+        "size": size,
+        "device": choose_device(device),
+        "batch_size": batch_size,
+        "precision": precision,
+    }
     how |= {"views": views, "labels_given": labels_given}
     title = f" (best: {CHOSEN})" if best else ""
     entry: dict[str, Any] = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cnnseg.settings import BEST, LAST, SeedConfig
 from wsss.console import Flat, together
 from wsss.extensions import source_file
-from wsss.options import Data, Device, ForegroundValue, Root, Runs, Shard, check_positive
+from wsss.options import Data, Device, ForegroundValue, Root, Runs, Shard, check_positive, suggest
 from wsss.processes import take_shard
 from wsss.progress import note
 from wsss.provenance import command_line
@@ -75,9 +75,10 @@ def seeds(
     def make(samples: list[Sample], folder: Path) -> SeedCounts:
         return make_seeds(model, samples, outputs, folder, cfg, device=where, batch_size=batch_size)
 
+    run = name or f"{cfg.method}_cnn"
     run_seeds(
         dataset,
-        runs / (name or f"{cfg.method}_cnn") / "seeds",
+        runs / run / "seeds",
         make,
         config=identity(model, cfg),
         inputs={"network": file_hash(path), "data": dataset.name},
@@ -85,6 +86,7 @@ def seeds(
         code=source_file(find_method(cfg.method).compute),
         command=command_line("cnnseg"),
     )
+    suggest("affinity", "labels", "--seeds", run, data=data, split=split, root=root, runs=runs)
 
 
 def evolution(

@@ -70,7 +70,7 @@ def run_table(
     for pattern in only:
         if not any(fnmatchcase(cell.name, pattern) for cell in cells):
             raise InputError(f"`only` {pattern}: fits none of the {len(cells)} trainings, such as {cells[0].name}")
-    common = {"runs": runs, "device": device, "workers": workers}
+    common: dict[str, Any] = {"runs": runs, "device": device, "workers": workers}
     ready: set[str] = set()
     for cell in cells:
         if only and not any(fnmatchcase(cell.name, pattern) for pattern in only):
@@ -246,7 +246,7 @@ def _evaluated(table: TableConfig, path: Path, val: Dataset) -> dict[str, Any] |
     if not path.is_file():
         return None
     folder = path.parent if path.name == LAST else path.parents[1].with_name(f"{path.parents[1].name}_best") / STAGE
-    rule = {"size": table.size, "protocol": table.protocol, "precision": table.precision}
+    rule: dict[str, Any] = {"size": table.size, "protocol": table.protocol, "precision": table.precision}
     return next((entry for entry in read_scores(folder) if is_evaluation_of(entry, path, val, **rule)), None)
 
 

@@ -42,6 +42,7 @@ def find_model(
         raise InputError("`classifier` or `architecture`: expected one of the two")
     square = (size, size) if size is not None else None
     if classifier is None:
+        architecture = str(architecture)
         cnn = load_imagenet_cnn(architecture, weights)
         known = f"pretrained {architecture}" if weights == "pretrained" else file_hash(Path(weights))
         where = square or input_size(cnn.model)

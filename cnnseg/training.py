@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +141,7 @@ def train_network(
         save_state(folder / STATE, identity, state)
 
     def evaluate() -> None:
-        how = {"size": config.evaluate_size, "device": device}
+        how: dict[str, Any] = {"size": config.evaluate_size, "device": device}
         found = None
         if val is not None:  # no mIoU of a network that has seen no mask: best is chosen by what it learns
             found = evaluate_network(kept, val, judged, masks=places > 0, precision=config.precision, **how)

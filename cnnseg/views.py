@@ -40,7 +40,7 @@ def look(
     scores: list[Tensor] = []
     total: Tensor | None = None
     for scale, mirrored in passes:
-        seen = tuple(max(1, round(scale * side)) for side in size)
+        seen = max(1, round(scale * size[0])), max(1, round(scale * size[1]))
         images = torch.stack([network.prepare(picture, seen) for picture in pictures]).to(device)
         with autocast(device, precision):
             logits, maps = network.module(images.flip(-1) if mirrored else images, decode=None if masks else 0)

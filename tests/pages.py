@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import os
 import re
 import shlex
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 import timm
+from documentation import ROOT, blocks_of
 from PIL import Image
 from small_networks import APPS
 
@@ -26,9 +26,7 @@ from wsss.backbones import create_backbone
 from wsss.console import run
 from wsss.data.layouts import LAYOUTS
 
-ROOT = Path(__file__).resolve().parents[1]
 LITE = "tf_efficientnet_lite0"
-_BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# (\S+\.(?:py|yaml|csv))\n")
 _REGISTRIES: tuple[dict, ...] = (CNN_METHODS, VIT_METHODS, COMPOSITES, REGISTERED, LAYOUTS)
 
@@ -37,22 +35,19 @@ def run_page(name: str, **given: Any) -> None:
     """Run the blocks of docs/NAME in the working folder.
 
     A block whose first line is ``# FILE`` is written to that file, and its tests are called if it is ``test_*.py``; the
-    other Python blocks share their names; in blocks of the shell the lines that begin with a command of this
-    toolkit are run, and must end with status 0. `given` are names of the reader's own.
+    other Python blocks share their names; of shell blocks the lines that begin with a command of this toolkit, or with
+    python, are run, and must end with status 0. `given` are names of the reader's own.
     """
     names: dict[str, Any] = {"__name__": "page", **given}
-    blocks = [
-        (kind, inspect.cleandoc(code) + "\n") for _, kind, code in _BLOCK.findall((ROOT / "docs" / name).read_text())
-    ]
-    for kind, code in blocks:
-        if written := _FILE.match(code):
-            Path(written[1]).write_text(code)
+    for block in blocks_of(f"docs/{name}"):
+        if written := _FILE.match(block.text):
+            Path(written[1]).write_text(block.text)
             if written[1].startswith("test_"):
                 _call_tests(written[1])
-        elif kind == "python":
-            exec(compile(code, name, "exec"), names)
-        elif kind == "bash":
-            _run_commands(code)
+        elif block.language == "python":
+            exec(compile("\n" * block.line + block.text, ROOT / block.page, "exec"), names)
+        elif block.language == "bash":
+            _run_commands(block.text)
 
 
 def _call_tests(file: str) -> None:

@@ -415,7 +415,7 @@ CASES = [
     ),
     Case(
         "cnnseg train-unrolled --data data/data.yaml --train-split val --val-split vel",
-        r"^error: --val-split vel: no such split in .*did you mean 'val'",
+        ("cnnseg train-unrolled", "--precision bf16", r"--precision: .*, got 'bf16' \(bf16 is called bfloat16\)$"),
     ),
     # names and values of older versions
     *(

@@ -402,6 +402,7 @@ def test_continuous_integration_installs_lints_and_tests(environment: dict[str, 
     assert calls[2:] == [
         "ruff check . OMP=",
         "ruff format --check . OMP=",
+        "mypy  OMP=",
         "python -m mkdocs build --strict --quiet OMP=1",
         "python -m pytest -n 2 --dist loadfile OMP=1",
     ]

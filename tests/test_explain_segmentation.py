@@ -293,7 +293,7 @@ def test_settings_that_say_nothing_or_too_much_are_refused() -> None:
     for content, message in (
         ([], "expected the settings of an explanation"),
         ({"version": 2}, "expected settings of version 1, got version 2"),
-        ({"clas": "cat"}, "clas: Extra"),
+        ({"clas": "cat"}, "clas: unknown; did you mean 'class'"),
         ({"size": -1}, "size: "),
         ({"score": "loss"}, "score: "),
         ({"region": {"kind": "circle"}}, "region: "),

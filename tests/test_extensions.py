@@ -157,7 +157,7 @@ def test_a_layer_of_ones_own() -> None:
 
 
 def test_layouts(place: Path) -> None:
-    with pytest.raises(ValueError, match=r"layout: 'foldr' is unknown: did you mean 'folder'\? .*--extension FILE"):
+    with pytest.raises(ValueError, match=r"layout: 'foldr' is unknown: did you mean 'folder'\? .*`extension` FILE"):
         DataConfig(name="x", layout="foldr", classes=("cat",))
     with pytest.raises(ValueError, match="options: of layouts that were registered, not of layout 'folder'"):
         DataConfig(name="x", layout="folder", classes=("cat",), options={"a": 1})

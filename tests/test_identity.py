@@ -21,7 +21,7 @@ from wsss.errors import InputError
 from wsss.store import Seed, Stage, Training, due, inputs_of, read_json, read_mask, read_seed, write_mask, write_seed
 from wsss.store import content as contents_of_files
 from wsss.store.atomic import write_json
-from wsss.store.content import MISSING, content_of, contents
+from wsss.store.content import MISSING, content_of, contents, hash_bytes
 from wsss.store.inputs import Inputs
 from wsss.store.records import inspect, pack
 
@@ -384,6 +384,27 @@ def test_contents_tell_files_apart_and_are_remembered(tmp_path: Path, monkeypatc
     assert contents(paths)[1] not in (first[0], first[1]) and reads == [str(paths[1])]
     paths[2].rename(tmp_path / "d")
     assert content_of(tmp_path / "d") == f"{int(first[2]):016x}"
+
+
+def test_many_files_come_in_batches_and_each_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RELSEG_CACHE", str(tmp_path / "cache"))
+    for name, value in (("_RACY", -(10**12)), ("_BATCH", 4), ("_ASKED", 3), ("_AT_ONCE", 2)):
+        monkeypatch.setattr(contents_of_files, name, value)
+    files = [tmp_path / f"{number:02d}" for number in reversed(range(11))]
+    for path in files[:-1]:  # the last is missing
+        path.write_bytes(path.name.encode())
+    paths = [files[5], None, *files, files[2], files[-1], None, *files]
+    expected = [MISSING if p in (None, files[-1]) else hash_bytes(p.name.encode()) for p in paths]
+    reads: list[str] = []
+    original = contents_of_files._hash_file
+    monkeypatch.setattr(contents_of_files, "_hash_file", lambda path: (reads.append(path), original(path))[1])
+    assert contents(paths).tolist() == expected
+    assert sorted(reads) == sorted(map(str, files))
+    reads.clear()
+    files[3].write_bytes(b"changed")
+    expected = [hash_bytes(b"changed") if p == files[3] else e for p, e in zip(paths, expected, strict=True)]
+    assert contents(paths).tolist() == expected
+    assert sorted(reads) == sorted(map(str, (files[3], files[-1])))
 
 
 def test_a_file_that_has_just_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

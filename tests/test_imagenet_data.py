@@ -391,7 +391,7 @@ def test_classes_have_indices_and_names(name: str, place: int) -> None:
         ("crane", r"^class 'crane' is 2 classes of ImageNet: expected an index, 134 or 517$"),
         (
             "1000",
-            r"^class '1000' is none of ImageNet's 1,000: expected an index, 0 to 999, or a name, such as 'tabby cat'$",
+            r"^class '1000' is none of ImageNet's 1,000: expected an index, .* a name, such as 'tabby cat'$",
         ),
     ],
 )

@@ -137,7 +137,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "turned": ({"size": (37, 24)}, r"got \(37, 24\); the size of a PIL image is \(width, height\)"),
     "no size": ({"size": 24}, r"image a: size: expected \(height, width\) of the photograph, \(24, 37\), got 24"),
     "no data": ({"data": None}, "data: expected the data set that image a is of"),
-    "split": ({"split": "vall"}, "--split vall: no such split"),
+    "split": ({"split": "vall"}, "`split` vall: no such split"),
 }  # fmt: skip
 
 

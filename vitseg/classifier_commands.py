@@ -11,7 +11,7 @@ from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig
 from wsss.console import Flat, together
 from wsss.extras import need
 from wsss.naming import passing
-from wsss.options import Data, Device, Readers, Restart, Root, Runs
+from wsss.options import Data, Device, Readers, Restart, Root, Runs, suggest
 from wsss.processes import from_first
 from wsss.progress import note
 from wsss.provenance import command_line
@@ -98,6 +98,7 @@ def train_classifier(
             train_set, val_set, stage.folder, cfg, device=choose_device(device), workers=workers, report=report
         )
     note(f"wrote {trained.path}")
+    suggest("vitseg", "seeds", "--classifier", name, data=data, split=train_split, root=root, runs=runs)
 
 
 def evaluate_classifier(

@@ -15,14 +15,15 @@ from wsss.console import LISTS, run, versions
 app = App(
     name="vitseg",
     version=versions,
-    help="Relevance through vision transformers: explanations of images, and seeds for segmentation.",
+    help="Relevance through vision transformers: explanations of images, and seeds for segmentation.\n\n"
+    "To begin with: vitseg explain cat.jpg --architecture vit_base_patch16_224 --top 3",
     default_parameter=LISTS,
 )
+app.command(explain)
+app.command(explore)
 app.command(train_classifier)
 app.command(evaluate_classifier)
 app.command(seeds)
-app.command(explain)
-app.command(explore)
 app.command(perturbation_test)
 app.command(segmentation_test)
 app.command(list_methods)

@@ -6,6 +6,7 @@ import copy
 import re
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from timm.models.deit import VisionTransformerDistilled
@@ -90,7 +91,9 @@ def to_timm(model: nn.Module, img_size: int | tuple[int, int] | None = None) -> 
     if isinstance(bare.model, VisionTransformer):
         return model
     source = _read(bare.model)
-    size = source.size if img_size is None else (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    size: Any = (
+        source.size if img_size is None else (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    )
     converted = _build(source, size)
     converted.load_state_dict(_fitting(_state(source, size, converted), converted, _name(bare.model)))
     for name, head in zip(("head", "head_dist"), source.heads, strict=False):

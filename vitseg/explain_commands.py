@@ -69,7 +69,7 @@ def explain(
     if classifier is not None:
         model = load_classifier(find_checkpoint(classifier, runs))
     else:
-        model = load_imagenet_vit(architecture, weights)
+        model = load_imagenet_vit(str(architecture), weights)
     where = choose_device(device, settings_for(model, cfg).dtype)
     explain_photographs(model, images, out, cfg, classes=classes, top=top, full_size=full_size, device=where)
 
@@ -110,8 +110,8 @@ def explore(
         model, title = load_classifier(path), f"{checkpoint_name(path)}: ViT classifier"
         named = {"classifier": classifier}
     else:
-        model, title = load_imagenet_vit(architecture, weights), f"{architecture}, ImageNet"
-        named = {"architecture": architecture, "weights": weights}
+        model, title = load_imagenet_vit(str(architecture), weights), f"{architecture}, ImageNet"
+        named = {"architecture": str(architecture), "weights": weights}
     serve(ExplainedClassifier(model, title, named, device=choose_device(device)), host=host, port=port)
 
 

@@ -24,7 +24,7 @@ class ExplainedClassifier:
     """See `wsss.explorer.explained.ExplainedModel`. ``options``: those of the command line that name the classifier."""
 
     segments = False
-    scores = ("logit",)
+    scores: tuple[str, ...] = ("logit",)
     rules = tuple(RULES)
 
     def __init__(self, classifier: Classifier, title: str, options: dict[str, str], *, device: str = "cpu") -> None:

@@ -130,7 +130,7 @@ def freeze_levels(model: nn.Module, count: int) -> None:
 
     Raises InputError if the trunk has fewer levels.
     """
-    trunk = trunk_of(model)
+    trunk: Any = trunk_of(model)
     strides = trunk.feature_info.reduction()
     if count > len(strides):
         raise InputError(

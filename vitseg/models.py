@@ -82,7 +82,8 @@ def create_classifier(
             _load_backbone(model, Path(weights), vit, without=(*HEAD, _EMBEDDING))
     elif weights not in ("pretrained", "none"):
         _load_backbone(model, Path(weights), architecture, without=HEAD)
-    settings = (model if parts is None else trunk_of(model)).pretrained_cfg  # what the lowest layers are used to
+    lowest: Any = model if parts is None else trunk_of(model)
+    settings = lowest.pretrained_cfg  # what the lowest layers are used to
     return Classifier(model, architecture, class_names, tuple(settings["mean"]), tuple(settings["std"]))
 
 
@@ -102,7 +103,7 @@ def load_imagenet_vit(architecture: str, weights: str) -> Classifier:
 
 def save_classifier(classifier: Classifier, path: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write weights (in `dtype`; a trunk's statistics as they are) and description into one file, atomically."""
-    description = {
+    description: dict[str, object] = {
         "kind": KIND,
         "architecture": classifier.architecture,
         "class_names": classifier.class_names,

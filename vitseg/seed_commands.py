@@ -9,7 +9,7 @@ from vitseg.checkpoints import find_checkpoint
 from vitseg.settings import SeedConfig
 from wsss.console import Flat, together
 from wsss.extensions import source_file
-from wsss.options import Data, Device, Root, Runs, Shard, check_positive
+from wsss.options import Data, Device, Root, Runs, Shard, check_positive, suggest
 from wsss.processes import take_shard
 from wsss.provenance import command_line
 
@@ -80,3 +80,4 @@ def seeds(
         code=source_file(method.compute),
         command=command_line("vitseg"),
     )
+    suggest("affinity", "labels", "--seeds", target.parent.name, data=data, split=split, root=root, runs=runs)

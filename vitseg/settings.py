@@ -133,7 +133,7 @@ class SeedConfig(Config):
 
         The options of walk and competition are left out where there is neither, as in runs from before there were any.
         """
-        settled = {"precision": self.dtype, "attention_walk": self.walk_steps}
+        settled: dict[str, object] = {"precision": self.dtype, "attention_walk": self.walk_steps}
         settled |= {"competition": self.competes, "power": self.exponent}
         found = {**self.model_dump(mode="json"), **settled}
         if not self.walk_steps and not self.competes:

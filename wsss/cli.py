@@ -24,7 +24,8 @@ from wsss.words import agreeing, counted
 app = App(
     name="wsss",
     version=versions,
-    help="Images, labels and numbers of weakly supervised segmentation.",
+    help="Images, labels and numbers of weakly supervised segmentation.\n\n"
+    "To begin with: wsss data-check --data my_data.yaml",
     default_parameter=LISTS,
 )
 

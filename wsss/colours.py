@@ -15,7 +15,7 @@ _FIRST = 0.35  # of inferno: what lies below darkens a photograph without standi
 _GROWTH = 0.7  # opacity = share ** growth: below 1, as much of an object lies at a few per cent
 _GROWTH_SIGNED = 0.6
 _COLOUR_KEPT = 0.35  # of the photograph's own, lest an orange cat pass for heat
-_BELOW, _ABOVE = np.float32([20, 70, 255]), np.float32([235, 20, 20])
+_BELOW, _ABOVE = np.array([20, 70, 255], np.float32), np.array([235, 20, 20], np.float32)
 
 
 def colours_of(share: np.ndarray, signed: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import cyclopts
-from cyclopts import App, Parameter
+from cyclopts import App, Group, Parameter
 from cyclopts.config import Yaml
 from pydantic import ValidationError
 from rich.console import Console
@@ -33,8 +34,17 @@ Flat = Parameter(name="*")
 """Annotation that spreads a `wsss.settings.Config` into plain options: ``cfg: Annotated[Cfg, Flat] = Cfg()``."""
 
 
-LISTS = Parameter(consume_multiple=True, negative_iterable="")
+def _as_typed(value: object) -> object:
+    """A default in --help as one would type it: "224 384"; yes and no for switches."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(map(str, value)) if isinstance(value, tuple | list) else value
+
+
+LISTS = Parameter(consume_multiple=True, negative_iterable="", show_default=_as_typed)
 """Default of every command's parameters: a list option takes ``--sizes 224 384`` and ``--sizes 224 --sizes 384``."""
+
+EVERYWHERE = Group("Options of every command", sort_key=99)
 
 
 _TOGETHER = "works_together"
@@ -83,9 +93,12 @@ def run(app: App, tokens: list[str] | None = None) -> int:
 def _outcome(app: App, tokens: list[str] | None) -> int:
     def launch(
         *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-        config: Annotated[str | None, Parameter(help="YAML file with options of the command")] = None,
+        config: Annotated[
+            str | None, Parameter(help="YAML file with options of the command.", group=EVERYWHERE)
+        ] = None,
         extension: Annotated[
-            list[str] | None, Parameter(help=_EXTENSION, negative_iterable="", env_var="RELSEG_EXTENSION")
+            list[str] | None,
+            Parameter(help=_EXTENSION, negative_iterable="", env_var="RELSEG_EXTENSION", group=EVERYWHERE),
         ] = None,
     ) -> int | None:
         with _naming_options(app, tokens):
@@ -99,6 +112,8 @@ def _outcome(app: App, tokens: list[str] | None) -> int:
 
     if app.meta.default_command is None:
         app.meta.default(launch)
+    app.config = ()
+    _arrange(app, sys.argv[1:] if tokens is None else tokens)
     app.suppress_keyboard_interrupt = app.meta.suppress_keyboard_interrupt = False  # it would leave without a word
     try:
         status = app.meta(tokens, exit_on_error=False, print_error=False, result_action="return_value")
@@ -126,6 +141,19 @@ def _outcome(app: App, tokens: list[str] | None) -> int:
         if tells():
             print("\ninterrupted: run the same command again, it goes on from here", file=sys.stderr)
         return 130
+
+
+def _arrange(app: App, tokens: Sequence[str]) -> None:
+    """Help lists commands as they were registered, which is as they are used, and arguments before the options."""
+    for place, name in enumerate(app):
+        app[name].sort_key = (name.startswith("-"), place)
+    named = next((token for token in tokens if token in app and not token.startswith("-")), None)
+    if named is None or not {"--help", "-h"} & set(tokens):
+        return
+    needed = [one for one in app[named].assemble_argument_collection() if one.required]
+    first = [f"{one.name}{'...' * (typing.get_origin(one.hint) is list)}" for one in needed if one.index is not None]
+    then = [f"{one.name} {one.name.strip('-').upper()}" for one in needed if one.index is None]
+    app[named].usage = f"Usage: {' '.join([app.name[0], named, *first, *then])} [OPTIONS]"
 
 
 def _config_source(config: str) -> Yaml:

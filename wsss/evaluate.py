@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,9 +52,9 @@ def evaluate_run(
     for alpha in alphas:
         if not (math.isfinite(alpha) and alpha > 0):
             raise InputError(f"`alpha` {alpha:g}: expected more than 0")
-    for stage in stages or ():
-        if stage not in STAGES:
-            raise InputError(f"`stage` {stage}: no such stage; {did_you_mean(stage, STAGES)}")
+    for name in stages or ():
+        if name not in STAGES:
+            raise InputError(f"`stage` {name}: no such stage; {did_you_mean(name, STAGES)}")
     samples = [sample for sample in dataset if sample.mask_path is not None]
     if not samples:
         raise InputError(
@@ -121,7 +122,7 @@ def _evaluate_stage(
     for part in map_parallel(count, samples, workers=workers, description=f"evaluate {name}"):
         for matrix, counts in zip(matrices, part.counts, strict=True):
             matrix.add(counts)
-        if part.histogram is not None:
+        if part.histogram is not None and part.classes is not None:
             sweep.add(part.histogram, part.classes)
         confident, known = confident + part.confident, known + part.counted
         unlabelled += part.unlabelled
@@ -143,7 +144,7 @@ def _evaluate_stage(
             if labels_given
             else "no image-level labels given"
         )
-        figures = {"miou": _percent(matrix.miou), "pixel_accuracy": _percent(matrix.pixel_accuracy)}
+        figures: dict[str, Any] = {"miou": _percent(matrix.miou), "pixel_accuracy": _percent(matrix.pixel_accuracy)}
         names = ("background", *dataset.class_names)
         figures["iou"] = {key: _percent(value) for key, value in zip(names, matrix.iou(), strict=True)}
         return MetricEntry(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from wsss.errors import InputError
 from wsss.words import counted
 
-Targets = Tensor | Sequence[int] | Sequence[Sequence[int]] | int | None
+Targets: TypeAlias = Tensor | Sequence[int] | Sequence[Sequence[int]] | int | None
 """What may be given as targets, see `class_targets`."""
 
 NEGATIVE = -1

@@ -19,6 +19,8 @@ def fault_line(error: cyclopts.CycloptsError) -> str:
     """The line about a command line, or a file of --config, that a command cannot take."""
     cause = error.__cause__
     if isinstance(cause, ValidationError):
+        if not cause.errors()[0]["loc"]:
+            return validation_line(cause)  # of several fields, which it names
         field, rest = validation_line(cause).split(":", 1)
         option = re.sub(r"\.\d+$", "", field)  # of a list, which of its values it is shows in the value
         return f"--{option.replace('_', '-')}:{rest}"
@@ -38,8 +40,8 @@ def _unknown_option(error: cyclopts.UnknownOptionError) -> str:
     name = error.token.keyword or error.token.value
     options = [option for argument in error.argument_collection for option in argument.names if argument.parse]
     if error.token.source in ("", "cli"):
-        near = difflib.get_close_matches(name, options, n=1)
-        return f"{name}: unknown option{f'; did you mean {near[0]}?' if near else '; --help lists them'}"
+        similar = difflib.get_close_matches(name, options, n=1)
+        return f"{name}: unknown option{f'; did you mean {similar[0]}?' if similar else '; --help lists them'}"
     key = name.strip("[]").replace("][", ".")  # as keys of keys are written here
     near = near_name(key, [option.removeprefix("--").replace("-", "_") for option in options])
     return f"{error.token.source}: {key}: unknown{f'; {near.strip()}' if near else '; --help lists the options'}"
@@ -66,7 +68,7 @@ def _wrong_type(error: cyclopts.CoercionError) -> str:
     name = token.keyword or (error.argument.name if error.argument is not None else "argument")
     name = name.strip("[]").replace("][", ".") if token.source not in ("", "cli") else name
     where = f"{token.source}: " if token.source not in ("", "cli") else ""
-    hint = f"{_near(kind, token.value)}{renamed(token.value)}"
+    hint = renamed(token.value) or _near(kind, token.value)
     return f"{where}{name}: expected {_expected(kind)}, got {token.value!r}{hint}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -12,6 +13,9 @@ from wsss.colours import OPACITY, scale_colours
 INK, SOFT, PAPER = (28, 33, 40), (87, 96, 106), (255, 255, 255)
 SMALLEST = 12
 """Pixels of a letter."""
+
+
+Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,9 @@ def lines_of(text: str, size: int, width: int, most: int = 2) -> list[str]:
     return [line for given in text.split("\n") for line in _wrapped(given, font, width, most)]
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> list[str]:
-    lines, rest = [], text.split(" ")
+def _wrapped(text: str, font: Font, width: int, most: int) -> list[str]:
+    rest = text.split(" ")
+    lines: list[str] = []
     while rest and len(lines) < most - 1:
         fit = next((n for n in range(len(rest), 0, -1) if font.getlength(" ".join(rest[:n])) <= width), 0)
         if not fit:
@@ -42,7 +47,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int) -> 
     return [*lines, shortened(" ".join(rest), font, width)] if rest else lines
 
 
-def shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def shortened(text: str, font: Font, width: int) -> str:
     """As much of the text as `width` pixels hold, with an ellipsis if that is not all."""
     if font.getlength(text) <= width:
         return text

@@ -20,7 +20,7 @@ from wsss.processes import gathered
 from wsss.progress import note, track
 from wsss.store import DATA, Seed, Stage, class_array, due, file_hash, read_seed, write_seed
 from wsss.store.work import all_done
-from wsss.words import counted
+from wsss.words import agreeing, counted
 
 MapsOf = Callable[[Sequence[Image.Image], Sequence[Sample]], list[np.ndarray]]
 """Images with their samples -> (K, h, w) maps in [0, 1] of each, for the classes of its sample."""
@@ -218,6 +218,5 @@ def run_seeds(
         more = f" ({len(failed)} images have no seed; the others are made)" if len(failed) > 1 else ""
         raise InputError(f"{failed[0]}{more}")
     if complete:
-        note(
-            f"{stage.folder}: seeds of {counted(len(dataset), 'image')}, which is all of {dataset.name}/{dataset.split}"
-        )
+        every = f"{agreeing(len(dataset), '', 'all ')}{counted(len(dataset), 'image')}"
+        note(f"{stage.folder}: seeds of {every} of {dataset.name}/{dataset.split}")

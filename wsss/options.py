@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +12,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from wsss.errors import InputError, check_folder
-from wsss.processes import local_size
+from wsss.processes import is_first, is_sharded, local_size
 
 
 def _folder(argument: str) -> Callable[[type, Path], None]:
@@ -68,3 +70,13 @@ def worker_count(given: int | None) -> int:
     check_positive(workers=given)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return given or max(1, cores // local_size())
+
+
+def suggest(*command: str, data: str, split: str, root: Path | None, runs: Path) -> None:
+    """Tell somebody at a terminal which command usually comes next, on the same data; a file is told nothing."""
+    if not is_first() or is_sharded() or not sys.stdout.isatty():
+        return
+    words = [*command, "--data", data, "--split", split]
+    words += ["--root", str(root)] if root is not None else []
+    words += ["--runs", str(runs)] if runs != Path("runs") else []
+    print(f"next: {shlex.join(words)}")

@@ -61,7 +61,7 @@ class Claim:
 class Scaled:
     """The maps of the classes of a photograph on one scale."""
 
-    maps: Sequence[np.ndarray]
+    maps: Sequence[np.ndarray] | np.ndarray
     bar: ColourBar
 
 
@@ -144,6 +144,7 @@ def explain_photographs(
         written += _write_overlays(photograph, claims, scaled, out)
         target = out / f"{path.stem}.sheet{suffix}"
         _write_sheet(photograph, claims, scaled, target, heading=f"{path.name}, {variant or method}")
+        note(f"{target}.png: the photograph and its {agreeing(len(claims), 'map', 'maps')}")
     _tell([line for one in gathered(failed) for line in one], len(wanted))
     return written
 
@@ -211,7 +212,8 @@ def _fitting(image: Image.Image, longest: int) -> Image.Image:
     factor = longest / max(image.size)
     if factor >= 1:
         return image
-    return image.resize(tuple(max(1, round(side * factor)) for side in image.size), Image.Resampling.BOX)
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BOX)
 
 
 def _tell(failed: Sequence[str], count: int) -> None:

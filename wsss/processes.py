@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsss.errors import InputError
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 PATIENCE = timedelta(days=1)
 """One process evaluates while the others wait. That one has died is seen at once, by a closed connection."""
@@ -117,7 +118,7 @@ def from_first(make: Callable[[], T]) -> T:
         return make()
     from torch import distributed
 
-    box = [make() if is_first() else None]
+    box: list[Any] = [make() if is_first() else None]
     distributed.broadcast_object_list(box, src=0)
     return box[0]
 
@@ -138,9 +139,9 @@ def wait() -> None:
     gathered(None)
 
 
-def share(items: Sequence[T]) -> Sequence[T]:
+def share(items: Sequence[T]) -> list[T]:
     """What falls to this process of items that are the same in all: none twice, none left out."""
-    return items[rank() :: size()]
+    return list(items[rank() :: size()])
 
 
 def take_shard(text: str) -> None:
@@ -174,7 +175,7 @@ def of_other_shards(items: Sequence[T]) -> Sequence[T]:
     return [item for place, item in enumerate(items) if place % parts != part - 1]
 
 
-def portion(items: Sequence[T], missing: Callable[[Sequence[T]], Sequence[T]]) -> Sequence[T]:
+def portion(items: Sequence[T], missing: Callable[[Sequence[T]], list[R]]) -> list[R]:
     """What this process has to make: of the items of its shard those that are `missing`, shared among all that talk.
 
     Shards are cut from all items, so that they stay the same whatever is there already; what a process that died has
@@ -182,7 +183,7 @@ def portion(items: Sequence[T], missing: Callable[[Sequence[T]], Sequence[T]]) -
 
     Args:
         items: in one order in all processes.
-        missing: items -> those of them that are not there yet; called in the first process alone.
+        missing: items -> what of them is not there yet; called in the first process alone.
     """
     return share(from_first(lambda: missing(of_shard(items))))
 

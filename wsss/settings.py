@@ -31,9 +31,10 @@ class Config(BaseModel):
     @classmethod
     def _only_known(cls, values: Any) -> Any:
         """An unknown key is told with the nearest one that there is."""
+        known = {field.alias or name for name, field in cls.model_fields.items()}
         for key in values if isinstance(values, Mapping) else ():
-            if key not in cls.model_fields:
-                hint = did_you_mean(str(key), cls.model_fields)
+            if key not in known and key not in cls.model_fields:
+                hint = did_you_mean(str(key), known)
                 raise PydanticCustomError(_UNKNOWN, "unknown; {hint}", {"key": str(key), "hint": hint})
         return values
 
@@ -72,13 +73,13 @@ def validation_line(error: ValidationError) -> str:
     place, given, context = [str(part) for part in first["loc"]], first["input"], first.get("ctx", {})
     if first["type"] == _UNKNOWN:
         return f"{'.'.join([*place, context['key']])}: {first['msg']}"
-    field = ".".join(place) or error.title
+    field = f"{'.'.join(place)}: " if place else ""
     if first["type"] in _EXPECTED:
         expected = _EXPECTED[first["type"]].format(**context)
-        return f"{field}: expected {expected}, got {_shown(given)}{renamed(given) or _nearest(given, expected)}"
+        return f"{field}expected {expected}, got {_shown(given)}{renamed(given) or _nearest(given, expected)}"
     said = first["msg"].removeprefix("Value error, ")
     given_too = "" if isinstance(given, Mapping | BaseModel) else f" (got {_shown(given)})"
-    return f"{field}: {said}{given_too}{renamed(given)}"
+    return f"{field}{said}{given_too}{renamed(given)}"
 
 
 def _shown(value: object) -> str:

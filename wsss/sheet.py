@@ -76,7 +76,7 @@ def sheet(
     return lay_out(panels, heading=heading, bar=ColourBar(limits, signed, label, opacity))
 
 
-def common_limits(maps: Sequence[np.ndarray], signed: bool) -> tuple[float, float]:
+def common_limits(maps: Sequence[np.ndarray] | np.ndarray, signed: bool) -> tuple[float, float]:
     """Values of the first and the last colour of all maps (h, w) together; from 0 up at the most."""
     each = [colour_limits(one, signed) for one in maps]
     return min(0.0, *(low for low, _ in each)), max(high for _, high in each)
@@ -94,9 +94,9 @@ def weighted(maps: Sequence[np.ndarray], probabilities: Sequence[float]) -> list
 def fitted(picture: Image.Image, side: int = SIDE) -> Image.Image:
     """A picture with its longer side `side` pixels long, enlarged if need be."""
     factor = side / max(picture.size)
-    size = tuple(max(1, round(length * factor)) for length in picture.size)
+    width, height = (max(1, round(length * factor)) for length in picture.size)
     way = Image.Resampling.BOX if factor < 1 else Image.Resampling.BICUBIC
-    return picture if size == picture.size else picture.resize(size, way)
+    return picture if (width, height) == picture.size else picture.resize((width, height), way)
 
 
 def lay_out(

@@ -180,7 +180,9 @@ def _compare_records(
     columns = [column for column in records[first] if (column in own) or (not own and stage.source(column))]
     if not columns:
         return []
-    files = {column: _file_in(stage, column) for column in columns if column not in (IMAGE, LABELS)}
+    files = {
+        name: _file_in(source) for name in columns if name not in (IMAGE, LABELS) and (source := stage.source(name))
+    }
     now = inputs_of(list(known.values()), image=IMAGE in columns, labels=LABELS in columns, files=files)
     found: dict[str, list[str]] = {}
     for place, name in enumerate(now.ids):
@@ -198,7 +200,7 @@ def _training(stage: Stage, splits: Splits) -> tuple[str, list[str]]:
     if old is None:
         return f"training on {split}; it is not known what it learnt", []
     made = f"training on {counted(len(old.ids), 'image')} of {split}"
-    files = {name: _file_in(stage, name) for name in old.columns if stage.source(name)}
+    files = {name: _file_in(source) for name in old.columns if (source := stage.source(name))}
     if split not in splits:
         samples = [Sample(name, Path(), ()) for name in old.ids]
         now = inputs_of(samples, image=False, labels=False, files=files)
@@ -259,8 +261,7 @@ def _figures(run: Path, splits: Splits) -> Iterator[State]:
         yield State(f"{name}/metrics.json", f"{stage_name} on {split}", (), tuple(dict.fromkeys(reasons)))
 
 
-def _file_in(stage: Stage, column: str) -> Callable[[str], Path]:
-    folder = stage.source(column)
+def _file_in(folder: Path) -> Callable[[str], Path]:
     suffix = Stage.read(folder, kind=None).manifest["suffix"] if (folder / MANIFEST).is_file() else ".npz"
     return lambda image_id: folder / f"{image_id}{suffix}"
 

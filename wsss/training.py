@@ -40,7 +40,7 @@ class EpochBatches(data.Sampler):
         """How many images the batch of that number in an epoch has: the last one may have fewer than the others."""
         return min(self.batch_size, self.count - step * self.batch_size)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Any]]:
         epoch = self.epoch
         order = np.random.default_rng((self.seed, epoch)).permutation(self.count).tolist()
         for start in range(0, self.count, self.batch_size):

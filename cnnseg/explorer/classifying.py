@@ -27,7 +27,7 @@ class ExplainedClassifier:
     """See `wsss.explorer.explained.ExplainedModel`. ``where``: what the classifier is called on the command line."""
 
     segments = False
-    scores = ("logit",)
+    scores: tuple[str, ...] = ("logit",)
 
     def __init__(self, tested: ModelUnderTest, where: str) -> None:
         tested.to("cpu", "float32")

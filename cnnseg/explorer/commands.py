@@ -69,7 +69,7 @@ def _explained(
         found = foreign_network(model)
         found.module.to(choose_device(device))
         return ExplainedSegmenter(found, f"{model}, {counted(len(found.class_names), 'class')}")
-    path = find_network(network, runs, LAST)
+    path = find_network(network or "", runs, LAST)
     found = load_network(path)
     found.module.to(choose_device(device))
     title = f"{path.stem if path.name not in (LAST, BEST) else path.parents[1].name}: {found.title}"

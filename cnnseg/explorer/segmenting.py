@@ -24,7 +24,7 @@ class ExplainedSegmenter:
     """See `wsss.explorer.explained.ExplainedModel`. ``where``: the checkpoint's name, ``fingerprint``: its hash."""
 
     segments = True
-    scores = ("logit", "margin")
+    scores: tuple[str, ...] = ("logit", "margin")
 
     def __init__(self, network: Network, title: str, where: str | None = None, fingerprint: str | None = None) -> None:
         self.title = title
@@ -78,7 +78,7 @@ class ExplainedSegmenter:
             return setting.target
         if region.predicted is not None:
             return region.predicted
-        return int(np.bincount(look.mask[region.area]).argmax())
+        return int(np.bincount(np.asarray(look.mask)[region.area]).argmax())
 
     def _question(self, setting: Setting, region: Region, target: int) -> SegmentationQuestion:
         return SegmentationQuestion(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -42,7 +44,7 @@ def pooled_head(traced: Trace) -> tuple[int, Linear]:
 
 def _averages(layer: Linearly) -> bool:
     """Whether a layer is ``mean`` over height and width."""
-    function = layer.call.function
+    function: Any = layer.call.function
     name = function.args[0] if hasattr(function, "func") else getattr(function, "__name__", "")
     rest = dict(layer.call.kwargs)
     dims = layer.call.args[1] if len(layer.call.args) > 1 else rest.get("dim", rest.get("axis"))

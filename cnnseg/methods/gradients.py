@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,8 @@ def integrated_gradients(question: Question) -> tuple[Tensor, Tensor]:
 
     The integral is taken at `NODES` Gauss-Legendre points. The map sums to the class score minus that of the baseline.
     """
-    images, model = question.images, passes(question.model)
+    images = question.images
+    model: Any = passes(question.model)
     run = model.scores(images)
     targets = question.chosen(run.logits)
     at_once = max(1, AT_ONCE // len(images))

@@ -78,8 +78,8 @@ class Survey:
         for names in found.values():
             if any(not isinstance(self._network.get_submodule(name), _PASS_ON) for name in names):
                 shortest = min((self._shortest(name) for name in names), key=lambda name: name.count("."))
-                size = self._maps[names[0]].shape[1:]
-                layers.append(MapLayer(shortest, names[-1], *size, places[names[0]] >= last))
+                channels, height, width = self._maps[names[0]].shape[1:]
+                layers.append(MapLayer(shortest, names[-1], channels, height, width, places[names[0]] >= last))
         return layers
 
     def find(self, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -28,6 +28,9 @@ from wsss.options import Data, Device, OutFolder, Root, Runs, Shard, check_posit
 from wsss.processes import take_shard
 from wsss.progress import note, warn
 from wsss.words import agreeing
+
+if TYPE_CHECKING:
+    from cnnseg.regions.photographs import Shown
 
 NetworkOption = Annotated[
     str | None, Parameter(help="Checkpoint (.safetensors), or the name of a run that holds one; of --settings its own.")
@@ -91,7 +94,7 @@ def explain_segmentation(
     take_shard(shard)
     if all_classes and all_layers:
         raise InputError("--all-classes, --all-layers: expected one of the two, got both")
-    given = {"--class": class_name, "--pixel": pixel, "--region": region}
+    given: dict[str, object] = {"--class": class_name, "--pixel": pixel, "--region": region}
     given |= {f"--{name}": True for name in sorted(cfg.model_fields_set)}
     if settings is None:
         area = _region(pixel, region)
@@ -113,7 +116,7 @@ def explain_segmentation(
     model = load_network(path)
     model.module.to(choose_device(device))
     question = question.model_copy(update={"network": str(path), "network_hash": fingerprint})
-    shown = "classes" if all_classes else "layers" if all_layers else "one"
+    shown: Shown = "classes" if all_classes else "layers" if all_layers else "one"
     found = explain_photographs(RegionExplainer(model), photographs, question, out, shown, picture=format)
     if found.failed:
         first = next(iter(found.failed.values()))

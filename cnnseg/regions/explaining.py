@@ -23,7 +23,7 @@ from cnnseg.regions.geometry import Size
 from cnnseg.regions.layers import LayerMaps, list_layers, usual_layer
 from cnnseg.regions.marking import mark_region
 from cnnseg.regions.seen import BACKGROUND_NAME, SPECK, Seen, known_output, region_of, usual_class
-from cnnseg.regions.settings import SegmentationQuestion, question_of
+from cnnseg.regions.settings import Score, SegmentationQuestion, question_of
 from cnnseg.segmentation.api import Photograph, check_segments, load_network, read_photograph
 from cnnseg.segmentation.segmenting import check_finite, check_stride, seen_size
 from cnnseg.segmentation.settings import SegmentConfig
@@ -172,7 +172,7 @@ class RegionExplainer:
             names = sorted(shown, key=lambda name: name == BACKGROUND_NAME)
         return self._explain(seen, question, tuple(names))
 
-    def adapted(self, score: str = "logit") -> RegionClassifier:
+    def adapted(self, score: Score = "logit") -> RegionClassifier:
         """The network as a classifier of its region, see `cnnseg.adapt`; one and the same for each kind of score."""
         if score not in self._adapted:
             self._adapted[score] = adapt(self.network, score=score)
@@ -218,7 +218,8 @@ class RegionExplainer:
         if grid == size:
             return size
         multiple = getattr(self.network.module, "multiple", 1)
-        return tuple(-(-side // multiple) * multiple for side in size)
+        height, width = (-(-side // multiple) * multiple for side in size)
+        return height, width
 
 
 def explain_segmentation(

@@ -76,4 +76,5 @@ def enlarged(region: np.ndarray, native: Size) -> np.ndarray:
 
 def _cells(native: Size, grid: Size) -> tuple[np.ndarray, np.ndarray]:
     """Row of the cell under the centre of each row of pixels, and the same of columns."""
-    return tuple(((2 * np.arange(n) + 1) * cells) // (2 * n) for n, cells in zip(native, grid, strict=True))
+    rows, columns = (((2 * np.arange(n) + 1) * cells) // (2 * n) for n, cells in zip(native, grid, strict=True))
+    return rows, columns

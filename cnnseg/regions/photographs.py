@@ -6,7 +6,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -123,7 +123,7 @@ def _draw(found: list[RegionExplanation], shown: Shown) -> Image.Image:
 def _arrays(found: list[RegionExplanation], shown: Shown) -> bytes:
     """The npz."""
     maps = {f"map_{place}": one.map for place, one in enumerate(found)}
-    arrays = maps if shown == "layers" else {"maps": np.stack(list(maps.values()))}
+    arrays: dict[str, Any] = maps if shown == "layers" else {"maps": np.stack(list(maps.values()))}
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,

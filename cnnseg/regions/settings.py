@@ -120,7 +120,7 @@ class SegmentationQuestion(RegionMethod):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    version: Literal[1] = VERSION
+    version: Literal[1] = 1
     network: str | None = None
     """name of a run, or a checkpoint"""
     network_hash: str | None = None

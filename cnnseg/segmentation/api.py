@@ -90,9 +90,10 @@ def segment(
     check_segments(model)
     outputs = None if classes is None else [_output(name, model.class_names) for name in classes]
     config, one = _config(options), not isinstance(images, Iterable) or isinstance(images, str | Path | np.ndarray)
+    given: Any = [images] if one else images
     found = segment_pictures(
         model,
-        [read_photograph(image) for image in ([images] if one else images)],
+        [read_photograph(image) for image in given],
         config,
         classes=outputs,
         device=str(next(model.module.parameters()).device),

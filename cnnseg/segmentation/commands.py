@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -92,7 +92,7 @@ def train_segmentation(
     train_set = load_dataset(data, split, root, foreground_value=foreground_value)
     with passing(split="val_split"):
         val_set = load_dataset(data, val_split, root, foreground_value=foreground_value) if val_split else None
-    how = {"masks": masks, "runs": runs, "device": device, "workers": workers, "restart": restart}
+    how: dict[str, Any] = {"masks": masks, "runs": runs, "device": device, "workers": workers, "restart": restart}
     train(runs / name, train_set, val_set, net, cfg, **how)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -57,7 +58,7 @@ def write_pseudo_masks(
     check_classes(network, dataset)
     if not network.module.segments:
         raise InputError(f"`network` {name_or_path}: a {network.kind} makes no masks")
-    common = {
+    common: dict[str, Any] = {
         "config": mask_settings(network, path, size, precision, views, labels_given=True),
         "class_names": dataset.class_names,
         "inputs": {"network": file_hash(path), "data": dataset.name},
@@ -91,11 +92,10 @@ def write_pseudo_masks(
 
 def seed_of(found: Prediction) -> Seed:
     """The probabilities of an image's classes against background, averaged over cells of `STRIDE` pixels."""
-    height, width = found.pixels.shape[1:]
+    pixels = np.asarray(found.pixels)
+    height, width = pixels.shape[1:]
     grid = (-(-width // STRIDE), -(-height // STRIDE))
-    shown = [
-        found.pixels[c] / np.maximum(found.pixels[c] + found.pixels[BACKGROUND], 1e-12) for c in found.sample.classes
-    ]
+    shown = [pixels[c] / np.maximum(pixels[c] + pixels[BACKGROUND], 1e-12) for c in found.sample.classes]
     maps = [cv2.resize(one, grid, interpolation=cv2.INTER_AREA) for one in shown]
     stacked = np.stack(maps) if maps else np.zeros((0, *grid[::-1]))
     return Seed(stacked.clip(0, 1).astype(np.float16), np.array(found.sample.classes, np.uint8), (height, width))

@@ -56,7 +56,7 @@ class SegmentationNetwork(nn.Module):
         height, width = images.shape[-2:]
         padded = F.pad(images, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
         features = self.encoder(padded)
-        tokens = ()
+        tokens: tuple[list[Tensor | None], ...] = ()
         if isinstance(features, tuple):  # of a ViT: maps, and the class tokens that belong to them
             features, prefixes = features
             tokens = ([None if prefix is None else prefix[:decode] for prefix in prefixes],)

@@ -128,7 +128,7 @@ def segment_photographs(
                 batches = _batches(todo, photographs, batch_size, failed)
                 found = _masks(network, batches, photographs, config, pool, failed, how)
                 for name, picture, mask in track(found, "segment", total=len(todo)):
-                    if mask is None:
+                    if mask is None or picture is None:
                         continue
                     one = Segmentation(mask, network.class_names)
                     writing.append(pool.submit(_write, out, name, picture, one, overlays, todo[name]))

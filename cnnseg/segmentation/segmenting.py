@@ -119,8 +119,8 @@ def segment_pictures(
         if told or not config.gate:
             return told
         whole = seen_size(_size(picture), SegmentConfig())
-        how = {"masks": False, "device": device, "precision": precision}
-        logits, _ = look(network, [_at(picture, whole)], whole, config, **how)
+        shown = [_at(picture, whole)]
+        logits, _ = look(network, shown, whole, config, masks=False, device=device, precision=precision)
         return likely_outputs(network, None if logits is None else logits[0], config.gate)
 
     for size, group in groupby(pictures, key=_size):
@@ -128,8 +128,7 @@ def segment_pictures(
         seen, alike = seen_size(size, config), list(group)
         if max(seen) <= config.tile:
             for start in range(0, len(alike), batch_size):
-                part = [_at(picture, seen) for picture in alike[start : start + batch_size]]
-                yield from best(part, size)
+                yield from best([_at(picture, seen) for picture in alike[start : start + batch_size]], size)
             continue
         rows, columns = (cut(extent, config.tile, config.overlap, stride) for extent in seen)
         for picture in alike:

@@ -15,7 +15,7 @@ from cnnseg.unroll.transposed import Transposed
 from cnnseg.unroll.weighted import Convolution, Linear, Weighted
 from wsss.errors import InputError
 
-_SETTINGS: dict[str, tuple[type[Weighted], dict[str, Any]]] = {
+_SETTINGS: dict[str, tuple[Any, dict[str, Any]]] = {
     "conv2d": (Convolution, {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}),
     "conv_transpose2d": (
         Transposed,

@@ -58,6 +58,7 @@ class Decoding:
                 continue
             step, record, way = steps[index], self.records[index], self.ways[index]
             p, mine = waiting.pop(index + 1)
+            inputs: tuple[Tensor | None, ...]
             if index + 1 in self.ends:
                 found[index + 1], mine = self._relevance(p, index + 1, features), False
             if activation is not None and index == self.bottleneck:
@@ -93,7 +94,7 @@ class Decoding:
 
     def _values(self, place: int) -> Tensor:
         """What p is multiplied by to be R."""
-        return self.images if place == 0 else self.kept[place]
+        return self.images if place == 0 or self.kept is None else self.kept[place]
 
 
 class Chunks(torch.autograd.Function):

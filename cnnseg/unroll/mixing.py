@@ -21,7 +21,7 @@ class Mixing(Layer):
     A subclass gives `mix`, forward, and `spread_back`, its transpose.
     """
 
-    kind = "average_pool"
+    kind: str | None = "average_pool"
 
     def mix(self, inputs: tuple[Any, ...]) -> tuple[Tensor, Any]:
         """Output, and what the transpose needs of this pass."""
@@ -40,7 +40,8 @@ class Mixing(Layer):
         if not way.keep:
             return z, Record(shapes_of(inputs))
         extra = self.kept(extra, way.keep)
-        kept, stabiliser, factor, given = z[: way.keep].detach(), way.rule.stabiliser, None, ()
+        kept, stabiliser, factor = z[: way.keep].detach(), way.rule.stabiliser, None
+        given: tuple[Tensor | None, ...] = ()
         if way.whole and self.kind is not None:
             factor = quotient(1.0, kept, stabiliser)
             # a later layer may change them in place

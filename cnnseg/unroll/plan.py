@@ -28,7 +28,7 @@ class Plan:
         Args:
             constant: no weight is going to be trained by it.
         """
-        folded = {} if constant else None
+        folded: dict | None = {} if constant else None
         return [
             replace(way, keep=keep if index >= end else 0, training=training, folded=folded)
             for index, way in enumerate(self.ways)
@@ -58,8 +58,8 @@ def plan(traced: Trace, composite: Composite, options: Options) -> Plan:
         if not traced.carries[index]:
             continue
         way = Way(options, whole=any(given))
-        if rules[index] is not None:
-            way = replace(way, rule=rules[index])
+        if (rule := rules[index]) is not None:
+            way = replace(way, rule=rule)
         ways[index] = way
         for place in step.inputs:
             whole.setdefault(place, []).append(step.layer.gives_whole(way))
@@ -77,7 +77,7 @@ def _check_names(steps: Sequence[Step], composite: Composite) -> None:
             raise InputError(f"rules[{key!r}]: no layer has that name: {did_you_mean(key, known[:60])}")
         rule = composite.rules[key]
         if not isinstance(rule, Zero) and all(step.layer.kind in WEIGHTLESS for step in fitting):
-            kind = fitting[0].layer.kind.replace("_", " ")
+            kind = str(fitting[0].layer.kind).replace("_", " ")
             raise InputError(f"rules[{key!r}]: expected Zero() or Epsilon() of a {kind}, got {type(rule).__name__}()")
 
 

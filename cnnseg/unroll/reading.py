@@ -87,9 +87,9 @@ class Reading:
                 fault = f"layer {name} of {self.kind} multiplies two branches; {needed}"
         if isinstance(module, RegionMean):
             inputs = [before_softmax(inputs[0], self.modules)]
-        inputs = tuple(self.place[node] for node in inputs)
+        places = tuple(self.place[node] for node in inputs)
         scope = scope_of(node) if module is None else name
-        self.steps.append(Step(name, layer, inputs, scope, (name,), fault))
+        self.steps.append(Step(name, layer, places, scope, (name,), fault))
         self._mark(node, written, number, module)
         fault = self._change_in_place(node, module, name)
         if fault is not None:
@@ -172,7 +172,8 @@ class Reading:
             return False
         if before.target != step.name:
             return False
-        joined = type(layer)(layer.module, norm)
+        kind: Any = type(layer)
+        joined = kind(layer.module, norm)
         self.steps[number - 1] = Step(
             f"{step.name} with {node.target}", joined, step.inputs, str(node.target), (step.name, str(node.target))
         )

@@ -35,8 +35,10 @@ ADD = ("add", "iadd")
 
 _SUBTRACT, _MULTIPLY = ("sub", "isub", "subtract"), ("mul", "imul", "multiply")
 _DIVIDE = ("truediv", "itruediv", "div", "divide", "true_divide")
-_RESHAPES = ("flatten", "view", "reshape", "squeeze", "unsqueeze", "view_as", "reshape_as", "unflatten", "contiguous")
-_RESHAPES += ("clone", "detach", "to", "float", "double", "half", "bfloat16", "type_as")  # these change less
+_RESHAPES = (
+    *("flatten", "view", "reshape", "squeeze", "unsqueeze", "view_as", "reshape_as", "unflatten", "contiguous"),
+    *("clone", "detach", "to", "float", "double", "half", "bfloat16", "type_as"),  # these change less
+)
 _PERMUTES = ("permute", "transpose", "movedim", "swapaxes", "moveaxis", "swapdims")
 _MIXES = ("mean", "sum", "avg_pool2d", "interpolate", "upsample")
 _PICKS = ("pad", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "narrow")

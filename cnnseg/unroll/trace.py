@@ -39,7 +39,8 @@ def trace(model: nn.Module) -> Trace:
     if known is None or known[0] != built_of:
         own = getattr(model, "make_trace", None)  # of what torch.fx cannot follow
         known = built_of, _trace(model) if own is None else own()
-        if not any(step.layer.function is getattr and step.layer.args[0] is model for step in known[1].calls):
+        calls: list[Any] = [step.layer for step in known[1].calls]
+        if not any(call.function is getattr and call.args[0] is model for call in calls):
             _TRACES[model] = known  # a trace that holds the model itself would keep it alive
     return known[1]
 
@@ -116,7 +117,8 @@ def _trace(model: nn.Module) -> Trace:
 
 def _graph(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]]:
     """What torch.fx makes of the model, and the constants of its code, which are not left on the model."""
-    before, constants = set(vars(model)), {}
+    before = set(vars(model))
+    constants: dict[str, Tensor] = {}
     try:
         with evaluating(model):
             return Tracer().trace(model), constants

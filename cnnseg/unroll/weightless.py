@@ -190,8 +190,8 @@ class Normalise(Layer):
         self.call = call
 
     def forward(self, inputs: tuple[Any, ...], way: Way) -> tuple[Tensor, Record]:
-        x, module = inputs[0], self.call.function
-        factor = None
+        x, factor = inputs[0], None
+        module: Any = self.call.function
         if way.keep and not way.whole:
             std = x.new_tensor(module.std).view(-1, 1, 1)
             factor = (1 / std).expand(way.keep, *x.shape[1:])

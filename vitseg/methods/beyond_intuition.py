@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from einops import rearrange
 from torch import Tensor
 
@@ -67,7 +69,7 @@ def _magnification(record: BlockRecord) -> Tensor:
 def _feedback(trace: Trace, targets: Tensor) -> Tensor:
     """(K * B, N): one forward pass a step, with a graph over the last block alone."""
     last = len(trace.blocks) - 1
-    total: Tensor | float = 0.0
+    total: Any = 0.0
     for step in range(STEPS):
         share = step / (STEPS - 1)
         scaled = trace if share == 1 else capture.run(trace.model, trace.images * share, first=last)

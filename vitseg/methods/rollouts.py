@@ -48,7 +48,7 @@ def readout_rollout(attentions: list[Tensor], readout: Tensor, rows: slice, *, n
 def transformer_attribution(trace: Trace, targets: Tensor, first: int, rules: Formulation) -> Tensor:
     """Positive part of relevance times gradient, mean over heads; (A + I) multiplied, rows not normalised."""
     gradients = propagation.attention_gradients(trace, targets, first)
-    attentions = []  # last block first, as the propagation goes
+    attentions: list[Tensor] = []  # last block first, as the propagation goes
     for relevance in propagation.attention_relevances(trace, targets, first, rules.attribution):
         gradient = gradients.pop()
         if not attentions:

@@ -115,7 +115,8 @@ def run(model: VisionTransformer, images: Tensor, *, first: int = 0, relevance: 
     _prepare(copy, 0 if images.dtype == torch.float64 else first)
     if model.global_pool == "token" and not _hooked(copy.blocks[-1], copy.norm):
         _shorten(copy.blocks[-1], _rows(model))
-    records, seen = tuple(BlockRecord(block) for block in copy.blocks), {}
+    records = tuple(BlockRecord(block) for block in copy.blocks)
+    seen: dict[str, Tensor] = {}
     heads = _record(copy, records, seen, first, relevance)
     with torch.set_grad_enabled(relevance):
         try:
@@ -224,10 +225,10 @@ def _record(
     see(model.patch_embed, "patches", "output")
     see(model.pos_drop, "embedded", "output")
     see(model.norm, "normed", "output")
-    heads = []
+    heads: list[tuple[LayerRecord, ...]] = []
     for index, head in enumerate(classifiers(model)):
         see(head, f"pooled {index}", "input")
         heads.append(tuple(LayerRecord(layer) for layer in linear_layers(head)))
-        for record in heads[-1]:
-            watch(record.layer, record, input="x", output="out")
+        for linear in heads[-1]:
+            watch(linear.layer, linear, input="x", output="out")
     return tuple(heads)

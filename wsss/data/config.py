@@ -176,7 +176,7 @@ class DataConfig(Config):
         if root is not None:
             given, source = root, "`root`"
         elif from_env:
-            given, source = Path(from_env), self.root_env
+            given, source = Path(from_env), str(self.root_env)
         elif self.root is not None:
             given, source = self.root, f"root of data set {self.name}"
         else:

@@ -129,7 +129,8 @@ def _reduced(image: Image.Image, at_least: int) -> Image.Image:
     if longest < 2 * at_least:
         return image
     turned = _orientation(image)
-    image.draft(None, tuple(-(-side * at_least // longest) for side in image.size))  # of a JPEG; decodes that much less
+    width, height = (-(-side * at_least // longest) for side in image.size)
+    image.draft(None, (width, height))  # of a JPEG; decodes that much less
     factor = max(image.size) // at_least
     if factor > 1:
         plain = image.mode in _SHRINKABLE and not image.has_transparency_data

@@ -132,9 +132,9 @@ def read_rows(config: DataConfig, root: Path, report: Report) -> list[Row]:
             if label not in known and label != NO_CLASS:
                 report(f"{where}: unknown label {label!r}; {did_you_mean(label, known)}")
         rows[image_id] = Row(image_id, folder / image[0], labels, sys.intern(split))
-    for image in (image for same_id in files.values() for image in same_id):
-        if image not in named:
-            report(f"image {folder / image}: no row in {path}")
+    for name in (name for same_id in files.values() for name in same_id):
+        if name not in named:
+            report(f"image {folder / name}: no row in {path}")
     return list(rows.values())
 
 

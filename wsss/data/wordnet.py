@@ -73,9 +73,8 @@ def _places_of_words() -> dict[str, tuple[int, ...]]:
 def _near(name: str) -> dict[int, str]:
     """Classes with a name that holds the word, at its end first, else with one that is spelt alike."""
     known, wanted = _places_of_words(), _plain(name)
-    holding = sorted(
-        (words for words in known if wanted in words.split()), key=lambda w: (not w.endswith(wanted), len(w))
-    )
+    holding = [words for words in known if wanted in words.split()]
+    holding.sort(key=lambda words: (not words.endswith(wanted), len(words)))
     found: dict[int, str] = {}
     for words in holding or difflib.get_close_matches(wanted, known, n=NEAR, cutoff=0.75):
         found.setdefault(known[words][0], words)

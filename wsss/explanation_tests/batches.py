@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -12,7 +12,7 @@ from wsss.data import IGNORE
 from wsss.errors import InputError
 from wsss.explanation import check_dense, check_values
 
-Batches = Tensor | Iterable[Any]
+Batches: TypeAlias = Tensor | Iterable[Any]
 """Images (N, 3, H, W), or an iterable of such batches, or of pairs (batch, its targets or masks): a data loader."""
 
 

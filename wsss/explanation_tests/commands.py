@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -122,7 +123,7 @@ def evaluate_by_regions(order: Order, rule: RegionRule, data: str, split: str, r
 
         def prepare(samples: Sequence[Sample]) -> Evaluate:
             found = [find_pair(tested, pairs.load_image(s), rule.size, targets[s.id], s.id) for s in samples]
-            how = {"least": rule.least, "batch_size": order.config.batch_size}
+            how: dict[str, Any] = {"least": rule.least, "batch_size": order.config.batch_size}
             return lambda evaluation: evaluate_regions(tested, found, evaluation.explainer, **how)
 
         made = run_evaluations(evaluations, pairs, prepare, "region test", PAIRS)
@@ -176,7 +177,7 @@ class MaskedData:
         """The images that show exactly one class, with masks. InputError naming an option that does not go along."""
         if (self.data is None) == (self.images is None):
             raise InputError("--data or --images: expected a data set with masks, or a folder of images with --masks")
-        if self.data is None:
+        if self.images is not None:
             strays = {"--split": self.split, "--classes": self.classes, "--root": self.root}
             for option, value in strays.items():
                 if value is not None:
@@ -190,7 +191,7 @@ class MaskedData:
             raise InputError(f"--data {self.data}: needs --split")
         if self.classes is not None and not self.classes:
             raise InputError("--classes: names none; leave the option out for all classes")
-        dataset = load_dataset(self.data, self.split, self.root, foreground_value=self.foreground_value)
+        dataset = load_dataset(self.data or "", self.split, self.root, foreground_value=self.foreground_value)
         return foreground_set(dataset, self.classes)
 
 

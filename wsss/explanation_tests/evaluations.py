@@ -120,7 +120,7 @@ def open_evaluations(
         run = name or ".".join([tested.name, explainer.label, *precise.values()])
         identity = {"method": explainer.name, **explainer.options, **precise, "size": tested.size, **chosen}
         folder = runs / run / test / f"{dataset.name}_{dataset.split}"
-        how = {
+        how: dict[str, Any] = {
             "kind": f"{test}_test",
             "config": {"protocol": PROTOCOL, **identity},
             "class_names": dataset.class_names,
@@ -254,7 +254,7 @@ def _pending(stage: Stage, records: dict[str, Record], names: Sequence[str]) -> 
     return changed | (set(names) - there.keys())
 
 
-def write_part(path: Path, samples: Sequence[Sample], results: dict[str, np.ndarray], made_of: str = "") -> None:
+def write_part(path: Path, samples: Sequence[Sample], results: dict[str, Any], made_of: str = "") -> None:
     """Write the results of a part, atomically: ``ids`` and the arrays, one row an image; `made_of`: its record."""
     buffer = io.BytesIO()  # savez to a full disk leaves a file that looks whole to nobody; bytes raise OSError
     np.savez_compressed(buffer, ids=np.array([sample.id for sample in samples]), **results)

@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -89,7 +90,7 @@ def region_figures(results: Results) -> Figures:
     """
     figures = _figures(_TESTS["region"], results)
     scores = np.asarray(results["probability"], np.float64).reshape(-1, len(REGION_CURVES), len(FRACTIONS))
-    defined = np.isfinite(scores).all(2)
+    defined: Any = np.isfinite(scores).all(2)
     sums = np.where(defined[..., None], scores, 0).sum(0)
     means = _ratio(sums, np.broadcast_to(defined.sum(0)[:, None], sums.shape))
     curves = {key: tuple((100 * curve).tolist()) for key, curve in zip(REGION_CURVES, means, strict=True)}
@@ -247,7 +248,7 @@ def _region_columns(results: Results) -> np.ndarray:
     columns = []
     for key in ("probability", "logit"):
         scores = np.asarray(results[key], np.float64).reshape(-1, len(REGION_CURVES), len(FRACTIONS))
-        defined = np.isfinite(scores).all(2)
+        defined: Any = np.isfinite(scores).all(2)
         known = np.where(defined[..., None], scores, 0)
         # untouched, all four curves begin with one and the same score
         clean = _ratio(known[:, :, 0].sum(1), defined.sum(1))

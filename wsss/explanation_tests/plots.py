@@ -77,7 +77,7 @@ def _draw(figures: Mapping[str, Figures], path: Path, title: str, panels: Sequen
     figure = Figure(figsize=(12, 9), layout="constrained")
     for axis, panel in zip(figure.subplots(2, 2, sharex=True, sharey=True).flat, panels, strict=True):
         known = [method for method in figures if panel.key in figures[method].curves]
-        for method in sorted(known, key=lambda m: figures[m].values[panel.key], reverse=panel.higher):
+        for method in sorted(known, key=lambda m: figures[m].values[panel.key] or 0.0, reverse=panel.higher):
             place = list(figures).index(method)
             axis.plot(
                 [100 * fraction for fraction in FRACTIONS],

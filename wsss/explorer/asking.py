@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
@@ -218,7 +218,7 @@ class Explorer:
         self, session: Session, photograph: Photograph, setting: Setting
     ) -> list[tuple[str, Region | None, Setting | None]]:
         names, mask = self.explained.class_names, photograph.look.mask
-        order = range(len(names))
+        order: Sequence[int] = range(len(names))
         if mask is None:
             order = sorted(order, key=lambda index: -photograph.look.shares[index])[:MOST_CLASSES]
         found: list[tuple[str, Region | None, Setting | None]] = []

@@ -6,6 +6,7 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def map_file(explained: ExplainedModel, made: Made) -> File:
     """The values on their own grid as ``maps`` float32 (1, h, w), with ``classes``, ``scores``, the settings and, of a
     region, its pixels, bool (H, W)."""
     buffer = io.BytesIO()
-    content = {
+    content: dict[str, Any] = {
         "maps": made.answer.map[None],
         "classes": np.array([explained.class_names[made.answer.target]]),
         "scores": np.array([made.answer.score]),

@@ -104,7 +104,7 @@ def _described(explained: ExplainedModel, area: np.ndarray, predicted: int | Non
 
 def _classes(explained: ExplainedModel, shares: Sequence[float]) -> list[dict[str, Any]]:
     palette = voc_palette()
-    order = range(len(shares))
+    order: Sequence[int] = range(len(shares))
     if not explained.segments:
         order = sorted(order, key=lambda index: -shares[index])[:MOST_CLASSES]
     return [

@@ -59,7 +59,8 @@ def with_names(picture: np.ndarray, mask: np.ndarray, names: Sequence[str]) -> n
         names: ``names[c - 1]`` of class c.
     """
     drawn = Image.fromarray(picture)
-    draw, font = ImageDraw.Draw(drawn), ImageFont.load_default(max(11, round(max(picture.shape[:2]) / 18)))
+    size = max(11, round(max(picture.shape[:2]) / 18))
+    draw, font = ImageDraw.Draw(drawn), ImageFont.load_default(size)
     taken: list[tuple[float, float, float, float]] = []
     for index, count in sorted(zip(*np.unique(mask, return_counts=True), strict=True), key=lambda each: -each[1]):
         ignored = index == IGNORE and mask.dtype == np.uint8
@@ -68,7 +69,7 @@ def with_names(picture: np.ndarray, mask: np.ndarray, names: Sequence[str]) -> n
         box = _free(_middle(mask == index), font.getbbox(names[index - 1], anchor="mm"), picture.shape[:2], taken)
         taken.append(box)
         middle = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-        rim = max(2, round(font.size / 9))
+        rim = max(2, round(size / 9))
         draw.text(middle, names[index - 1], "white", font, anchor="mm", stroke_width=rim, stroke_fill=(15, 18, 22))
     return np.asarray(drawn)
 

@@ -66,8 +66,9 @@ def curves_svg(rows: Sequence[TestRow], label: str) -> str:
     with extra("wsss"):
         import matplotlib
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    style = {
+    style: dict = {
         "svg.fonttype": "none",
         "svg.hashsalt": "relseg",
         "text.color": _INK,
@@ -81,8 +82,7 @@ def curves_svg(rows: Sequence[TestRow], label: str) -> str:
     }
     with matplotlib.rc_context(style):
         deep = -(-len(panels) // 2)
-        figure = Figure(figsize=(11, 3.6 * deep), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.14)
+        figure = Figure(figsize=(11, 3.6 * deep), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.14))
         grid = figure.subplots(deep, 2, sharex=True, sharey=True, squeeze=False)
         for axes, (key, direction, explained) in zip(grid.flat, panels, strict=False):
             for place, row in enumerate(rows):

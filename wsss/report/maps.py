@@ -89,7 +89,7 @@ def draw_maps(
 
 def read_maps(folder: Path, wanted: set[str]) -> dict[str, np.ndarray]:
     """The maps of some images, id -> (h, w) float32, from the parts of a segmentation test, one part at a time."""
-    found = {}
+    found: dict = {}
     for path in sorted(folder.glob("part-*.npz")):
         try:
             with np.load(path, allow_pickle=False) as part:

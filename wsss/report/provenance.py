@@ -75,14 +75,14 @@ def notes_on(
 def prices(metrics: dict[str, list[MetricEntry]]) -> list[str]:
     """How far each network that learnt pseudo-masks is behind (or ahead of) the same network that learnt true ones."""
     masks = [(run, entry) for run, entries in metrics.items() for entry in entries if entry.stage == "masks"]
-    known = [(run, entry) for run, entry in masks if entry.learnt_from and entry.miou is not None]
-    taught = [(run, entry) for run, entry in known if entry.learnt_from == TRUE_MASKS]
+    known = [(run, entry, entry.miou) for run, entry in masks if entry.learnt_from and entry.miou is not None]
+    taught = [each for each in known if each[1].learnt_from == TRUE_MASKS]
     return [
-        f"{run} is {_gap(best.miou - entry.miou)} {other}, the same network learnt from true masks: the price of not "
+        f"{run} is {_gap(most - miou)} {other}, the same network learnt from true masks: the price of not "
         "drawing masks."
-        for run, entry in known
+        for run, entry, miou in known
         if entry.learnt_from != TRUE_MASKS
-        for other, best in taught
+        for other, best, most in taught
         if (best.network, best.labels_given, best.images) == (entry.network, entry.labels_given, entry.images)
     ]
 

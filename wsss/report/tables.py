@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from wsss.entries import STAGES, MetricEntry
@@ -50,7 +50,7 @@ class FigureRow:
         return getattr(self, name) if name in ("gain", "total_gain") else getattr(self.entry, name)
 
 
-def figure_rows(metrics: dict[str, Sequence[MetricEntry]]) -> list[FigureRow]:
+def figure_rows(metrics: Mapping[str, Sequence[MetricEntry]]) -> list[FigureRow]:
     """Rows of all runs in the order of the chain, with gains and the best of each column marked.
 
     Args:

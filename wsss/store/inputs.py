@@ -72,7 +72,8 @@ class Inputs:
     def save(self, folder: Path) -> None:
         """Keep them in a stage folder, atomically."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, ids=np.array(self.ids, dtype=np.str_), **dict(self.columns))
+        columns: dict[str, Any] = dict(self.columns)
+        np.savez_compressed(buffer, ids=np.array(self.ids, dtype=np.str_), **columns)
         write_bytes(folder / INPUTS, buffer.getvalue())
 
     @classmethod

@@ -106,9 +106,10 @@ class Stage:
                     f"{folder}: holds files but no {MANIFEST}; write into another run or delete the folder"
                 )
             else:  # new, or left by a start that failed before its first result: that binds nobody
-                manifest = _read_manifest(folder) if path.exists() else None
-                if manifest is None or any(manifest.get(key) != new.get(key) for key in (*_IDENTITY, "content")):
-                    if manifest is not None and not alone():
+                there = _read_manifest(folder) if path.exists() else None
+                manifest = there or new
+                if there is None or any(there.get(key) != new.get(key) for key in (*_IDENTITY, "content")):
+                    if there is not None and not alone():
                         raise InputError(
                             f"{folder}: is being written with other settings by {holders(folder)}; {otherwise}"
                         )

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from wsss.data.sample import Dataset, Sample
 from wsss.errors import InputError
@@ -89,7 +89,7 @@ def due(
         InputError: results are of other images of the same names, in another folder that is still there.
     """
     stages = [stages] if isinstance(stages, Stage) else list(stages)
-    how = {"image": image, "labels": labels, "files": files, "outdated": outdated, "lacking": lacking}
+    how: dict[str, Any] = {"image": image, "labels": labels, "files": files, "outdated": outdated, "lacking": lacking}
     return portion(samples, lambda mine: _due(stages, mine, what, **how))
 
 
@@ -153,7 +153,7 @@ def account(
     return made
 
 
-def all_done(items: Sequence[T], missing: Callable[[Sequence[T]], Sequence[T]]) -> bool:
+def all_done(items: Sequence[T], missing: Callable[[Sequence[T]], Sequence[Any]]) -> bool:
     """Whether the other shards are done too, so that this process may say that all is made; if not, it says so.
 
     Of processes that talk the first does it; call `wsss.processes.gathered` before, which waits for what they make.
