@@ -14,6 +14,7 @@ from affinity.hybrid import Stages, is_hybrid, load_trunk, resolve
 from affinity.settings import STRIDE, NetworkConfig
 from wsss.backbones import create_backbone, strides_first
 from wsss.errors import InputError
+from wsss.training import freeze_below
 
 
 class AffinityNetwork(nn.Module):
@@ -105,15 +106,9 @@ class AffinityNetwork(nn.Module):
                 module.requires_grad_(False)
         if not self.config.frozen_levels:
             return
-        # What the lowest levels are made of is read off the autograd graph: every model names its modules differently.
-        parameters = self.trunk_parameters()
         with torch.enable_grad():
-            lowest = self._levels(self.mean.new_zeros(1, 3, 2 * self.multiple, 2 * self.multiple))[
-                : self.config.frozen_levels
-            ]
-            used = torch.autograd.grad(sum(level.sum() for level in lowest), parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, used, strict=True):
-            parameter.requires_grad_(gradient is None)
+            levels = self._levels(self.mean.new_zeros(1, 3, 2 * self.multiple, 2 * self.multiple))
+            freeze_below(levels[: self.config.frozen_levels], self.trunk_parameters())
 
 
 def _cnn(config: NetworkConfig, weights: str | None) -> tuple[nn.Module, list[int], list[int]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
 
 from affinity.augment import Example, Examples
 from affinity.checkpoint import save_affinity_network
@@ -17,12 +16,12 @@ from affinity.loss import affinity_loss, stride_labels
 from affinity.network import AffinityNetwork
 from affinity.settings import CHECKPOINT, STATE, STRIDE, TrainConfig
 from wsss.data import IGNORE
-from wsss.distributed import OwnBatches, all_sum, same_start, sum_gradients, whole_batch
+from wsss.distributed import same_start
+from wsss.epochs import EpochBatches, train_epochs
 from wsss.errors import InputError
 from wsss.precision import autocast
-from wsss.processes import is_first, rank
-from wsss.progress import note, track
-from wsss.training import EpochBatches, loader_errors, read_state, save_state, stable_seed
+from wsss.processes import is_first
+from wsss.training import descend, stable_seed
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,11 @@ class EpochLosses:
     foreground: float
     background: float
     negative: float
+
+    def line(self) -> str:
+        """For the console."""
+        parts = f"foreground {self.foreground:.4f}, background {self.background:.4f}, negative {self.negative:.4f}"
+        return f"loss {self.total:.4f} ({parts})"
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,6 @@ def train_affinity_network(
     Raises InputError if there is no example, a file cannot be read, the loss is not finite, or the state is of
     other settings.
     """
-    if workers < 0:
-        raise InputError(f"`workers` {workers}: expected 0 or more")
     if not examples:
         raise InputError("no images to train on")
     device = torch.device(device)
@@ -73,64 +75,38 @@ def train_affinity_network(
     network = AffinityNetwork(config.network).to(device, memory_format=torch.channels_last).train()
     same_start(network)
     optimizer = _optimizer(network, config)
-    batches = EpochBatches(len(examples), config.batch_size, config.seed)
-    identity = {"config": config.model_dump(mode="json"), "ids": [example.id for example in examples]}
-    history: list[EpochLosses] = []
-    start = 0
-    if (state := read_state(folder / STATE, identity)) is not None:
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        history = [EpochLosses(*losses) for losses in state["history"]]
-        start = len(history)
-        note(f"going on after epoch {start} of {config.epochs}")
+    batches = EpochBatches(len(examples), config.batch_size, config.seed, config.epochs)
+    steps = config.epochs * batches.steps
 
-    loader = DataLoader(
+    def step(images: Tensor, labels: Tensor, number: int) -> list[float]:
+        _set_lr(optimizer, config, number, steps)
+        return _step(network, optimizer, images, labels, config, number + 1)
+
+    rows = train_epochs(
+        network,
+        optimizer,
         Examples(examples, config.augment, config.seed),
-        batch_sampler=OwnBatches(batches),
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=device.type == "cuda",
-        multiprocessing_context="forkserver" if workers else None,
+        batches,
+        step,
+        state=folder / STATE,
+        identity={"config": config.model_dump(mode="json"), "ids": [example.id for example in examples]},
+        unknown=IGNORE,
+        line=lambda row: EpochLosses(*row).line(),
+        title="affinity train",
+        device=device,
+        workers=workers,
     )
-    total_steps = config.epochs * len(batches)
-
-    def steps() -> Iterator[None]:
-        for epoch in range(start, config.epochs):
-            batches.epoch = epoch
-            torch.manual_seed(stable_seed(config.seed, epoch))  # for layers that draw, such as dropout
-            sums = np.zeros(4)
-            for index, (images, labels) in enumerate(loader):
-                _set_lr(optimizer, config, epoch * len(batches) + index, total_steps)
-                images, count = images.to(device, memory_format=torch.channels_last), batches.images(index)
-                if rank() >= count:
-                    labels.fill_(IGNORE)
-                with whole_batch(count):
-                    sums += _step(network, optimizer, images, labels.to(device), config)
-                yield
-            history.append(EpochLosses(*(sums / len(batches)).tolist()))
-            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-            state["history"] = [list(vars(past).values()) for past in history]
-            if is_first():
-                save_state(folder / STATE, identity, state)
-            losses = history[-1]
-            note(
-                f"epoch {epoch + 1}/{config.epochs}: loss {losses.total:.4f} (foreground {losses.foreground:.4f}, "
-                f"background {losses.background:.4f}, negative {losses.negative:.4f})"
-            )
-
-    with loader_errors():
-        for _ in track(steps(), "affinity train", total=total_steps - start * len(batches)):
-            pass
+    history = tuple(EpochLosses(*row) for row in rows)
     path = folder / CHECKPOINT
     if not is_first():
-        return Trained(path, tuple(history))
+        return Trained(path, history)
     info = {
         "config": config.model_dump(mode="json", exclude={"network"}),  # that is in the checkpoint already
         "images": len(examples),
         "losses": [vars(loss) for loss in history],
     }
     save_affinity_network(path, network, dtype=config.export, info=info)
-    trained = Trained(path, tuple(history))
+    trained = Trained(path, history)
     report(trained)
     (folder / STATE).unlink(missing_ok=True)
     return trained
@@ -139,22 +115,16 @@ def train_affinity_network(
 def _step(
     network: AffinityNetwork,
     optimizer: torch.optim.Optimizer,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    images: Tensor,
+    labels: Tensor,
     config: TrainConfig,
-) -> np.ndarray:
+    number: int,
+) -> list[float]:
     """One step of optimisation; the four losses."""
     with autocast(images.device, config.precision):
-        features = network(images)
-    loss = affinity_loss(features, stride_labels(labels, STRIDE), config.radius)
-    optimizer.zero_grad(set_to_none=True)
-    loss.total.backward()
-    sum_gradients(network.parameters())
-    optimizer.step()
-    values = all_sum(torch.stack(loss)).cpu().double().numpy()
-    if not np.isfinite(values).all():
-        raise InputError(f"the loss is {values[0]}: lower `lr` (now {config.lr})")
-    return values
+        features = network(images.to(memory_format=torch.channels_last))
+    losses = affinity_loss(features, stride_labels(labels, STRIDE), config.radius)
+    return descend(network, optimizer, losses, step=number, remedy=f"lower `lr` (now {config.lr:g})")
 
 
 def _optimizer(network: AffinityNetwork, config: TrainConfig) -> torch.optim.Optimizer:

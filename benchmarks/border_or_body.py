@@ -21,13 +21,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from cnnseg.evaluation import evenly_spread
 from cnnseg.models import find_network, load_network
 from cnnseg.regions.explaining import RegionExplainer
 from cnnseg.regions.geometry import enlarged
 from cnnseg.regions.settings import SegmentationQuestion
 from cnnseg.regions.tested import split_name
-from wsss.data import Dataset, load_dataset
+from wsss.data import Dataset, evenly_spread, load_dataset
 from wsss.progress import track
 from wsss.statistics import bootstrap_means, interval
 from wsss.store import write_json

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import torch
 
-from cnnseg.evaluation import evenly_spread
 from cnnseg.models import find_network, load_network
 from cnnseg.unroll import unroll
-from wsss.data import load_dataset
+from wsss.data import evenly_spread, load_dataset
 
 
 @torch.inference_mode()

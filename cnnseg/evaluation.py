@@ -16,10 +16,11 @@ from torch import Tensor
 
 from cnnseg.models import Network
 from cnnseg.segmentation.settings import ViewsConfig
-from cnnseg.views import likely_outputs, look, resized
+from cnnseg.views import check_finite, likely_outputs, look, resized
+from wsss.classification import ClassificationScores, classification_scores
 from wsss.data import BACKGROUND, IGNORE, Dataset, Sample, check_foreground
 from wsss.errors import InputError
-from wsss.metrics import ClassificationScores, ConfusionMatrix, classification_scores
+from wsss.metrics import ConfusionMatrix
 from wsss.progress import track
 from wsss.store import write_mask
 
@@ -77,13 +78,6 @@ def check_classes(network: Network, dataset: Dataset) -> None:
         raise InputError(f"network made for other classes: {theirs}; data set {dataset.name} has: {ours}")
 
 
-def evenly_spread(samples: Sequence[Sample], count: int | None) -> tuple[Sample, ...]:
-    """`count` of the samples, evenly spread, the first and the last among them; all if None or if fewer."""
-    if count is None or count >= len(samples):
-        return tuple(samples)
-    return tuple(samples[i] for i in np.linspace(0, len(samples) - 1, count).round().astype(int))
-
-
 @torch.inference_mode()
 def predict(
     network: Network,
@@ -126,14 +120,14 @@ def predict(
                 found = None if logits is None else logits[index]
                 told = [BACKGROUND, *sample.classes] if labels_given else None
                 allowed = told or likely_outputs(network, found, views.gate)
-                scores = _allowed(_finite(maps[index : index + 1], sample), allowed)
-                mask = _strongest(scores, native).cpu().numpy()
+                scores = _allowed(check_finite(maps[index : index + 1], sample.id), allowed)
+                mask = resized(scores, native)[0].argmax(0).to(torch.uint8).cpu().numpy()
                 if pixels:
                     likely = scores if views.several else (scores.float() * network.strength(seen)).softmax(1)
                     likely = resized(likely.clamp(min=0), native)[0]
                     of_pixels = (likely / likely.sum(0)).cpu().numpy()
             if logits is not None:
-                probabilities = _finite(logits[index, 1:].float(), sample).sigmoid().cpu().numpy()
+                probabilities = check_finite(logits[index, 1:].float(), sample.id).sigmoid().cpu().numpy()
             yield Prediction(sample, mask, probabilities, of_pixels)
 
 
@@ -273,16 +267,3 @@ def _allowed(maps: Tensor, outputs: Sequence[int] | None) -> Tensor:
     low = torch.full_like(maps, torch.finfo(maps.dtype).min)
     low[:, list(outputs)] = maps[:, list(outputs)]
     return low
-
-
-def _strongest(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """(1, C + 1, h, w) to the index of the strongest map at each pixel of `size`, uint8."""
-    return resized(maps, size)[0].argmax(0).to(torch.uint8)
-
-
-def _finite(values: Tensor, sample: Sample) -> Tensor:
-    if not values.isfinite().all():
-        raise InputError(
-            f"image {sample.id}: the network gives NaN or infinite values: train it at a lower learning rate"
-        )
-    return values

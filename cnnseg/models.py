@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from cnnseg.classifiers import create_classifier, file_weights, normalisation, without_head
@@ -18,6 +16,7 @@ from cnnseg.unroll import UnrolledNetwork, unroll
 from cnnseg.unroll.composites import find_composite
 from wsss.errors import InputError, did_you_mean
 from wsss.extras import MissingExtraError
+from wsss.preparing import Prepares
 from wsss.weights import read_checkpoint, stored_state, widened, write_checkpoint
 
 FORMAT = "relseg-network"
@@ -35,7 +34,7 @@ OF_SEGMENTATION = ("decoder", "width", "learnt_from")
 
 
 @dataclass(frozen=True)
-class Network:
+class Network(Prepares):
     """A network with all that is needed to use it.
 
     ``module(images, decode=None)`` gives (logits, maps), see `cnnseg.unroll.UnrolledNetwork`; either may be None where
@@ -66,17 +65,6 @@ class Network:
     def title(self) -> str:
         """What it is, in a few words."""
         return " ".join(filter(None, (self.kind, self.decoder, self.architecture)))
-
-    def prepare(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
-        """The image at (height, width) `size`, as the network wants it: (3, height, width) float32 (PIL, bicubic)."""
-        if image.size != (size[1], size[0]):
-            image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-        return self.normalise(torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """RGB in [0, 1], (..., 3, H, W), to the network's input."""
-        mean, std = (images.new_tensor(value)[:, None, None] for value in (self.mean, self.std))
-        return (images - mean) / std
 
     def strength(self, size: tuple[int, int]) -> float:
         """What maps of (height, width) `size` are to be multiplied by before a softmax, to be as strong as in training.

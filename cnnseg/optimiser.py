@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import nn
 
 from cnnseg.models import Network
 from cnnseg.settings import TrainConfig
+from wsss.training import parameter_groups
 
 ENCODERS = ("model.", "encoder.")
 """What the names of an encoder's parameters begin with: of a classifier (unrolled or not), and of a baseline."""
@@ -36,16 +36,9 @@ def new_layers(network: Network, new_head: bool) -> set[str]:
 
 
 def make_optimizer(network: Network, config: TrainConfig, new_head: bool) -> torch.optim.AdamW:
-    """AdamW; weight decay on all but vectors (biases, batch norm), as is usual; Yu et al. (2024) do not say."""
+    """AdamW; Yu et al. (2024) do not say which parameters they let decay."""
     new = new_layers(network, new_head)
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for name, parameter in network.module.named_parameters():
-        factor = config.head_lr_factor if name in new else 1.0
-        groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
-    options: list[dict[str, Any]] = [
-        {"params": groups[key], "factor": key[0]} | ({} if key[1] else {"weight_decay": 0.0})
-        for key in sorted(groups, reverse=True)
-    ]
+    options = parameter_groups(network.module, lambda name: config.head_lr_factor if name in new else 1.0)
     return torch.optim.AdamW(options, config.lr, weight_decay=config.weight_decay)
 
 

@@ -15,6 +15,7 @@ from cnnseg.settings import ExplainConfig
 from wsss import photographs
 from wsss.explanation_tests.tested import ModelUnderTest, stack
 from wsss.maps import input_size
+from wsss.preparing import at_size
 
 
 def explain_photographs(
@@ -34,8 +35,7 @@ def explain_photographs(
     options = {"rules": config.rules, "layer": config.layer}
 
     def look(image: Image.Image) -> tuple[Tensor, Callable[[list[int]], np.ndarray]]:
-        height, width = input_size(image, side, (32, 32))
-        inputs = tested.inputs(stack([np.array(image.resize((width, height), Image.Resampling.BICUBIC))]))
+        inputs = tested.inputs(stack([np.array(at_size(image, input_size(image, side, (32, 32))))]))
         with torch.inference_mode():
             logits = tested.logits(inputs)[0].float().cpu()
 

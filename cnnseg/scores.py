@@ -11,12 +11,12 @@ from cnnseg.evaluation import PROTOCOLS, check_classes, evaluate_network, percen
 from cnnseg.models import Network, find_network, load_network
 from cnnseg.segmentation.settings import ViewsConfig
 from cnnseg.settings import BEST, CHOSEN, LAST, STAGE, STATE
+from wsss.classification import ClassificationScores
 from wsss.data import Dataset
 from wsss.entries import save_metrics
 from wsss.errors import InputError
 from wsss.evaluate import evaluate_run
 from wsss.extras import need
-from wsss.metrics import ClassificationScores
 from wsss.progress import note, warn
 from wsss.provenance import command_line
 from wsss.store import DATA, Stage, account, due, file_hash, inputs_of, locked, read_json, write_json

@@ -15,7 +15,7 @@ from cnnseg.methods import find_method
 from cnnseg.models import PlainClassifier, find_network, load_network
 from cnnseg.settings import BACKGROUND_CLASS, BEST, STAGE, EvaluationConfig
 from cnnseg.unroll import UnrolledNetwork
-from wsss.errors import InputError
+from wsss.errors import InputError, check_one_of
 from wsss.explanation import Explanation
 from wsss.explanation_tests.explainer import Explainer
 from wsss.explanation_tests.settings import chosen_names
@@ -38,8 +38,7 @@ def find_model(
     Raises:
         InputError: neither or both are given, or no such model.
     """
-    if (classifier is None) == (architecture is None):
-        raise InputError("`classifier` or `architecture`: expected one of the two")
+    check_one_of(classifier=classifier, architecture=architecture)
     square = (size, size) if size is not None else None
     if classifier is None:
         architecture = str(architecture)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader
 
 from cnnseg.averaging import MovingAverage
-from cnnseg.evaluation import check_classes, evaluate_network, evenly_spread
+from cnnseg.evaluation import check_classes, evaluate_network
 from cnnseg.examples import Examples, StepBatches, masked_places
 from cnnseg.history import Progress, Row, is_better, row_line, write_history
 from cnnseg.losses import classification_loss, segmentation_loss
@@ -22,13 +20,13 @@ from cnnseg.models import Network, save_network
 from cnnseg.optimiser import ENCODERS, make_optimizer, set_lr
 from cnnseg.settings import BEST, LAST, STATE, TrainConfig
 from cnnseg.snapshots import SNAPSHOTS, pictured_samples, write_snapshot
-from wsss.data import Dataset, Sample, check_foreground
-from wsss.distributed import OwnBatches, all_sum, part_of, same_start, sum_gradients, whole_batch
+from wsss.data import Dataset, Sample, check_foreground, evenly_spread
+from wsss.distributed import part_of, same_start, whole_batch
 from wsss.errors import InputError
 from wsss.precision import autocast
 from wsss.processes import is_first, size
 from wsss.progress import note, track
-from wsss.training import loader_errors, read_state, save_state, stable_seed
+from wsss.training import descend, loader_errors, read_batches, read_state, save_state, stable_seed
 
 
 @dataclass(frozen=True)
@@ -86,17 +84,8 @@ def train_network(
             files of the last evaluation stay).
     """
     module = network.module
-    if workers < 0:
-        raise InputError(f"`workers` {workers}: expected 0 or more")
     datasets = (train, *((val,) if val is not None else ()))
-    for dataset in datasets:
-        check_classes(network, dataset)
-    if module.segments and not module.classifies and not masked:
-        raise InputError(f"network {network.kind} learns from masks alone: give a `budget`, and data with masks")
-    if not masked and not any(sample.classes for sample in train):
-        raise InputError(
-            f"data set {train.name}/{train.split}: no image shows any of the classes {', '.join(train.class_names)}"
-        )
+    _check_learnable(network, masked, datasets)
     pictured = pictured_samples(config.snapshots, *datasets) if module.segments else []
     places = masked_places(config, masked, module.classifies) if module.segments else 0
     _check_processes(config.batch_size, places)
@@ -105,8 +94,6 @@ def train_network(
     module.to(device)
     same_start(module)
     optimizer = make_optimizer(network, config, new_head)
-    average = MovingAverage(module, ema) if ema else None
-    kept = replace(network, module=average.module) if average else network
     identity = {
         "config": config.identity,
         "network": [network.kind, network.architecture],
@@ -114,81 +101,113 @@ def train_network(
         "masked": [sample.id for sample in masked],
         "judged": [sample.id for sample in judged],
     }
-    done = Progress()
-    if state := read_state(folder / STATE, identity):
-        module.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        if average:
-            average.module.load_state_dict(state["average"])
-        done = Progress(**state["progress"])
-        note(f"going on after step {done.step} of {config.steps}")
-    start = done.step
-    batches = StepBatches(train, masked, config, places, start)
-    loader = DataLoader(
-        examples(train, masked, config),
-        batch_sampler=OwnBatches(batches, places),
-        num_workers=workers,
-        pin_memory=device.startswith("cuda"),
-        multiprocessing_context="forkserver" if workers else None,
-    )
-
+    average = MovingAverage(module, ema) if ema else None
+    course = _Course(network, optimizer, average, folder, config, identity, val, judged, pictured, places > 0, device)
+    done = course.resume()
+    batches = StepBatches(train, masked, config, places, done.step)
+    loader = read_batches(examples(train, masked, config), batches, workers=workers, device=device, first=places)
     own_places = len(part_of(range(places)))
-
-    def save() -> None:
-        state = {"network": module.state_dict(), "optimizer": optimizer.state_dict(), "progress": vars(done)}
-        if average:
-            state["average"] = average.module.state_dict()
-        save_state(folder / STATE, identity, state)
-
-    def evaluate() -> None:
-        how: dict[str, Any] = {"size": config.evaluate_size, "device": device}
-        found = None
-        if val is not None:  # no mIoU of a network that has seen no mask: best is chosen by what it learns
-            found = evaluate_network(kept, val, judged, masks=places > 0, precision=config.precision, **how)
-        row = done.row(config, found)
-        done.history.append(row)
-        for dataset, sample in pictured:
-            write_snapshot(kept, dataset, sample, folder / SNAPSHOTS / str(done.step), **how)
-        if done.step and is_better(row, done.best):
-            done.best = row
-            save_network(kept, folder / BEST)
-        if done.step:
-            save()  # before the checkpoint: one without a state beside it is a finished one
-            save_network(kept, folder / LAST)
-        write_history(folder, done.history)
-        note(f"{network.kind}, step {done.step}/{config.steps}: {row_line(row)}")
-
-    def training() -> Iterator[None]:
-        if is_first() and start == 0 and not done.history:
-            evaluate()
-        for images, masks, labels in loader:
+    with loader_errors():
+        if is_first() and done.step == 0 and not done.history:
+            course.evaluate()
+        for images, masks, labels in track(loader, f"train {network.kind}"):
             _mode(module, config)
             torch.manual_seed(stable_seed(config.seed, done.step))  # for layers that draw, such as dropout
             set_lr(optimizer, config, done.step)
             batch = (images.to(device, non_blocking=True), masks[:own_places].to(device), labels.to(device))
             with whole_batch(config.batch_size, places):
                 losses = _step(network, optimizer, *batch, own_places, config, done.step + 1)
-            done.add(losses)
-            if average:
-                average.update(module, done.step)
-            if is_first() and (done.step % config.evaluate_every == 0 or done.step == config.steps):
-                evaluate()
-            elif is_first() and done.step % config.save_every == 0:
-                save()
-            yield
-
-    with loader_errors():
-        for _ in track(training(), f"train {network.kind}", total=config.steps - start):
-            pass
+            course.keep(losses)
     module.eval()
-    path, best_path = folder / LAST, folder / BEST
-    trained = Trained(path, tuple(done.history), best_path if done.best else None, done.best)
-    if is_first():
-        save_network(kept, path)
-        write_history(folder, done.history)
-        report(trained)
-        (folder / STATE).unlink(missing_ok=True)
-    return trained
+    return course.end(report)
+
+
+@dataclass(frozen=True)
+class _Course:
+    """A training on its way, and what it leaves in its folder."""
+
+    network: Network
+    optimizer: torch.optim.Optimizer
+    average: MovingAverage | None
+    folder: Path
+    config: TrainConfig
+    identity: dict[str, Any]
+    val: Dataset | None
+    judged: tuple[Sample, ...]
+    pictured: list[tuple[Dataset, Sample]]
+    with_masks: bool
+    device: str
+    done: Progress = field(default_factory=Progress)
+
+    @property
+    def result(self) -> Network:
+        """What is evaluated and written."""
+        return replace(self.network, module=self.average.module) if self.average else self.network
+
+    def resume(self) -> Progress:
+        """How far it has come, from the state that a killed one has left if there is one."""
+        if state := read_state(self.folder / STATE, self.identity):
+            self.network.module.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average:
+                self.average.module.load_state_dict(state["average"])
+            vars(self.done).update(state["progress"])
+            note(f"going on after step {self.done.step} of {self.config.steps}")
+        return self.done
+
+    def keep(self, losses: tuple[float, float]) -> None:
+        """Take in a step, and evaluate or save where that is due."""
+        done, config = self.done, self.config
+        done.add(losses)
+        if self.average:
+            self.average.update(self.network.module, done.step)
+        if not is_first():
+            return
+        if done.step % config.evaluate_every == 0 or done.step == config.steps:
+            self.evaluate()
+        elif done.step % config.save_every == 0:
+            self.save()
+
+    def save(self) -> None:
+        """Write the state."""
+        state = {"network": self.network.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state["progress"] = vars(self.done)
+        if self.average:
+            state["average"] = self.average.module.state_dict()
+        save_state(self.folder / STATE, self.identity, state)
+
+    def evaluate(self) -> None:
+        """Add a row to the history, and write the checkpoints and pictures of this moment."""
+        done, config, result = self.done, self.config, self.result
+        how: dict[str, Any] = {"size": config.evaluate_size, "device": self.device}
+        found = None
+        if self.val is not None:  # no mIoU of a network that has seen no mask: best is chosen by what it learns
+            found = evaluate_network(
+                result, self.val, self.judged, masks=self.with_masks, precision=config.precision, **how
+            )
+        row = done.row(config, found)
+        done.history.append(row)
+        for dataset, sample in self.pictured:
+            write_snapshot(result, dataset, sample, self.folder / SNAPSHOTS / str(done.step), **how)
+        if done.step and is_better(row, done.best):
+            done.best = row
+            save_network(result, self.folder / BEST)
+        if done.step:
+            self.save()  # before the checkpoint: one without a state beside it is a finished one
+            save_network(result, self.folder / LAST)
+        write_history(self.folder, done.history)
+        note(f"{self.network.kind}, step {done.step}/{config.steps}: {row_line(row)}")
+
+    def end(self, report: Callable[[Trained], None]) -> Trained:
+        """Write the result; without a state beside it the training is finished."""
+        done, path = self.done, self.folder / LAST
+        trained = Trained(path, tuple(done.history), self.folder / BEST if done.best else None, done.best)
+        if is_first():
+            save_network(self.result, path)
+            write_history(self.folder, done.history)
+            report(trained)
+            (self.folder / STATE).unlink(missing_ok=True)
+        return trained
 
 
 def is_finished(folder: Path) -> bool:
@@ -216,19 +235,20 @@ def _step(
     if places and maps is not None:
         parts[1] = segmentation_loss(maps.float(), masks)
     loss = config.classification_weight * parts[0] + config.segmentation_weight * parts[1]
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    sum_gradients(module.parameters())
-    gradients = [p.grad for p in module.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
-    if config.clip is not None:
-        nn.utils.clip_grads_with_norm_(module.parameters(), config.clip, norm)
-    values = [*all_sum(torch.stack([*parts, loss])).tolist(), norm.item()]
-    if not all(map(math.isfinite, values)):  # before the weights take it in
-        what = f"loss {values[2]:g}, norm of its gradient {values[3]:g}"
-        raise InputError(f"step {step}: {what}: not finite; lower `lr` (now {config.lr:g}) or give `clip`")
-    optimizer.step()
+    remedy = f"lower `lr` (now {config.lr:g})" + (" or give `clip`" if config.clip is None else "")
+    _, *values = descend(module, optimizer, [loss, *parts], step=step, clip=config.clip, remedy=remedy)
     return values[0], values[1]
+
+
+def _check_learnable(network: Network, masked: Sequence[Sample], datasets: Sequence[Dataset]) -> None:
+    """InputError if a network has other classes than the data sets, or there is nothing to learn in the first."""
+    module, train = network.module, datasets[0]
+    for dataset in datasets:
+        check_classes(network, dataset)
+    if module.segments and not module.classifies and not masked:
+        raise InputError(f"network {network.kind} learns from masks alone: give a `budget`, and data with masks")
+    if not masked:
+        train.check_labelled()
 
 
 def _check_processes(batch_size: int, places: int) -> None:

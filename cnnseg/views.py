@@ -75,3 +75,11 @@ def resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
     if maps.shape[-2:] == torch.Size(size):
         return maps
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+def check_finite(values: Tensor, image: str = "") -> Tensor:
+    """Scores or maps that a network gives, as they are. InputError, naming the image, if a value is not finite."""
+    if not values.isfinite().all():
+        where = f"image {image}: " if image else ""
+        raise InputError(f"{where}the network gives NaN or infinite values: train it again, at a lower learning rate")
+    return values

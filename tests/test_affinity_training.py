@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from affinity import training
 from affinity.augment import Example, Examples
@@ -19,9 +18,10 @@ from affinity.settings import AugmentConfig, NetworkConfig, TrainConfig
 from affinity.training import CHECKPOINT, STATE, train_affinity_network
 from wsss.configs import config_root, find_config
 from wsss.data import Sample
+from wsss.epochs import EpochBatches
 from wsss.errors import InputError
 from wsss.store import write_mask
-from wsss.training import EpochBatches
+from wsss.training import read_batches
 
 NETWORK = NetworkConfig(backbone="test_resnet", weights=None, levels=(1, 2), widths=(8, 8), dim=16, groups=4)
 CONFIG = TrainConfig(
@@ -56,7 +56,7 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     done = iter(range(steps))
     step = training._step
 
-    def counted(*args: object) -> np.ndarray:
+    def counted(*args: object) -> list[float]:
         if next(done, None) is None:
             raise Killed
         return step(*args)
@@ -144,33 +144,33 @@ def test_image_and_label_move_together(examples: list[Example]) -> None:
 
 
 def test_batches_are_a_permutation_of_every_epoch() -> None:
-    sampler = EpochBatches(7, 3, seed=1)
+    batches = EpochBatches(7, 3, seed=1, epochs=3)
     orders = []
     for epoch in (0, 1, 0):
-        sampler.epoch = epoch
-        batches = list(sampler)
-        assert [len(batch) for batch in batches] == [3, 3, 1] and len(sampler) == 3
-        flat = [key for batch in batches for key in batch]
+        found = list(batches.of_epoch(epoch))
+        assert [len(batch) for batch in found] == [3, 3, 1] == [batches.images(step) for step in range(batches.steps)]
+        flat = [key for batch in found for key in batch]
         assert {key[0] for key in flat} == {epoch} and sorted(index for _, index in flat) == list(range(7))
         orders.append([index for _, index in flat])
     assert orders[0] == orders[2] != orders[1]
+    whole = list(batches)
+    assert len(whole) == len(batches) == 9
+    batches.start = 1
+    assert list(batches) == whole[3:] and len(batches) == 6
 
 
-def test_persistent_workers_see_the_epoch(examples: list[Example]) -> None:
-    sampler = EpochBatches(len(examples), 2, seed=1)
+def test_reading_processes_see_the_epoch(examples: list[Example]) -> None:
+    batches = EpochBatches(len(examples), 2, seed=1, epochs=2)
     dataset = Examples(examples, CONFIG.augment, 1)
-    options = {"persistent_workers": True, "multiprocessing_context": "forkserver"}
-    loader = DataLoader(dataset, batch_sampler=sampler, num_workers=1, **options)
-    for epoch in (0, 1):
-        sampler.epoch = epoch
-        for batch, (images, _) in zip(list(sampler), loader, strict=True):
-            torch.testing.assert_close(images, torch.stack([dataset[key][0] for key in batch]), atol=0, rtol=0)
+    loader = read_batches(dataset, batches, workers=1, device="cpu")
+    for batch, (images, _) in zip(list(batches), loader, strict=True):
+        torch.testing.assert_close(images, torch.stack([dataset[key][0] for key in batch]), atol=0, rtol=0)
 
 
 def test_faults_are_told(examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="no images"):
         train_affinity_network([], tmp_path / "net", CONFIG)
-    with pytest.raises(InputError, match=r"the loss is (nan|inf): lower `lr`"):
+    with pytest.raises(InputError, match=r"^step \d+: loss .*(nan|inf).*: not finite; lower `lr`"):
         train_affinity_network(examples, tmp_path / "net", CONFIG.model_copy(update={"optimizer": "sgd", "lr": 1e30}))
     with monkeypatch.context() as patch:
         killed_after(patch, 3)

@@ -16,15 +16,14 @@ from cnnseg.evaluation import (
     Prediction,
     check_classes,
     evaluate_network,
-    evenly_spread,
     predict,
     predict_masks,
 )
 from cnnseg.models import Network
 from cnnseg.scores import read_scores, save_scores
-from wsss.data import Dataset, Sample, load_dataset
+from wsss.classification import classification_scores
+from wsss.data import Dataset, Sample, evenly_spread, load_dataset
 from wsss.errors import InputError
-from wsss.metrics import classification_scores
 from wsss.store import read_mask
 
 SIZES = {"a": (40, 52), "b": (40, 52), "c": (31, 20), "d": (300, 270), "e": (40, 52), "f": (24, 24)}

@@ -409,7 +409,7 @@ def test_what_cannot_be_trained(data: dict[str, Dataset], tmp_path: Path) -> Non
         samples = tuple(Sample(s.id, s.image_path, s.classes, None) for s in dataset)
         return Dataset(**{**vars(dataset), "samples": samples, **change})
 
-    refused("network unet learns from masks alone: give a --budget", "unet", masked=())
+    refused("network unet learns from masks alone: give a `budget`", "unet", masked=())
     refused("`workers` -1: expected 0 or more", workers=-1)
     refused("`snapshots` nowhere: no such image", config=CONFIG.model_copy(update={"snapshots": ("nowhere",)}))
     refused("split val: no image has a mask to evaluate against", val=without(data["val"]))

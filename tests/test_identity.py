@@ -21,7 +21,7 @@ from wsss.errors import InputError
 from wsss.store import Seed, Stage, Training, due, inputs_of, read_json, read_mask, read_seed, write_mask, write_seed
 from wsss.store import content as contents_of_files
 from wsss.store.atomic import write_json
-from wsss.store.content import MISSING, content_of, contents, hash_bytes
+from wsss.store.content import MISSING, contents, hash_bytes
 from wsss.store.inputs import Inputs
 from wsss.store.records import inspect, pack
 
@@ -383,7 +383,7 @@ def test_contents_tell_files_apart_and_are_remembered(tmp_path: Path, monkeypatc
     os.utime(paths[1], ns=(state.st_atime_ns, state.st_mtime_ns))
     assert contents(paths)[1] not in (first[0], first[1]) and reads == [str(paths[1])]
     paths[2].rename(tmp_path / "d")
-    assert content_of(tmp_path / "d") == f"{int(first[2]):016x}"
+    assert contents([tmp_path / "d"]) == first[2]
 
 
 def test_many_files_come_in_batches_and_each_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,10 +411,10 @@ def test_a_file_that_has_just_changed_is_read_again(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("RELSEG_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "a"
     path.write_bytes(b"one")
-    known, state = content_of(path), path.stat()
+    known, state = contents([path]), path.stat()
     path.write_bytes(b"two")
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert content_of(path) != known
+    assert contents([path]) != known
 
 
 @pytest.mark.parametrize("fault", ["no folder", "no database"])
@@ -430,7 +430,7 @@ def test_without_a_cache_files_are_read(
         where.mkdir()
         (where / "content.sqlite3").write_bytes(b"no database" * 1000)
     (tmp_path / "a").write_bytes(b"one")
-    assert content_of(tmp_path / "a") == content_of(tmp_path / "a") != f"{MISSING:016x}"
+    assert contents([tmp_path / "a"]) == contents([tmp_path / "a"]) != MISSING
     assert capsys.readouterr().err.count("are not remembered") == 1
 
 

@@ -8,13 +8,8 @@ import numpy as np
 import pytest
 
 import wsss.metrics
-from wsss.metrics import (
-    ConfusionMatrix,
-    ThresholdSweep,
-    alpha_background,
-    classification_scores,
-    seed_to_mask,
-)
+from wsss.classification import classification_scores
+from wsss.metrics import ConfusionMatrix, ThresholdSweep, alpha_background, seed_to_mask
 
 
 def test_examples_in_docstrings():

@@ -30,6 +30,7 @@ from cnnseg.rules import (
     register_composite,
 )
 from cnnseg.unroll import unroll
+from vitseg.relevance.rules import EXACT, ROBUST, input_box
 from wsss.errors import InputError
 
 CLASSES = 3
@@ -421,7 +422,7 @@ def test_of_names_the_first_that_fits_counts_and_before_first_and_kinds() -> Non
         ({"add": ZPlus()}, r"rules\['add'\]: .*Zero\(\) or Epsilon\(\)"),
         ({"convolution": Pass()}, "Pass is for layers"),
         ({"parts.0": Pass()}, "mixes its inputs"),
-        ({"sum": ZPlus()}, r"expected Zero\(\) or Epsilon\(\) of a .*, got ZPlus"),
+        ({"sum": ZPlus()}, r"expected Zero\(\) or Epsilon\(\), got ZPlus"),
         ({"convolution": 3}, "expected a Rule"),
         ({"convolution": "zplu"}, "rule 'zplu' is unknown: did you mean 'zplus'"),
         (3, "expected a name, a Rule, a Composite or a mapping, got a int"),
@@ -484,3 +485,26 @@ def test_mistakes_in_a_rule_of_ones_own_are_named() -> None:
         Term("positiv")
     with pytest.raises(InputError, match="'epsilon_plus': is one of this toolkit's"):
         register_composite("epsilon_plus", ZPlus())
+
+
+def test_rules_of_cnns_and_of_transformers_are_the_same() -> None:
+    """z+ through signed inputs, and z^B of pixels: each package computes them its own way."""
+    torch.manual_seed(0)
+    image = torch.randn(1, 3, 4, 6, dtype=torch.float64)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(72, 5)).double().eval()
+    found = explain(model, image, [[0, 3]], rules={"linear": ZPlus(zero_bias=True, stabiliser=0.0)})
+    weight, x = model[1].weight, image.flatten(1)
+    for place, target in enumerate((0, 3)):
+        relevance = torch.zeros(1, 5, dtype=torch.float64)
+        relevance[0, target] = found.logits[0, target]
+        for rules in (EXACT, ROBUST):
+            expected = rules.linear(x, x @ weight.T, weight, relevance).view_as(image).sum(1)
+            torch.testing.assert_close(found.maps[:, place], expected, rtol=1e-6, atol=1e-7)
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 2, stride=2, bias=False), nn.Flatten(), nn.Linear(24, 5)).double().eval()
+    box = ZBox(low=float(image.min()), high=float(image.max()), stabiliser=0.0)
+    found = explain(model, image, 2, rules={"convolution": box, "linear": Zero()})
+    tokens = model[0](image)
+    share = (tokens * model[2].weight[2].view_as(tokens)).detach()
+    relevance = share * found.logits[0, 2] / (share.sum() + model[2].bias[2]).detach()
+    torch.testing.assert_close(found.maps, input_box(image, model[0].weight, relevance), rtol=1e-6, atol=1e-7)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,14 +16,15 @@ from torchvision.transforms import v2
 from vitseg.hybrid import freeze_levels, split_name, trunk_of
 from vitseg.models import HEAD, Classifier, create_classifier, save_classifier
 from vitseg.settings import CHECKPOINT, STATE, ClassifierConfig
+from wsss.classification import ClassificationScores, classification_scores
 from wsss.data import Dataset, Sample
-from wsss.distributed import OwnBatches, all_sum, same_start, sum_gradients, whole_batch
+from wsss.distributed import all_sum, same_start
+from wsss.epochs import EpochBatches, train_epochs
 from wsss.errors import InputError
-from wsss.metrics import ClassificationScores, classification_scores
 from wsss.precision import autocast
-from wsss.processes import is_first, rank
-from wsss.progress import note, track
-from wsss.training import EpochBatches, loader_errors, read_state, save_state, stable_seed
+from wsss.processes import is_first
+from wsss.progress import track
+from wsss.training import descend, parameter_groups, stable_seed
 
 UNKNOWN = -1
 """In the place of a label, 0 or 1, that takes no part in the loss."""
@@ -65,12 +65,12 @@ class _SizedBatches(EpochBatches):
     """Batches of (epoch, index, size): the size is drawn for a whole batch, from (seed, epoch, step)."""
 
     def __init__(self, count: int, config: ClassifierConfig) -> None:
-        super().__init__(count, config.batch_size, config.seed)
+        super().__init__(count, config.batch_size, config.seed, config.epochs)
         self.sizes = config.sizes
 
-    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
-        for step, batch in enumerate(super().__iter__()):
-            size = self.sizes[stable_seed(self.seed, batch[0][0], step, 1) % len(self.sizes)]
+    def of_epoch(self, epoch: int) -> Iterator[list[tuple[int, int, int]]]:
+        for step, batch in enumerate(super().of_epoch(epoch)):
+            size = self.sizes[stable_seed(self.seed, epoch, step, 1) % len(self.sizes)]
             yield [(epoch, index, size) for epoch, index in batch]
 
 
@@ -95,12 +95,53 @@ def train_classifier(
     Raises:
         InputError: no labelled image, unreadable files, weights of another model, a loss that is not finite.
     """
-    if not any(sample.classes for sample in train):
-        raise InputError(
-            f"data set {train.name}/{train.split}: no image shows any of the classes {', '.join(train.class_names)}"
-        )
-    if workers < 0:
-        raise InputError(f"`workers` {workers}: expected 0 or more")
+    train.check_labelled()
+    classifier = _start(train, config, device)
+    model = classifier.model
+    optimizer = _optimizer(classifier, config)
+    batches = _SizedBatches(len(train), config)
+    identity = {
+        "config": config.model_dump(mode="json"),
+        "labels": {sample.id: list(sample.classes) for sample in train},
+    }
+    steps = config.epochs * batches.steps
+
+    def step(images: Tensor, labels: Tensor, number: int) -> list[float]:
+        _set_lr(optimizer, config, number, steps)
+        return _step(classifier, optimizer, images, labels, config, number + 1)
+
+    history = train_epochs(
+        model,
+        optimizer,
+        _Crops(train.samples, train.labels(), config),
+        batches,
+        step,
+        state=folder / STATE,
+        identity=identity,
+        unknown=UNKNOWN,
+        line=lambda losses: f"loss {losses[0]:.4f}",
+        title="train classifier",
+        device=device,
+        workers=workers,
+    )
+    losses = tuple(loss for (loss,) in history)
+    model.eval()
+    path = folder / CHECKPOINT
+    if not is_first():
+        return TrainedClassifier(path, losses, None)
+    scores = None
+    if val is not None:
+        predicted = predict(classifier, val, config.sizes[-1], device=device, precision=config.precision)
+        scores = classification_scores(predicted, val.labels())
+    save_classifier(classifier, path, getattr(torch, config.export))
+    trained = TrainedClassifier(path, losses, scores)
+    report(trained)
+    (folder / STATE).unlink(missing_ok=True)  # last: without it the training is finished
+    return trained
+
+
+def _start(train: Dataset, config: ClassifierConfig, device: str) -> Classifier:
+    """The classifier as it is before the first step, in the mode that it is trained in."""
     torch.manual_seed(stable_seed(config.seed))
     classifier = create_classifier(config.architecture, train.class_names, config.weights, config.trunk_weights)
     model = classifier.model.to(device)
@@ -116,66 +157,10 @@ def train_classifier(
     for size in config.sizes:
         check_side(classifier, size, "sizes")
     same_start(model)
-    optimizer = _optimizer(classifier, config)
-    batches = _SizedBatches(len(train), config)
-    identity = {
-        "config": config.model_dump(mode="json"),
-        "labels": {sample.id: list(sample.classes) for sample in train},
-    }
-    losses: list[float] = []
-    if state := read_state(folder / STATE, identity):
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        losses = state["losses"]
-        note(f"going on after epoch {len(losses)} of {config.epochs}")
-    loader = data.DataLoader(
-        _Crops(train.samples, train.labels(), config),
-        batch_sampler=OwnBatches(batches),
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=device.startswith("cuda"),
-        multiprocessing_context="forkserver" if workers else None,
-    )
-    steps = config.epochs * len(batches)
-
-    def training() -> Iterator[None]:
-        for epoch in range(len(losses), config.epochs):
-            batches.epoch = epoch
-            torch.manual_seed(stable_seed(config.seed, epoch))  # for layers that draw, such as stochastic depth
-            model.train()
-            if trunk is not None:
-                trunk.eval()  # batches are too small and too varied in size for statistics of their own
-            total = 0.0
-            for index, (images, labels) in enumerate(loader):
-                _set_lr(optimizer, config, epoch * len(batches) + index, steps)
-                count = batches.images(index)
-                if rank() >= count:
-                    labels.fill_(UNKNOWN)
-                with whole_batch(count):
-                    total += _step(classifier, optimizer, images.to(device), labels.to(device), config)
-                yield
-            losses.append(total / len(batches))
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses}
-            if is_first():
-                save_state(folder / STATE, identity, state)
-            note(f"epoch {epoch + 1}/{config.epochs}: loss {losses[-1]:.4f}")
-
-    with loader_errors():
-        for _ in track(training(), "train classifier", total=steps - len(losses) * len(batches)):
-            pass
-    model.eval()
-    path = folder / CHECKPOINT
-    if not is_first():
-        return TrainedClassifier(path, tuple(losses), None)
-    scores = None
-    if val is not None:
-        predicted = predict(classifier, val, config.sizes[-1], device=device, precision=config.precision)
-        scores = classification_scores(predicted, val.labels())
-    save_classifier(classifier, path, getattr(torch, config.export))
-    trained = TrainedClassifier(path, tuple(losses), scores)
-    report(trained)
-    (folder / STATE).unlink(missing_ok=True)  # last: without it the training is finished
-    return trained
+    model.train()
+    if trunk is not None:
+        trunk.eval()  # batches are too small and too varied in size for statistics of their own
+    return classifier
 
 
 def check_side(classifier: Classifier, size: int, argument: str) -> None:
@@ -214,41 +199,31 @@ def predict(
 
 
 def _step(
-    classifier: Classifier, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, config: ClassifierConfig
-) -> float:
+    classifier: Classifier,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    config: ClassifierConfig,
+    number: int,
+) -> list[float]:
     with autocast(images.device, config.precision):
         logits = classifier.model(classifier.normalise(images))
     known = labels != UNKNOWN
     losses = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
     loss = torch.where(known, losses, 0).sum() / all_sum(known.sum())
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    sum_gradients(classifier.model.parameters())
-    if config.clip is not None:
-        nn.utils.clip_grad_norm_(classifier.model.parameters(), config.clip)
-    optimizer.step()
-    value = all_sum(loss).item()
-    if not math.isfinite(value):
-        raise InputError(f"the loss is {value}: lower `lr` (now {config.lr})")
-    return value
+    remedy = f"lower `lr` (now {config.lr:g})" + (" or give `clip`" if config.clip is None else "")
+    return descend(classifier.model, optimizer, [loss], step=number, clip=config.clip, remedy=remedy)
 
 
 def _optimizer(classifier: Classifier, config: ClassifierConfig) -> torch.optim.Optimizer:
-    """Weight decay on all but vectors (biases, normalisation), as is usual for transformers."""
-    model = classifier.model
     new = HEAD if split_name(classifier.architecture) is None else (*HEAD, "patch_embed.proj.")
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        factor = config.head_lr_factor if name.startswith(new) else 1.0
+
+    def factor(name: str) -> float:
         if name.startswith("patch_embed.backbone."):
-            factor = config.trunk_lr_factor
-        groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
-    options: list[dict[str, Any]] = [
-        {"params": groups[key], "factor": key[0]} | ({} if key[1] else {"weight_decay": 0.0})
-        for key in sorted(groups, reverse=True)
-    ]
+            return config.trunk_lr_factor
+        return config.head_lr_factor if name.startswith(new) else 1.0
+
+    options = parameter_groups(classifier.model, factor)
     if config.optimizer == "sgd":
         return torch.optim.SGD(options, config.lr, momentum=0.9, weight_decay=config.weight_decay)
     return torch.optim.AdamW(options, config.lr, weight_decay=config.weight_decay)

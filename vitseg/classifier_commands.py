@@ -18,8 +18,8 @@ from wsss.provenance import command_line
 from wsss.words import counted
 
 if TYPE_CHECKING:
+    from wsss.classification import ClassificationScores
     from wsss.data import Dataset
-    from wsss.metrics import ClassificationScores
 
 
 @together
@@ -125,8 +125,8 @@ def evaluate_classifier(
     from vitseg.classifier import predict
     from vitseg.models import load_classifier
     from vitseg.seeds import outputs_for
+    from wsss.classification import classification_scores
     from wsss.data import load_dataset
-    from wsss.metrics import classification_scores
     from wsss.training import choose_device
 
     need("wsss")

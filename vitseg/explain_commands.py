@@ -8,7 +8,7 @@ from typing import Annotated
 from vitseg.checkpoints import checkpoint_name, find_checkpoint
 from vitseg.settings import ExplainConfig
 from wsss.console import Flat, together
-from wsss.errors import InputError
+from wsss.errors import check_one_of
 from wsss.explorer.options import Host, Port
 from wsss.options import Device, FullSize, OutFolder, Runs, Shard
 from wsss.processes import take_shard
@@ -64,8 +64,7 @@ def explain(
 
     find_method(cfg.method)
     take_shard(shard)
-    if (classifier is None) == (architecture is None):
-        raise InputError("--classifier or --architecture: expected one of the two")
+    check_one_of(classifier=classifier, architecture=architecture)
     if classifier is not None:
         model = load_classifier(find_checkpoint(classifier, runs))
     else:
@@ -103,8 +102,7 @@ def explore(
     from wsss.explorer.serving import serve
     from wsss.training import choose_device
 
-    if (classifier is None) == (architecture is None):
-        raise InputError("--classifier or --architecture: expected one of the two")
+    check_one_of(classifier=classifier, architecture=architecture)
     if classifier is not None:
         path = find_checkpoint(classifier, runs)
         model, title = load_classifier(path), f"{checkpoint_name(path)}: ViT classifier"

@@ -24,6 +24,7 @@ from torch import nn
 from wsss.backbones import strides_first
 from wsss.errors import InputError, did_you_mean
 from wsss.fetching import fetching
+from wsss.training import freeze_below
 from wsss.weights import fitting, read_weights
 
 SEPARATOR = "+"
@@ -138,15 +139,12 @@ def freeze_levels(model: nn.Module, count: int) -> None:
         )
     if not count:
         return
-    # Read off the autograd graph: every network names its modules differently.
     parameters = list(trunk.parameters())
     mode = trunk.training
     trunk.eval()  # the statistics of batch norm are not to see the zeros
     lowest = trunk(parameters[0].new_zeros(1, 3, *model.patch_embed.img_size))[:count]
     trunk.train(mode)
-    used = torch.autograd.grad(sum(level.sum() for level in lowest), parameters, allow_unused=True)
-    for parameter, gradient in zip(parameters, used, strict=True):
-        parameter.requires_grad_(gradient is None)
+    freeze_below(lowest, parameters)
 
 
 def _features(trunk: Trunk, **options: Any) -> nn.Module:

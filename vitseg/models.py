@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import timm
 import torch
-from PIL import Image
 from timm.layers import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
@@ -18,6 +16,7 @@ from vitseg.hybrid import embedding, load_trunk, split_name, trunk_of
 from vitseg.relevance.parts import check_supported
 from wsss.errors import InputError, near_name
 from wsss.fetching import fetching
+from wsss.preparing import Prepares
 from wsss.weights import fitting, read_checkpoint, read_weights, stored_state, write_checkpoint
 
 KIND = "relseg-classifier"
@@ -26,7 +25,7 @@ _EMBEDDING = "patch_embed."
 
 
 @dataclass(frozen=True)
-class Classifier:
+class Classifier(Prepares):
     """A multi-label classifier with all that is needed to use it.
 
     ``class_names[c]`` belongs to output c; outputs are logits, read through a sigmoid. ``mean`` and ``std`` normalise
@@ -38,16 +37,6 @@ class Classifier:
     class_names: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-
-    def prepare(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
-        """The image at (height, width) `size`, as the model wants it: (3, height, width) float32 (PIL, bicubic)."""
-        resized = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-        return self.normalise(torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """RGB in [0, 1], (..., 3, H, W), to the model's input."""
-        mean, std = (images.new_tensor(value)[:, None, None] for value in (self.mean, self.std))
-        return (images - mean) / std
 
 
 def create_classifier(

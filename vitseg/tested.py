@@ -13,7 +13,7 @@ from vitseg.methods import METHODS, find_method
 from vitseg.models import Classifier, load_classifier, load_imagenet_vit
 from vitseg.relevance.parts import check_supported
 from vitseg.settings import EvaluationConfig
-from wsss.errors import InputError
+from wsss.errors import InputError, check_one_of
 from wsss.explanation_tests.explainer import Explainer
 from wsss.explanation_tests.settings import chosen_names
 from wsss.explanation_tests.tested import ModelUnderTest
@@ -31,8 +31,7 @@ def find_model(classifier: str | None, architecture: str | None, weights: str, r
     Raises:
         InputError: neither or both are given, no such model, or a model that cannot be explained.
     """
-    if (classifier is None) == (architecture is None):
-        raise InputError("`classifier` or `architecture`: expected one of the two")
+    check_one_of(classifier=classifier, architecture=architecture)
     if classifier is not None:
         path = find_checkpoint(classifier, runs)
         tested = model_under_test(load_classifier(path), checkpoint_name(path), file_hash(path), path)

@@ -13,7 +13,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from wsss.errors import InputError, did_you_mean
@@ -93,11 +93,6 @@ def read_weights(name: str, source: str) -> dict[str, Tensor]:
                 f"expected {tuple(tensor.shape)}"
             )
     return widened(state)
-
-
-def convert_weights(name: str, source: str, path: Path) -> None:
-    """Write the weights of `source` (see `read_weights`) as a safetensors file with timm's keys, float32."""
-    save_file({key: tensor.contiguous() for key, tensor in read_weights(name, source).items()}, path)
 
 
 def _file_state(path: Path) -> dict[str, Tensor]:

@@ -10,14 +10,15 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from wsss.console import LISTS, console, run, versions
 from wsss.entries import ALPHAS, MetricEntry, save_metrics
 from wsss.errors import InputError
+from wsss.naming import named
 from wsss.options import Data, ForegroundValue, Root, Runs, Workers, worker_count
+from wsss.printing import print_table
 from wsss.progress import note
 from wsss.words import agreeing, counted
 
@@ -63,11 +64,11 @@ def data_check(
     for counts in report.splits:
         figures = (counts.images, counts.masks, *counts.columns.values(), counts.unlabelled)
         table.add_row(counts.split, *map(str, figures))
-    _print_table(table)
+    print_table(table)
     for line in report.notes:
         note(f"note: {line}")
     for line in report.problems:
-        print(f"problem: {line}", file=sys.stderr)
+        print(f"problem: {named(line)}", file=sys.stderr)
     if report.problems:
         print(
             f"error: data set {report.name}: {counted(len(report.problems), 'problem')}, listed above", file=sys.stderr
@@ -258,7 +259,7 @@ def _print_figures(name: str, entries: Sequence[MetricEntry]) -> None:
     for row in rows:
         style = "bold" if row.entry.headline else "dim"
         table.add_row(row.entry.stage, rule_text(row.entry), *(show(c, row.figure(c)) for c in columns), style=style)
-    _print_table(table)
+    print_table(table)
     for entry in entries:
         if entry.headline and entry.iou:
             known = ", ".join(f"{key} {value:.1f}" for key, value in entry.iou.items() if value is not None)
@@ -267,12 +268,6 @@ def _print_figures(name: str, entries: Sequence[MetricEntry]) -> None:
         note(f"protocol: {protocol}")
     if any(entry.oracle for entry in entries):
         note("oracle: the threshold was chosen on these very masks, an upper bound and no result")
-
-
-def _print_table(table: Table) -> None:
-    """As wide as it needs to be: a file or a pipe has no width, and a cut figure is no figure."""
-    needed = console.measure(table, options=console.options.update(width=10_000)).maximum
-    Console(file=console.file, width=max(needed, console.width), highlight=False).print(table)
 
 
 def _options(**values: object) -> list[str]:

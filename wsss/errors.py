@@ -52,3 +52,9 @@ def near_name(name: str, choices: Iterable[str]) -> str:
     """
     found = difflib.get_close_matches(name, list(choices), n=1)
     return f"did you mean {found[0]!r}? " if found else ""
+
+
+def check_one_of(**given: object) -> None:
+    """InputError unless exactly one of two arguments is not None."""
+    if sum(value is not None for value in given.values()) != 1:
+        raise InputError(f"{' or '.join(f'`{name}`' for name in given)}: expected one of the two")

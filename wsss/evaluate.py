@@ -100,8 +100,40 @@ def _check_complete(stage: Stage, name: str, samples: Sequence[Sample], split: s
         raise InputError(
             f"{stage.folder}: {len(missing)} of {counted(len(samples), 'image')} of split {split} "
             f"{agreeing(len(missing), 'is', 'are')} missing (first: {missing[0]}{SUFFIX[STAGES[name]]}); "
-            f"run again for split {split}: {command}"
+            f"run again with `split` {split}: {command}"
         )
+
+
+@dataclass
+class _Counts:
+    """What all images of a stage come to: a matrix for each alpha, or one; and counts of pixels and images."""
+
+    matrices: list[ConfusionMatrix]
+    sweep: ThresholdSweep
+    confident: int = 0
+    known: int = 0
+    unlabelled: int = 0
+
+
+def _count(
+    stage: Stage, name: str, dataset: Dataset, samples: Sequence[Sample], alphas: tuple[float, ...], workers: int
+) -> _Counts:
+    classes, kind = dataset.num_classes + 1, STAGES[name]
+    found = _Counts([ConfusionMatrix(classes) for _ in (alphas if kind == "seeds" else (0,))], ThresholdSweep(classes))
+    count = _Counter(kind, stage.folder, replace(dataset, samples=()), alphas)
+    for part in map_parallel(count, samples, workers=workers, description=f"evaluate {name}"):
+        for matrix, counts in zip(found.matrices, part.counts, strict=True):
+            matrix.add(counts)
+        if part.histogram is not None and part.classes is not None:
+            found.sweep.add(part.histogram, part.classes)
+        found.confident += part.confident
+        found.known += part.counted
+        found.unlabelled += part.unlabelled
+    if not found.known:
+        raise InputError(
+            f"data set {dataset.name}, split {dataset.split}: every pixel of its ground truth is 255 (ignored)"
+        )
+    return found
 
 
 def _evaluate_stage(
@@ -113,29 +145,14 @@ def _evaluate_stage(
     workers: int,
     command: str,
 ) -> list[MetricEntry]:
-    classes = dataset.num_classes + 1
     kind = STAGES[name]
-    count = _Counter(kind, stage.folder, replace(dataset, samples=()), alphas)
-    matrices = [ConfusionMatrix(classes) for _ in (alphas if kind == "seeds" else (0,))]
-    sweep = ThresholdSweep(classes)
-    confident = known = unlabelled = 0
-    for part in map_parallel(count, samples, workers=workers, description=f"evaluate {name}"):
-        for matrix, counts in zip(matrices, part.counts, strict=True):
-            matrix.add(counts)
-        if part.histogram is not None and part.classes is not None:
-            sweep.add(part.histogram, part.classes)
-        confident, known = confident + part.confident, known + part.counted
-        unlabelled += part.unlabelled
-    if not known:
-        raise InputError(
-            f"data set {dataset.name}, split {dataset.split}: every pixel of its ground truth is 255 (ignored)"
-        )
+    counts = _count(stage, name, dataset, samples, alphas, workers)
     content = content_of_figures(stage, dataset)
     made = stage.manifest.get("config", {})
     declared = bool(made.get("labels_given", True))
-    labels_given = declared and not unlabelled
-    if declared and unlabelled:
-        shown = f"{counted(unlabelled, 'image')} {agreeing(unlabelled, 'shows', 'show')}"
+    labels_given = declared and not counts.unlabelled
+    if declared and counts.unlabelled:
+        shown = f"{counted(counts.unlabelled, 'image')} {agreeing(counts.unlabelled, 'shows', 'show')}"
         note(f"{name}: {shown} classes that their labels do not name: not counted as made from labels")
 
     def entry(rule: str, matrix: ConfusionMatrix, how: str, **extra) -> MetricEntry:
@@ -164,9 +181,9 @@ def _evaluate_stage(
         )
 
     if kind == "affinity_labels":
-        return [_label_entry(entry, matrices[0].counts, confident / known)]
+        return [_label_entry(entry, counts.matrices[0].counts, counts.confident / counts.known)]
     if kind == "masks":
-        return [entry("masks", matrices[0], "masks as written", headline=True)]
+        return [entry("masks", counts.matrices[0], "masks as written", headline=True)]
     bilinear = "seeds upsampled bilinearly"
     rows = [
         entry(
@@ -175,9 +192,9 @@ def _evaluate_stage(
             f"background (1 - max score)^{alpha:g}, {bilinear}",
             headline=not i,
         )
-        for i, (alpha, matrix) in enumerate(zip(alphas, matrices, strict=True))
+        for i, (alpha, matrix) in enumerate(zip(alphas, counts.matrices, strict=True))
     ]
-    best = sweep.best()
+    best = counts.sweep.best()
     how = f"ORACLE: best fixed background threshold, chosen on these very masks, {bilinear}"
     return [*rows, entry(f"oracle threshold {best.threshold:g}", best.matrix, how, oracle=True)]
 

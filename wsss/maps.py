@@ -210,10 +210,10 @@ def run_seeds(
         images, maps = sum(found.images for found in counts), sum(found.maps for found in counts)
         failed = [line for found in counts for line in found.failed]
         complete = all_done(dataset.samples, lambda samples: stage.pending([sample.id for sample in samples]))
-        new = images or failed or dataset.split not in stage.splits
-        if complete and new:
-            account = {"images": images, "maps": maps, "failed": len(failed)}
-            stage.done(command=command, split=dataset.split, counts=account, seconds=time.monotonic() - begin)
+        if complete:
+            made = {"images": images, "maps": maps, "failed": len(failed)}
+            seconds = time.monotonic() - begin
+            stage.done_if(images or failed, command=command, split=dataset.split, counts=made, seconds=seconds)
     if failed:
         more = f" ({len(failed)} images have no seed; the others are made)" if len(failed) > 1 else ""
         raise InputError(f"{failed[0]}{more}")

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from wsss.data.sample import IGNORE
-from wsss.extras import extra
 
 ORACLE_THRESHOLDS: tuple[float, ...] = tuple(
     float(t) for t in np.round(np.concatenate([np.arange(0.01, 0.1, 0.005), np.arange(0.1, 0.901, 0.01)]), 4)
@@ -226,51 +225,6 @@ class ThresholdSweep:
         return OracleThreshold(round(float(self.thresholds[index]), 4), matrices[index], mious)
 
 
-@dataclass(frozen=True)
-class ClassificationScores:
-    """Scores of a multi-label classifier, each in [0, 1].
-
-    A class without a positive image has no average precision, and no F1 unless it was predicted: NaN, left out of the
-    means.
-    """
-
-    f1: np.ndarray = field(repr=False)  # (C,)
-    average_precision: np.ndarray = field(repr=False)  # (C,)
-    macro_f1: float
-    mean_average_precision: float
-    threshold: float
-
-
-def classification_scores(
-    probabilities: np.ndarray, labels: np.ndarray, threshold: float = 0.5
-) -> ClassificationScores:
-    """Macro and per-class F1 at a threshold, and average precision, by scikit-learn.
-
-    Args:
-        probabilities: (N, C) in [0, 1]; labels: (N, C) of 0 and 1.
-        threshold: a class is predicted where its probability is >= threshold.
-    """
-    with extra("wsss"):
-        from sklearn.metrics import average_precision_score, f1_score  # a second to import: only here
-
-    probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
-    if probabilities.shape != labels.shape or labels.ndim != 2 or not len(labels):
-        raise ValueError(
-            f"probabilities and labels: expected (N, C), N >= 1, got {probabilities.shape} and {labels.shape}"
-        )
-    if not np.isfinite(probabilities).all():
-        raise ValueError("probabilities: expected finite values, got NaN or infinity")
-    if not np.isin(labels, (0, 1)).all():
-        raise ValueError("labels: expected 0 or 1")
-    truth, guess = labels.astype(int), (probabilities >= threshold).astype(int)
-    columns = range(truth.shape[1])
-    f1 = np.array([f1_score(truth[:, c], guess[:, c], zero_division=np.nan) for c in columns])
-    precision = np.array(
-        [average_precision_score(truth[:, c], probabilities[:, c]) if truth[:, c].any() else np.nan for c in columns]
-    )
-    return ClassificationScores(f1, precision, _mean(f1), _mean(precision), threshold)
-
-
 def _strongest(scores: np.ndarray) -> np.ndarray:
     scores = np.asarray(scores)
     if scores.ndim != 3:
@@ -298,7 +252,3 @@ def _check_labels(labels: np.ndarray, num_classes: int, name: str, *, ignore: bo
 
 def _size(array: np.ndarray) -> str:
     return " x ".join(map(str, array.shape[-2:])) if array.ndim in (2, 3) else f"of shape {array.shape}"
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")

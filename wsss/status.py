@@ -16,7 +16,7 @@ from wsss.evaluate import content_of_figures
 from wsss.store import Stage, file_hash, inputs_of
 from wsss.store.inputs import IMAGE, LABELS, MASK, Inputs, differing, of_images
 from wsss.store.locks import holders, is_held
-from wsss.store.stage import MANIFEST
+from wsss.store.manifest import MANIFEST
 from wsss.store.work import DATA, known_records
 from wsss.words import counted
 

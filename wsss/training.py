@@ -1,21 +1,24 @@
-"""What every training here shares: randomness that is a function of (seed, epoch, index), and a state to go on from.
+"""What every training here shares: its batches, a step of optimisation, and a state to go on from.
 
-With `augment` and `weights` the modules of the ground floor that import torch.
+All randomness is a function of (seed, epoch or step, place), see `stable_seed`.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from torch.utils import data
 
+from wsss.distributed import OwnBatches, all_sum, sum_gradients
 from wsss.errors import InputError
 from wsss.processes import from_first, local_rank, size
 from wsss.store import atomic
@@ -27,24 +30,89 @@ def stable_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-class EpochBatches(data.Sampler):
-    """Batches of (epoch, index) in an order that depends on (seed, epoch) alone. Set `epoch` before every pass."""
+def read_batches(
+    examples: data.Dataset, batches: data.Sampler, *, workers: int, device: str | torch.device, first: int = 0
+) -> data.DataLoader:
+    """This process's part of each batch.
 
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
-        self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, 0
+    Args:
+        batches: of keys of `examples`; passed through once.
+        workers: processes that read beside this one.
+        first: see `wsss.distributed.part_of`.
 
-    def __len__(self) -> int:
-        return -(-self.count // self.batch_size)
+    Raises InputError if `workers` is negative.
+    """
+    if workers < 0:
+        raise InputError(f"`workers` {workers}: expected 0 or more")
+    return data.DataLoader(
+        examples,
+        batch_sampler=OwnBatches(batches, first),
+        num_workers=workers,
+        pin_memory=torch.device(device).type == "cuda",
+        multiprocessing_context="forkserver" if workers else None,
+    )
 
-    def images(self, step: int) -> int:
-        """How many images the batch of that number in an epoch has: the last one may have fewer than the others."""
-        return min(self.batch_size, self.count - step * self.batch_size)
 
-    def __iter__(self) -> Iterator[list[Any]]:
-        epoch = self.epoch
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.count).tolist()
-        for start in range(0, self.count, self.batch_size):
-            yield [(epoch, index) for index in order[start : start + self.batch_size]]
+def parameter_groups(module: nn.Module, factor: Callable[[str], float]) -> list[dict[str, Any]]:
+    """Groups for an optimiser: weight decay on all but vectors (biases, normalisation), as is usual.
+
+    Args:
+        factor: name of a parameter -> its learning rate, in multiples of the optimiser's; kept in its group.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((factor(name), parameter.ndim > 1), []).append(parameter)
+    return [
+        {"params": groups[key], "factor": key[0]} | ({} if key[1] else {"weight_decay": 0.0})
+        for key in sorted(groups, reverse=True)
+    ]
+
+
+def descend(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    losses: Sequence[Tensor],
+    *,
+    step: int,
+    clip: float | None = None,
+    remedy: str,
+) -> list[float]:
+    """One step of optimisation, down the gradient of the first of the losses.
+
+    Args:
+        losses: scalars; all but the first are for the record.
+        step: its number, and `remedy`: what helps, for the message.
+        clip: largest norm of the gradient.
+
+    Returns:
+        The losses, summed over all processes.
+
+    Raises:
+        InputError: a loss, or the norm of the gradient, is not finite; the weights have not taken it in.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    losses[0].backward()
+    sum_gradients(module.parameters())
+    norm = nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None])
+    if clip is not None:
+        nn.utils.clip_grads_with_norm_(module.parameters(), clip, norm)
+    values = all_sum(torch.stack(list(losses))).tolist()
+    if not all(map(math.isfinite, [*values, norm.item()])):
+        what = f"loss {values[0]:g}, norm of its gradient {norm.item():g}"
+        raise InputError(f"step {step}: {what}: not finite; {remedy}")
+    optimizer.step()
+    return values
+
+
+def freeze_below(outputs: Iterable[Tensor], parameters: Sequence[nn.Parameter]) -> None:
+    """Take the parameters that some outputs are made of out of training, and the others in.
+
+    Read off the autograd graph: every network names its modules differently.
+    """
+    used = torch.autograd.grad(sum(output.sum() for output in outputs), parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, used, strict=True):
+        parameter.requires_grad_(gradient is None)
 
 
 def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:

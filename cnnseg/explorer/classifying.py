@@ -18,6 +18,7 @@ from wsss.explanation_tests.tested import ModelUnderTest, stack
 from wsss.explorer.explained import Answer, LayerChoice, Look, Progress, Region, Setting
 from wsss.explorer.watching import Watcher
 from wsss.maps import input_size
+from wsss.preparing import at_size
 
 COARSEST = 32
 """Pixels for a value of the coarsest layer that is listed."""
@@ -42,9 +43,10 @@ class ExplainedClassifier:
     def look(self, photograph: np.ndarray) -> Look:
         """One forward pass at the size that the classifier was made for, in the photograph's proportions."""
         side = round((self._tested.size[0] * self._tested.size[1]) ** 0.5)
-        height, width = input_size(Image.fromarray(photograph), side, (32, 32))
-        resized = Image.fromarray(photograph).resize((width, height), Image.Resampling.BICUBIC)
-        inputs = self._tested.inputs(stack([np.array(resized)]))
+        image = Image.fromarray(photograph)
+        height, width = input_size(image, side, (32, 32))
+        image = at_size(image, (height, width))
+        inputs = self._tested.inputs(stack([np.array(image)]))
         with torch.inference_mode():
             logits = self._tested.logits(inputs)[0]
         shares = tuple(logits[self._tested.first_class :].sigmoid().tolist())

@@ -17,10 +17,11 @@ from cnnseg.evaluation import seen_size as seen_at
 from cnnseg.models import Network
 from cnnseg.segmentation.settings import SegmentConfig
 from cnnseg.segmentation.tiles import Tile, cut
-from cnnseg.views import likely_outputs, look
+from cnnseg.views import check_finite, likely_outputs, look
 from wsss.data import BACKGROUND
 from wsss.errors import InputError
 from wsss.overlay import mask_overlay
+from wsss.preparing import at_size
 from wsss.store import voc_palette, write_mask
 
 
@@ -71,13 +72,6 @@ def check_stride(network: Network, size: tuple[int, int]) -> None:
         )
 
 
-def check_finite(maps: Tensor) -> Tensor:
-    """The maps of a network, as they are. InputError if a value is not finite."""
-    if not maps.isfinite().all():
-        raise InputError("the network gives NaN or infinite values: train it again, at a lower learning rate")
-    return maps
-
-
 def seen_size(size: tuple[int, int], config: SegmentConfig) -> tuple[int, int]:
     """(height, width) at which the network sees a photograph of (height, width) `size`: shrunk, never enlarged."""
     shrinks = config.size and size[0] * size[1] > config.size**2
@@ -119,7 +113,7 @@ def segment_pictures(
         if told or not config.gate:
             return told
         whole = seen_size(_size(picture), SegmentConfig())
-        shown = [_at(picture, whole)]
+        shown = [at_size(picture, whole)]
         logits, _ = look(network, shown, whole, config, masks=False, device=device, precision=precision)
         return likely_outputs(network, None if logits is None else logits[0], config.gate)
 
@@ -128,11 +122,11 @@ def segment_pictures(
         seen, alike = seen_size(size, config), list(group)
         if max(seen) <= config.tile:
             for start in range(0, len(alike), batch_size):
-                yield from best([_at(picture, seen) for picture in alike[start : start + batch_size]], size)
+                yield from best([at_size(picture, seen) for picture in alike[start : start + batch_size]], size)
             continue
         rows, columns = (cut(extent, config.tile, config.overlap, stride) for extent in seen)
         for picture in alike:
-            small, mask, outputs = _at(picture, seen), np.empty(seen, np.uint8), shown_by(picture)
+            small, mask, outputs = at_size(picture, seen), np.empty(seen, np.uint8), shown_by(picture)
             tiles = sorted(((row, column) for row in rows for column in columns), key=_shape)
             for shape, same in groupby(tiles, key=_shape):
                 places = list(same)
@@ -170,7 +164,3 @@ def _size(picture: Image.Image) -> tuple[int, int]:
 
 def _shape(tile: tuple[Tile, Tile]) -> tuple[int, int]:
     return tile[0].end - tile[0].start, tile[1].end - tile[1].start
-
-
-def _at(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return picture if _size(picture) == size else picture.resize(size[::-1], Image.Resampling.BICUBIC)

@@ -5,7 +5,7 @@ from wsss.data.files import image_size, read_image, read_label_image
 from wsss.data.foreground import check_foreground, foreground_set, foreground_truth, paired_folders
 from wsss.data.layouts import register_layout
 from wsss.data.load import list_splits, load_dataset
-from wsss.data.sample import BACKGROUND, IGNORE, Dataset, Sample
+from wsss.data.sample import BACKGROUND, IGNORE, Dataset, Sample, evenly_spread
 
 __all__ = [
     "BACKGROUND",
@@ -15,6 +15,7 @@ __all__ = [
     "Dataset",
     "Sample",
     "check_foreground",
+    "evenly_spread",
     "foreground_set",
     "foreground_truth",
     "image_size",

@@ -5,22 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from wsss.data.sample import Sample
 from wsss.errors import InputError
 from wsss.extensions import check_name_is_free
 
-if TYPE_CHECKING:
-    from wsss.data.config import DataConfig
-
 Report = Callable[[str], None]
 """Takes the fault of a single image, in one line: raises it, or collects it where a data set is checked."""
 
-ReadSamples = Callable[["DataConfig", Path, str, Report], Sequence[Sample]]
-"""(description, root, split, report) -> the samples of the split, in a fixed order, each id once."""
+ReadSamples = Callable[[Any, Path, str, Report], Sequence[Sample]]
+"""(description, a `DataConfig`; root, split, report) -> the samples of the split, in a fixed order, each id once."""
 
-ListSplits = Callable[["DataConfig", Path], Sequence[str]]
+ListSplits = Callable[[Any, Path], Sequence[str]]
 """(description, root) -> names of the splits."""
 
 FIXED = ("voc", "imagenet", "imagenet_seg")

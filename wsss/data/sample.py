@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
 from wsss.data.files import image_size, orientation, read_image, read_label_image
 from wsss.errors import InputError, did_you_mean
+
+T = TypeVar("T")
 
 BACKGROUND = 0
 IGNORE = 255
@@ -148,6 +151,13 @@ class Dataset:
         table[self.foreground_value] = sample.classes[0] if sample.classes else IGNORE
         return table
 
+    def check_labelled(self) -> None:
+        """InputError if no image shows a class of the list: there is nothing to learn from its labels."""
+        if not any(sample.classes for sample in self.samples):
+            raise InputError(
+                f"data set {self.name}/{self.split}: no image shows any of the classes {', '.join(self.class_names)}"
+            )
+
     def check_maskable(self) -> None:
         """InputError if the data set has more classes than a mask can show."""
         if self.num_classes >= IGNORE:
@@ -162,3 +172,10 @@ class Dataset:
         for row, sample in enumerate(self.samples):
             table[row, [c - 1 for c in sample.classes]] = 1
         return table
+
+
+def evenly_spread(items: Sequence[T], count: int | None) -> tuple[T, ...]:
+    """`count` of the items, evenly spread, the first and the last among them; all if None or if fewer."""
+    if count is None or count >= len(items):
+        return tuple(items)
+    return tuple(items[i] for i in np.linspace(0, len(items) - 1, count).round().astype(int))

@@ -262,9 +262,8 @@ def _finish(
     test = evaluations[0].stage.folder.parent.name
     for evaluation, found in zip(evaluations, figures, strict=True):
         done = made[evaluation.explainer.label]
-        if done.images or dataset.split not in evaluation.stage.splits:  # killed between the last part and this line
-            counts = {"images": done.images}
-            evaluation.stage.done(command=command, split=dataset.split, counts=counts, seconds=done.seconds)
+        account = {"counts": {"images": done.images}, "seconds": done.seconds}
+        evaluation.stage.done_if(done.images, command=command, split=dataset.split, **account)
         entry = TestEntry(
             test=test,
             data=dataset.name,

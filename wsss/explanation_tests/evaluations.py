@@ -26,8 +26,8 @@ from wsss.progress import note, track
 from wsss.store import DATA, Stage, file_hash, inputs_of, read_json
 from wsss.store.atomic import write_bytes
 from wsss.store.inputs import differing
+from wsss.store.manifest import MANIFEST
 from wsss.store.records import Record, pack, with_record
-from wsss.store.stage import MANIFEST
 from wsss.store.work import all_done, check_root, records_of
 from wsss.words import agreeing, counted
 

@@ -21,6 +21,7 @@ from wsss.errors import InputError
 from wsss.explanation_tests.explainer import Explainer
 from wsss.explanation_tests.perturbation import DIRECTIONS, STEPS, removal_places
 from wsss.explanation_tests.tested import ModelUnderTest, stack
+from wsss.preparing import at_size
 
 WHERE = ("outside", "inside")
 """Where pixels are removed; of the region, which is what the network predicts as the class in the untouched image."""
@@ -68,8 +69,7 @@ def find_pair(tested: ModelUnderTest, image: Image.Image, size: int, target: int
     """
     factor = size / (image.width * image.height) ** 0.5
     if 0 < factor < 1:
-        shape = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-        image = image.resize(shape, Image.Resampling.BICUBIC)
+        image = at_size(image, (max(1, round(image.height * factor)), max(1, round(image.width * factor))))
     inputs = tested.inputs(stack([np.array(image)]))
     maps = tested.model.maps(inputs)
     if not maps.isfinite().all():

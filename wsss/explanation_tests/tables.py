@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
-from wsss.console import console
+from wsss.printing import print_table
 from wsss.progress import note
 from wsss.report.explanation import Column, TestSection, show, show_difference, show_interval, verdict
 
@@ -21,7 +20,7 @@ def print_section(section: TestSection) -> None:
             for c in section.columns
         ]
         table.add_row(row.label, row.entry.settings, *cells)
-    _print(table)
+    print_table(table)
     if section.baseline:
         title = f"minus {section.baseline}, image by image (bold: the interval leaves out 0)"
         table = _table(title, ("method",), section.compared)
@@ -30,7 +29,7 @@ def print_section(section: TestSection) -> None:
                 found = [(column, row.differences[column.key]) for column in section.compared]
                 cells = [_cell(show_difference(d), show_interval(d[1:]), bool(verdict(c, d))) for c, d in found]
                 table.add_row(row.label, *cells)
-        _print(table)
+        print_table(table)
     for line in section.notes:
         note(f"note: {line}")
 
@@ -45,9 +44,3 @@ def _table(title: str, names: tuple[str, ...], columns: tuple[Column, ...]) -> T
 
 def _cell(figure: str, interval: str, bold: bool) -> str:
     return f"{f'[bold]{figure}[/]' if bold else figure}\n[dim]{interval}[/]"
-
-
-def _print(table: Table) -> None:
-    """As wide as it needs to be: a file or a pipe has no width, and a cut figure is no figure."""
-    needed = console.measure(table, options=console.options.update(width=10_000)).maximum
-    Console(file=console.file, width=max(needed, console.width), highlight=False).print(table)

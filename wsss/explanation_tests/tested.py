@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from wsss.errors import InputError
 from wsss.explanation import predictions
+from wsss.preparing import normalised
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,7 @@ class ModelUnderTest:
         like = next((p for p in self.model.parameters() if p.is_floating_point()), torch.empty(0))
         if pixels.is_floating_point():
             return pixels.to(like.device, like.dtype)
-        images = pixels.to(like.device, like.dtype) / 255
-        mean, std = (images.new_tensor(value)[:, None, None] for value in (self.mean, self.std))
-        return (images - mean) / std
+        return normalised(pixels.to(like.device, like.dtype) / 255, self.mean, self.std)
 
     def black(self) -> Tensor:
         """What removed pixels become: 0 before normalisation, (1, 3, 1, 1)."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wsss.data import IGNORE, Dataset, Sample
+from wsss.data import IGNORE, Dataset, Sample, evenly_spread
 from wsss.entries import READING_ALPHA, STAGES, stage_file
 from wsss.errors import InputError, did_you_mean
 from wsss.metrics import ConfusionMatrix, seed_to_mask
@@ -92,17 +92,12 @@ def choose_images(
     folders = tuple(run / "masks" for run in runs.values())
     ranked = [s for s in shown if s.mask_path and any((f / f"{s.id}.png").is_file() for f in folders)]
     if not ranked:
-        return Choice(_spread(shown, count), "spread evenly over the split")
+        return Choice(evenly_spread(shown, count), "spread evenly over the split")
     score = _MaskIoU(folders, replace(dataset, samples=()))
     values = list(map_parallel(score, ranked, workers=workers, description="choose images"))
     order = sorted(range(len(ranked)), key=lambda i: (values[i], ranked[i].id))
-    chosen = _spread([ranked[i] for i in order], count)
+    chosen = evenly_spread([ranked[i] for i in order], count)
     return Choice(chosen, "at evenly spaced ranks of the masks' IoU, from the worst image to the best")
-
-
-def _spread(items: Sequence[Sample], count: int) -> tuple[Sample, ...]:
-    places = np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).round().astype(int))
-    return tuple(items[i] for i in places)
 
 
 @dataclass(frozen=True)

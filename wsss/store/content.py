@@ -40,11 +40,6 @@ def cache_file() -> Path:
     return (Path(given) if given else base) / "content.sqlite3"
 
 
-def content_of(path: Path) -> str:
-    """16 hexadecimal digits that tell the content of a file from another's."""
-    return as_text(contents([path])[0])
-
-
 def as_text(content: int | np.integer) -> str:
     """A content as manifests and records have it: 16 hexadecimal digits."""
     return f"{int(content):016x}"

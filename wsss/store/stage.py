@@ -15,20 +15,18 @@ from typing import Any
 from wsss.errors import InputError, did_you_mean
 from wsss.progress import warn
 from wsss.provenance import commit, versions
-from wsss.store.atomic import locked, read_json, remove_leftovers, write_json
+from wsss.store.atomic import locked, remove_leftovers, write_json
 from wsss.store.locks import holders, writing
+from wsss.store.manifest import IDENTITY, MANIFEST, check_same, read_manifest, relative_sources
 from wsss.store.records import Record, inspect
 from wsss.store.spelling import respelt
 
-MANIFEST = "manifest.json"
 PROTOCOLS: dict[str, int] = {}
 """Kind of stage -> number of the way its results are made, 1 unless it stands here; raised whenever that changes other
 results than the settings say. No run goes on with results of another."""
 
 OTHERWISE = "write into another run or delete the folder"
 """What to do about a stage that was made otherwise."""
-
-_IDENTITY = ("kind", "config", "class_names", "inputs")
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ class Stage:
             "class_names": list(class_names),
             "inputs": inputs or {},
             **({} if content is None else {"content": dict(content)}),
-            "sources": _noted(folder, sources),
+            "sources": relative_sources(folder, sources),
             "suffix": suffix,
             "versions": versions(),
             "commit": commit(),
@@ -96,19 +94,19 @@ class Stage:
             raise InputError(f"{folder}: expected a folder, or a name that is free, got a file; write into another run")
         with locked(folder / f".{MANIFEST}.lock"):
             others = [entry.name for entry in os.scandir(folder) if entry.name[0] != "." and entry.name != MANIFEST]
-            if path.exists() and (others or _read_manifest(folder)["history"]):
-                manifest = _read_manifest(folder)
-                for key in ("protocol", *_IDENTITY):
+            if path.exists() and (others or read_manifest(folder)["history"]):
+                manifest = read_manifest(folder)
+                for key in ("protocol", *IDENTITY):
                     old = respelt(manifest[key], formerly) if key == "config" else manifest[key]
-                    _same(folder, key, old, new[key], otherwise)
+                    check_same(folder, key, old, new[key], otherwise)
             elif others:
                 raise InputError(
                     f"{folder}: holds files but no {MANIFEST}; write into another run or delete the folder"
                 )
             else:  # new, or left by a start that failed before its first result: that binds nobody
-                there = _read_manifest(folder) if path.exists() else None
+                there = read_manifest(folder) if path.exists() else None
                 manifest = there or new
-                if there is None or any(there.get(key) != new.get(key) for key in (*_IDENTITY, "content")):
+                if there is None or any(there.get(key) != new.get(key) for key in (*IDENTITY, "content")):
                     if there is not None and not alone():
                         raise InputError(
                             f"{folder}: is being written with other settings by {holders(folder)}; {otherwise}"
@@ -132,7 +130,7 @@ class Stage:
             hint = f"; `{maker}` makes it" if maker else ""
             what = "stage" if kind is None else kind.replace("_", " ")
             raise InputError(f"{folder}: no {what} there (no {MANIFEST}){hint}")
-        manifest = _read_manifest(folder)
+        manifest = read_manifest(folder)
         if kind not in (None, manifest["kind"]):
             raise InputError(f"{folder}: expected {kind}, got {manifest['kind']}")
         if class_names is not None and tuple(manifest["class_names"]) != tuple(class_names):
@@ -143,7 +141,7 @@ class Stage:
     @property
     def fingerprint(self) -> str:
         """Hash of what all results depend on (kind, config, classes, inputs); the next stage records it as an input."""
-        identity = {key: self.manifest[key] for key in _IDENTITY}
+        identity = {key: self.manifest[key] for key in IDENTITY}
         if self.manifest["protocol"] != 1:
             identity["protocol"] = self.manifest["protocol"]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -216,15 +214,23 @@ class Stage:
         }
         path = self.folder / MANIFEST
         with locked(self.folder / f".{MANIFEST}.lock"):
-            manifest = _read_manifest(self.folder) if path.exists() else self.manifest
+            manifest = read_manifest(self.folder) if path.exists() else self.manifest
             manifest = {**manifest, "history": [*manifest["history"], entry], "sources": self._sources(manifest)}
             write_json(path, manifest)
         self.manifest.update(json.loads(json.dumps(manifest, default=str)))
 
+    def done_if(self, made: object, *, split: str, **entry: Any) -> None:
+        """As `done`, but one that finds nothing to make leaves that to the one who made it.
+
+        Unless that one was killed between its last file and its account.
+        """
+        if made or split not in self.splits:
+            self.done(split=split, **entry)
+
     def note(self, **changes: Any) -> None:
         """Change what the manifest says beside the identity of the results."""
         with locked(self.folder / f".{MANIFEST}.lock"):
-            manifest = {**_read_manifest(self.folder), **changes}
+            manifest = {**read_manifest(self.folder), **changes}
             write_json(self.folder / MANIFEST, {**manifest, "sources": self._sources(manifest)})
         self.manifest.update(json.loads(json.dumps(manifest, default=str)))
 
@@ -234,12 +240,12 @@ class Stage:
         return None if found is None else Path(os.path.normpath(self.folder.resolve() / found))
 
     def _sources(self, manifest: Mapping[str, Any]) -> dict[str, str]:
-        return {**manifest["sources"], **_noted(self.folder, self.sources)}
+        return {**manifest["sources"], **relative_sources(self.folder, self.sources)}
 
 
 def config_of(folder: Path) -> dict[str, Any] | None:
     """The settings that the results in a stage folder were made with; None where there is no stage yet."""
-    return _read_manifest(folder)["config"] if (folder / MANIFEST).is_file() else None
+    return read_manifest(folder)["config"] if (folder / MANIFEST).is_file() else None
 
 
 def resolve_run(name_or_path: str | Path, runs: Path) -> Path:
@@ -257,40 +263,9 @@ def resolve_run(name_or_path: str | Path, runs: Path) -> Path:
             return path
         if path.name == "seeds":
             return path.parent
-        of_test = _read_manifest(path)["kind"].endswith("_test")  # lies below a folder of its test
+        of_test = read_manifest(path)["kind"].endswith("_test")  # lies below a folder of its test
         raise InputError(f"{path}: is one stage of a run; give the run's folder, {path.parents[of_test]}")
     found = [file for depth in ("*/*", "*/*/*") for file in runs.glob(f"{depth}/{MANIFEST}")]
     known = sorted({file.relative_to(runs).parts[0] for file in found})
     hint = did_you_mean(str(name_or_path), known) if known else "there are none yet"
     raise InputError(f"{name_or_path}: no such run in {runs} and no such folder; {hint}")
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    manifest = read_json(folder / MANIFEST)
-    missing = [
-        key for key in (*_IDENTITY, "suffix", "history") if not isinstance(manifest, dict) or key not in manifest
-    ]
-    if missing:
-        raise InputError(f"{folder / MANIFEST}: not a manifest of this toolkit ({', '.join(missing)} missing)")
-    return {"protocol": 1, "sources": {}, **manifest}  # as of versions that did not say
-
-
-def _noted(folder: Path, sources: Mapping[str, Path]) -> dict[str, str]:
-    """Paths for a manifest: within the folder of runs they are relative, so that it can be moved."""
-    runs = folder.resolve().parent.parent
-    found = {}
-    for name, path in sources.items():
-        whole = Path(path).resolve()
-        found[name] = os.path.relpath(whole, folder.resolve()) if whole.is_relative_to(runs) else str(whole)
-    return found
-
-
-def _same(folder: Path, key: str, old: Any, new: Any, otherwise: str) -> None:
-    """InputError with the first key, however deep, at which two manifests differ."""
-    if old == new:
-        return
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in dict.fromkeys([*old, *new]):
-            _same(folder, f"{key}.{name}", old.get(name), new.get(name), otherwise)
-    change = f"{key} was {old!r}, is {new!r} now"
-    raise InputError(f"{folder}: made with other settings: {change}; {otherwise}")

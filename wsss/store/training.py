@@ -14,7 +14,8 @@ from wsss.processes import from_first, is_first
 from wsss.progress import note
 from wsss.store.inputs import Inputs, differing
 from wsss.store.locks import holding, writing
-from wsss.store.stage import MANIFEST, Stage
+from wsss.store.manifest import MANIFEST
+from wsss.store.stage import Stage
 
 OTHERWISE = "write into another run, or give `restart` to train anew"
 

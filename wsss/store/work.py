@@ -138,17 +138,14 @@ def account(
 ) -> int:
     """Keep account of what a command made, `made` images in this process, and say it; returns those of all processes.
 
-    One that finds nothing to do leaves the account to the one that did it, unless that was killed before it could. Of
-    several processes one does it, when all images are there.
+    Of several processes one does it, when all images are there.
     """
     made = sum(gathered(made))
     if not all_done([sample.id for sample in dataset], stage.pending):
         return made
+    counts = {"images": len(dataset), "made": made}
     split = dataset.split if split is None else split
-    if made or split not in stage.splits:
-        counts = {"images": len(dataset), "made": made}
-        seconds = time.monotonic() - begin
-        stage.done(command=command, split=split, counts=counts, seconds=seconds, **extra)
+    stage.done_if(made, command=command, split=split, counts=counts, seconds=time.monotonic() - begin, **extra)
     note(f"{stage.folder}: {made} of {counted(len(dataset), 'image')} made now")
     return made
 
