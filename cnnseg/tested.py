@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 import cnnseg
 from cnnseg.classifiers import input_size, load_imagenet_cnn
-from cnnseg.methods import find_method
 from cnnseg.models import PlainClassifier, find_network, load_network
 from cnnseg.settings import BACKGROUND_CLASS, BEST, STAGE, EvaluationConfig
 from cnnseg.unroll import UnrolledNetwork
@@ -23,6 +23,9 @@ from wsss.explanation_tests.tested import ModelUnderTest
 from wsss.extensions import source_file
 from wsss.progress import warn
 from wsss.store import file_hash
+
+if TYPE_CHECKING:
+    from cnnseg.methods import Method
 
 
 def find_model(
@@ -91,21 +94,21 @@ def find_explainers(tested: ModelUnderTest, config: EvaluationConfig) -> list[Ex
     for method in methods:
         layer = {"layer": config.layer} if method.takes_layer and config.layer is not None else {}
         for rules in [{"rules": name} for name in composites] if method.takes_rules else [{}]:
-            found.append(explainer_of(method.name, method.class_specific, **rules, **layer))
+            found.append(explainer_of(method, **rules, **layer))
     return _tried(found, tested, every=config.methods is None)
 
 
-def explainer_of(name: str, class_specific: bool, **options: str) -> Explainer:
+def explainer_of(method: Method, **options: str) -> Explainer:
     """A method as it is judged; its runs are called METHOD.RULES.LAYER, as far as there are any."""
     return Explainer(
-        name,
-        partial(_explained, method=name, **options),
-        class_specific=class_specific,
+        method.name,
+        partial(_explained, method=method.name, **options),
+        class_specific=method.class_specific,
         many=True,
         options=options,
         variants=tuple(options.values()),
         remedy="try `precision` float64",
-        code=source_file(find_method(name).compute),
+        code=source_file(method.compute),
     )
 
 

@@ -314,7 +314,7 @@ def test_presets_and_their_overrides() -> None:
 
 
 def test_features_of_another_image_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"needs \(D, \*\(5, 7\)\)"):
+    with pytest.raises(ValueError, match=r"expected \(D, \*\(5, 7\)\)"):
         refine_seed(features_of(7, 5), one_seed())
     with pytest.raises(ValueError, match="needs the image"):
         refine_seed(features_of(5, 7), one_seed(), RefineConfig(crf=True))

@@ -117,7 +117,7 @@ def test_foreign_weights_are_refused(resnet: nn.Module) -> None:
         load_encoder(network, torchvision.models.resnet50().state_dict(), source="--classifier x")
     with pytest.raises(InputError, match=r"layer1\.0\.conv1\.weight"):
         load_encoder(network, {key: value for key, value in state.items() if key != "layer1.0.conv1.weight"})
-    with pytest.raises(InputError, match=r"1 tensors too many, first layer3\.7\.conv1\.weight"):
+    with pytest.raises(InputError, match=r"1 tensor too many, first layer3\.7\.conv1\.weight"):
         load_encoder(network, state | {"layer3.7.conv1.weight": torch.zeros(1)})
     with pytest.raises(InputError, match=r"classifier of 4 outputs: .* fc\.weight"):
         load_encoder(network, torchvision.models.resnet18(num_classes=10).state_dict())

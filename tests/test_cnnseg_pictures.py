@@ -244,7 +244,7 @@ def test_bad_snapshots(training: Path, capsys: pytest.CaptureFixture[str]) -> No
     for maps, fault in (
         (np.zeros((3, 4)), r"expected finite scores \(classes, h, w\), got \(3, 4\)"),
         (np.full((3, 4, 4), np.nan), "finite"),
-        (np.zeros((4, 4, 4)), "expected scores of 3 classes .*got 4"),
+        (np.zeros((4, 4, 4)), "expected scores of 3 classes.*got 4"),
     ):
         np.savez(path, maps=maps)
         with pytest.raises(InputError, match=fault):

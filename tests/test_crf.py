@@ -154,5 +154,5 @@ def test_faults_are_told() -> None:
     for wrong in (scores[0], scores[:, 1:], scores[:0]):
         with pytest.raises(ValueError, match=r"scores: expected \(\.\.\., L, 24, 31\), got"):
             crf(wrong)
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="expected finite values"):
         crf(np.full_like(scores, np.nan))

@@ -6,11 +6,12 @@ import re
 import shlex
 import subprocess
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from cyclopts import App
 from cyclopts.config import Yaml
-from documentation import ALL, PAGES, ROOT, Block, prose_of
+from documentation import ALL, FENCE, PAGES, ROOT, Block, prose_of
 
 from wsss.configs import find_config
 
@@ -135,3 +136,19 @@ def test_the_reference_names_what_the_package_exports(package: str) -> None:
     page = (ROOT / f"docs/reference/{package}.md").read_text(encoding="utf-8")
     for name in import_module(package).__all__:
         assert f"{package}.{name}" in page, name
+
+
+def anchors(page: Path) -> set[str]:
+    """Those that a site of repositories gives the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_beside_the_site(page: str) -> None:
+    """Those within docs are looked at by `make docs`."""
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", prose_of(page)):
+        file, _, anchor = link.partition("#")
+        target = ROOT / (file or page)
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link

@@ -47,9 +47,13 @@ def documented_modules() -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a reader has at hand: a photograph, and a run with a trained network."""
+    """What a reader has at hand: a photograph, a data set of one, and a run with a trained network."""
     folder = tmp_path_factory.mktemp("reader")
     Image.fromarray(data.chelsea()).save(folder / "cat.jpg")
+    (folder / "my_data/images").mkdir(parents=True)
+    Image.fromarray(data.chelsea()).save(folder / "my_data/images/cat_01.jpg")
+    (folder / "my_data/labels.csv").write_text("image,classes\ncat_01.jpg,cat\n")
+    (folder / "my_data.yaml").write_text("name: my_data\nlayout: folder\nroot: my_data\nclasses: [cat, dog]\n")
     run = folder / "runs/segmentation/network"
     run.mkdir(parents=True)
     (run / "last.safetensors").symlink_to(CHECKPOINTS / "segmentation_cnn.safetensors")

@@ -323,7 +323,7 @@ def test_bad_input_takes_one_line() -> None:
     refused("images: expected normalised ones of a float type, got torch.uint8", images=images.byte())
     refused("images: none", images=[], targets=[0])
     refused("mean .*expected a number for each channel", mean=(0.5,))
-    refused("images: expected 1 channels, as mean has, got 3", mean=(0.5,), std=(1,))
+    refused("images: expected 1 channel, as mean has, got 3", mean=(0.5,), std=(1,))
     refused("std above 0", std=(0, 1, 1))
     refused("explainer: expected a callable", explainer="rollout")
     refused("model: expected a torch.nn.Module, got a function", model=noise)

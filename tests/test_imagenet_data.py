@@ -248,7 +248,7 @@ def test_check_of_imagenet_seg(mat: Path, tmp_path: Path, arrays: tuple[list[np.
         ("layout: imagenet_seg\nclasses: [cat]", "one class, 'object'"),
         ("layout: imagenet_seg\nmask_values: [cat]", "mask_values: layout 'imagenet_seg'"),
         ("layout: imagenet\nclasses: [cat, cat]", "expected each name once, got 'cat' twice"),
-        ("layout: imagenet\nclasses: []", "classes: 0 names"),
+        ("layout: imagenet\nclasses: []", "classes: expected 1 to 65534 names, got 0"),
         ("layout: imagenets", "layout: 'imagenets' is unknown: did you mean 'imagenet'"),
     ],
 )

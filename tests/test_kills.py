@@ -28,6 +28,8 @@ from small_run import make_data
 
 from affinity.cli import app as affinity
 from cnnseg.cli import app as cnnseg
+from cnnseg.models import Network, create_segmentation, save_network
+from cnnseg.segmentation.settings import SegmentationConfig
 from vitseg.cli import app as vitseg
 from wsss.cli import app as wsss
 from wsss.console import run
@@ -50,14 +52,15 @@ COMMANDS = {
     "affinity train": "--seeds run --split val --config TRAIN",
     "affinity refine": "--seeds run --split val --workers 1",
     "cnnseg train-segmentation": "--masks run --split val --val-split val --name net --decoder fpn "
-    f"--encoder mobilenetv3_small_050 --weights none --steps 2 --batch-size 2 --crop 32 --save-every 1 {EVALUATED}",
+    "--encoder mobilenetv3_small_050 --weights none --steps 2 --batch-size 2 --crop 32 --seed 1 --save-every 1 "
+    f"{EVALUATED}",
     "cnnseg pseudo-masks": "--network net --split val --name taught",
     "cnnseg evaluate": "--network net --split val --workers 1",
     "cnnseg segment": "IMAGES --network net --out OUT --workers 1",
     "wsss evaluate": "run --split val --workers 1",
     "vitseg perturbation-test": "--classifier vit --split val --methods rollout",
     "vitseg segmentation-test": "--classifier vit --split val --methods rollout",
-    "cnnseg region-test": "--network net --split val --methods input_x_gradient --size 32 --least 0.001",
+    "cnnseg region-test": "--network SEES_CATS --split val --methods input_x_gradient --size 32",
 }
 NO_DEVICE = ("affinity labels", "affinity combine", "wsss evaluate")
 NO_DATA = ("cnnseg segment",)
@@ -82,11 +85,22 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(pixels).save(folder / f"photographs/{name}.png")
     torch.manual_seed(0)
     save_file(timm.create_model("test_resnet").state_dict(), folder / "test_resnet.safetensors")
+    save_network(sees_cats(), folder / "sees_cats.safetensors")
     network = {"backbone": "test_resnet", "weights": str(folder / "test_resnet.safetensors")}
     network |= {"levels": [1, 2], "widths": [8, 8], "dim": 16, "groups": 4}
     train = {"network": network, "augment": {"crop": 48}, "epochs": 2, "batch_size": 2}
     (folder / "train.yaml").write_text(json.dumps(train))
     return folder
+
+
+def sees_cats() -> Network:
+    """A network that segments, at random but for a cat in every pixel."""
+    config = SegmentationConfig(decoder="fpn", encoder="test_resnet", weights="none")
+    network = create_segmentation(config, ("cat", "dog"), "nothing")
+    *_, last = (module for module in network.module.modules() if isinstance(module, torch.nn.Conv2d))
+    with torch.no_grad():
+        last.bias[1] = 100
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +121,7 @@ def recorded(place: Path) -> Iterator[dict[str, Recorded]]:
 
 def words_of(place: Path, name: str, options: str) -> list[str]:
     known = {"TRAIN": place / "train.yaml", "IMAGES": place / "photographs", "OUT": place / "runs/out"}
+    known["SEES_CATS"] = place / "sees_cats.safetensors"
     words = [name.split()[1], *(str(known.get(word, word)) for word in options.split()), "--runs", str(place / "runs")]
     words += [] if name in NO_DEVICE else ["--device", "cpu"]
     return words + ([] if name in NO_DATA else ["--data", str(place / "data/data.yaml")])

@@ -197,11 +197,11 @@ def binary(tmp_path: Path) -> Path:
 
 def test_masks_without_foreground_are_refused_until_it_is_named(binary: Path) -> None:
     data = load_dataset(OWN, "all", binary)
-    told = r"own/all: no mask shows a class: 2 masks hold 0 and 255 alone, and 255 is ignored.*--foreground-value 255"
+    told = r"own/all: no mask shows a class: 2 masks hold 0 and 255 alone, and 255 is ignored.*`foreground_value` 255"
     with pytest.raises(InputError, match=told):
         check_foreground(data)
     problems = "\n".join(check_dataset(OWN, None, binary).problems)
-    assert "no mask shows a class: where 255 is the object, give --foreground-value 255" in problems
+    assert "no mask shows a class: where 255 is the object, give `foreground_value` 255" in problems
     for config, value in ((OWN, 255), (OWN.model_copy(update={"foreground_value": 255}), None)):
         data = load_dataset(config, "all", binary, foreground_value=value)
         check_foreground(data)
@@ -226,6 +226,8 @@ def test_figures_of_masks_of_0_and_255(binary: Path, capsys: pytest.CaptureFixtu
     assert run(app, [*command, "--workers", "1"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("where 255 is the object, give --foreground-value 255")
+    assert run(app, ["data-check", "--data", str(binary / "data.yaml"), "--workers", "1"]) == 2
+    assert "where 255 is the object, give --foreground-value 255\n" in capsys.readouterr().err
     assert run(app, [*command, "--workers", "1", "--foreground-value", "255"]) == 0
     found = {(e.stage, e.rule): (e.miou, e.iou) for e in read_metrics(binary / "runs/one")}
     for sample in data.samples[:2]:

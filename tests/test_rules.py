@@ -422,7 +422,7 @@ def test_of_names_the_first_that_fits_counts_and_before_first_and_kinds() -> Non
         ({"add": ZPlus()}, r"rules\['add'\]: .*Zero\(\) or Epsilon\(\)"),
         ({"convolution": Pass()}, "Pass is for layers"),
         ({"parts.0": Pass()}, "mixes its inputs"),
-        ({"sum": ZPlus()}, r"expected Zero\(\) or Epsilon\(\) of a .*, got ZPlus"),
+        ({"sum": ZPlus()}, r"expected Zero\(\) or Epsilon\(\), got ZPlus"),
         ({"convolution": 3}, "expected a Rule"),
         ({"convolution": "zplu"}, "rule 'zplu' is unknown: did you mean 'zplus'"),
         (3, "expected a name, a Rule, a Composite or a mapping, got a int"),

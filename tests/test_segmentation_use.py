@@ -139,7 +139,7 @@ def test_tiles_without_overlap_do(tmp_path: Path) -> None:
 
 
 def test_an_overlap_of_more_than_half_a_tile_is_refused() -> None:
-    with pytest.raises(ValueError, match="overlap 40: at most half of a tile, 32"):
+    with pytest.raises(ValueError, match="overlap 40: expected at most half of a tile, 32"):
         SegmentConfig(tile=64, overlap=40)
 
 

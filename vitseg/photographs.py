@@ -52,8 +52,10 @@ def explain_photograph(
         InputError: an unknown method, preset or option, targets out of range, or as `vitseg.explain`.
 
     Example:
-        >>> model = timm.create_model("vit_tiny_patch16_224", pretrained=True, dynamic_img_size=True)  # doctest: +SKIP
-        >>> explain_photograph(model, Image.open("cat.jpg"), 281).maps.shape                          # doctest: +SKIP
+        >>> import timm, vitseg
+        >>> from PIL import Image
+        >>> model = timm.create_model("vit_tiny_patch16_224", pretrained=True, dynamic_img_size=True)
+        >>> vitseg.explain_photograph(model, Image.open("cat.jpg"), 281).maps.shape
         torch.Size([1, 11, 17])
     """
     try:

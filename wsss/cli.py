@@ -16,6 +16,7 @@ from rich.text import Text
 from wsss.console import LISTS, console, run, versions
 from wsss.entries import ALPHAS, MetricEntry, save_metrics
 from wsss.errors import InputError
+from wsss.naming import named
 from wsss.options import Data, ForegroundValue, Root, Runs, Workers, worker_count
 from wsss.printing import print_table
 from wsss.progress import note
@@ -67,7 +68,7 @@ def data_check(
     for line in report.notes:
         note(f"note: {line}")
     for line in report.problems:
-        print(f"problem: {line}", file=sys.stderr)
+        print(f"problem: {named(line)}", file=sys.stderr)
     if report.problems:
         print(
             f"error: data set {report.name}: {counted(len(report.problems), 'problem')}, listed above", file=sys.stderr

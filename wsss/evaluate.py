@@ -100,7 +100,7 @@ def _check_complete(stage: Stage, name: str, samples: Sequence[Sample], split: s
         raise InputError(
             f"{stage.folder}: {len(missing)} of {counted(len(samples), 'image')} of split {split} "
             f"{agreeing(len(missing), 'is', 'are')} missing (first: {missing[0]}{SUFFIX[STAGES[name]]}); "
-            f"run again for split {split}: {command}"
+            f"run again with `split` {split}: {command}"
         )
 
 

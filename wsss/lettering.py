@@ -73,7 +73,8 @@ def title_strip(text: str, width: int, size: int, *, most: int = 2) -> Image.Ima
 def bar_strip(bar: ColourBar, width: int, size: int) -> Image.Image:
     """A strip (width pixels) with a scale of colours: the values of its ends (of signed ones, 0), and what they are."""
     font = ImageFont.load_default(size)
-    low, high = (f"{value:.3g}" for value in bar.limits)
+    least = 1e-3 * max(abs(value) for value in bar.limits)  # below, a number would say no more than 0
+    low, high = (f"{value if abs(value) >= least else 0:.3g}" for value in bar.limits)
     gap = size // 2
     left, right = (round(font.getlength(text)) + gap for text in (low, high))
     length = max(size, min(width - left - right - 2 * gap, 24 * size))

@@ -128,6 +128,14 @@ def seed_run(
 
     Raises:
         InputError: no such data set or split, the run has seeds that were made otherwise, or somebody is writing them.
+
+    Example:
+        >>> import numpy as np, wsss
+        >>> with wsss.seed_run("runs/mine", data="my_data.yaml", settings={"method": "gradcam"}) as seeds:
+        ...     for sample in seeds.missing():
+        ...         maps = np.random.rand(len(sample.classes), 14, 14)  # yours, of sample.load_image(): at least 0
+        ...         seeds.write(sample.id, maps, sample.classes)
+        runs/mine/seeds: seeds of 1 of 1 images of my_data/all
     """
     with _begun(run, data, split, root, scale, settings) as seeds:
         yield seeds
@@ -195,6 +203,11 @@ def write_seeds(
 
     Raises:
         InputError: an image, a class, maps or a size other than said here; nothing is written then.
+
+    Example:
+        >>> import numpy as np, wsss
+        >>> maps = np.random.rand(1, 14, 14)  # yours: (K, h, w), at least 0
+        >>> wsss.write_seeds("runs/other", "cat_01", maps, ["cat"], (300, 451), data="my_data.yaml")
     """
     if isinstance(run, SeedRun):
         if data is not None:
