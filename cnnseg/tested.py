@@ -103,7 +103,7 @@ def explainer_of(method: Method, **options: str) -> Explainer:
     return Explainer(
         method.name,
         partial(_explained, method=method.name, **options),
-        class_specific=class_specific,
+        class_specific=method.class_specific,
         many=True,
         options=options,
         variants=tuple(options.values()),
