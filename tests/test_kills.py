@@ -52,7 +52,8 @@ COMMANDS = {
     "affinity train": "--seeds run --split val --config TRAIN",
     "affinity refine": "--seeds run --split val --workers 1",
     "cnnseg train-segmentation": "--masks run --split val --val-split val --name net --decoder fpn "
-    f"--encoder mobilenetv3_small_050 --weights none --steps 2 --batch-size 2 --crop 32 --seed 1 --save-every 1 {EVALUATED}",
+    "--encoder mobilenetv3_small_050 --weights none --steps 2 --batch-size 2 --crop 32 --seed 1 --save-every 1 "
+    f"{EVALUATED}",
     "cnnseg pseudo-masks": "--network net --split val --name taught",
     "cnnseg evaluate": "--network net --split val --workers 1",
     "cnnseg segment": "IMAGES --network net --out OUT --workers 1",
