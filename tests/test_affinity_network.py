@@ -203,7 +203,7 @@ def test_settings_that_cannot_be() -> None:
         AffinityNetwork(NetworkConfig(kind="vit", backbone="test_vit", levels=(1, 9), **SMALL))
     with pytest.raises(InputError, match="no features at levels"):
         AffinityNetwork(NetworkConfig(backbone="test_resnet", levels=(1, 9), **SMALL))
-    with pytest.raises(InputError, match="not a ViT"):
+    with pytest.raises(InputError, match="expected a ViT"):
         AffinityNetwork(NetworkConfig(kind="vit", backbone="test_resnet", levels=(1, 2), **SMALL))
 
 
