@@ -156,7 +156,7 @@ class _Course:
         return self.done
 
     def keep(self, losses: tuple[float, float]) -> None:
-        """Take in a step, and evaluate or save where that is due."""
+        """Take in a step, and evaluate or save when it is time to."""
         done, config = self.done, self.config
         done.add(losses)
         if self.average:

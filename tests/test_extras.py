@@ -55,7 +55,7 @@ def modules_of() -> dict[str, set[str]]:
     }
 
 
-CORE = {distribution(line) for line in PROJECT["dependencies"]}
+CORE = {distribution(line) for line in PROJECT["dependencies"]} | {"pydantic-core"}  # which pydantic pins
 
 
 def imports(path: Path) -> Iterator[tuple[str, str | None]]:
