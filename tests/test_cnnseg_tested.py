@@ -75,7 +75,6 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) ->
     if "real" in request.node.name:
         return
     monkeypatch.setattr(cnnseg, "explain", explain, raising=False)
-    monkeypatch.setattr("cnnseg.tested.find_method", METHODS.__getitem__)
     for name, content in (
         ("cnnseg.methods", {"METHODS": METHODS}),
         ("cnnseg.unroll.composites", {"COMPOSITES": dict.fromkeys(("zero", "epsilon_plus", "impossible"))}),
