@@ -30,7 +30,7 @@ def seeds(
     root: Root = None,
     runs: Runs = Path("runs"),
     device: Device = "auto",
-    batch_size: int = 8,
+    batch_size: int | None = None,
     classes_at_once: int | None = None,
     shard: Shard = "1/1",
     cfg: Annotated[SeedConfig, Flat] = SeedConfig(),
@@ -50,7 +50,7 @@ def seeds(
     which
         Checkpoint of a run: last, or best, which was chosen on the validation split.
     batch_size
-        Maps made at once.
+        Maps made at once: memory and speed change with it. Unless given, 1 on a CPU, else 8.
     classes_at_once
         Decoder branches held in memory at once; all that are asked for unless given.
     """
@@ -58,7 +58,7 @@ def seeds(
     from cnnseg.models import find_network, load_network
     from cnnseg.seeds import explanation, identity, make_seeds, outputs_for, settle
     from wsss.data import load_dataset
-    from wsss.maps import run_seeds
+    from wsss.maps import run_seeds, workload
     from wsss.store import file_hash
     from wsss.training import choose_device
 
@@ -73,6 +73,8 @@ def seeds(
     where = choose_device(device)
 
     def make(samples: list[Sample], folder: Path) -> SeedCounts:
+        if samples:
+            note(f"seeds of {workload(len(samples), cfg.sizes, cfg.flip)}")
         return make_seeds(model, samples, outputs, folder, cfg, device=where, batch_size=batch_size)
 
     run = name or f"{cfg.method}_cnn"

@@ -21,7 +21,7 @@ from cnnseg.settings import BACKGROUND_CLASS, LRP_STRIDE, PIXELS, RULES, SeedCon
 from cnnseg.unroll import UnrolledNetwork, unroll
 from wsss.data import Dataset, Sample
 from wsss.errors import InputError
-from wsss.maps import SeedCounts, average_sizes, input_size, match_classes, scale_maps, write_seeds
+from wsss.maps import SeedCounts, average_sizes, input_size, match_classes, scale_maps, usual_batch_size, write_seeds
 
 STRIDE = 32
 """Sides of the inputs are multiples of at least this: what the CNNs here shrink an image by."""
@@ -47,14 +47,15 @@ def make_seeds(
     config: SeedConfig = SeedConfig(),
     *,
     device: str = "cpu",
-    batch_size: int = 8,
+    batch_size: int | None = None,
 ) -> SeedCounts:
     """Write the seed of every sample into `folder`; an image without a class gets one without maps.
 
     Args:
         outputs: class index -> output of the network, see `outputs_for`.
-        batch_size: maps made at once; bounds the memory. Images are read in groups of that size, on a GPU four times
-            as many, so that those of equal shape and classes can go through the network together.
+        batch_size: maps made at once, `usual_batch_size` unless given; bounds the memory. Images are read in groups of
+            that size, on a GPU of four times as many, so that those of equal shape and classes can go through the
+            network together.
 
     An image that cannot be read or whose map is not finite is reported in the result, and the others are still made.
 
@@ -64,12 +65,13 @@ def make_seeds(
     config = settle(network, config)
     explain = explanation(network, config)
     network.module.to(device).eval()
+    at_once = usual_batch_size(device) if batch_size is None else batch_size
 
     def maps_of(images: Sequence[Image.Image], shown: Sequence[Sample]) -> list[np.ndarray]:
         wanted = [[outputs[c] for c in sample.classes] for sample in shown]
-        return class_maps(network, explain, images, wanted, config, device=device, batch_size=batch_size)
+        return class_maps(network, explain, images, wanted, config, device=device, batch_size=at_once)
 
-    group = batch_size if device == "cpu" else 4 * batch_size
+    group = at_once if device == "cpu" else 4 * at_once
     remedy = "look at the network's training: its weights or its scores are out of bounds"
     return write_seeds(samples, folder, maps_of, group=group, method=config.method, remedy=remedy)
 

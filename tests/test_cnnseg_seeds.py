@@ -481,6 +481,7 @@ def test_the_command(place: Path, cnnseg: Cnnseg, capsys: pytest.CaptureFixture[
     assert cnnseg("--shard", "2/3") == 0
     folder = place / "runs/lrp_cnn/seeds"
     assert {path.stem for path in folder.glob("*.npz")} == {"b"}
+    assert capsys.readouterr().out.startswith("seeds of 1 image, at 1 size and mirrored\n")
     first = (folder / "b.npz").stat().st_mtime_ns
     assert cnnseg() == cnnseg("--split", "own") == 0
     assert {path.stem for path in folder.glob("*.npz")} == {*VAL, *OWN}

@@ -228,6 +228,21 @@ def test_classes_are_matched_by_name(classifier: Classifier, samples: list[Sampl
         outputs_for(classifier, strange)
 
 
+def test_a_kill_on_a_cpu_costs_one_image(
+    classifier: Classifier, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[int] = []
+
+    def counting(*arguments: object, **options: object) -> Explanation:
+        done.append(len(list(tmp_path.glob("seeds/*.npz"))))
+        return explain(*arguments, **options)
+
+    monkeypatch.setattr(seeds, "explain", counting)
+    config = EXACT.model_copy(update={"sizes": (32,)})
+    make_seeds(classifier, samples, {1: 1, 2: 0}, tmp_path / "seeds", config)
+    assert done == sorted(set(done)) and len(done) == sum(bool(sample.classes) for sample in samples)
+
+
 def test_bad_images_are_reported_and_the_others_made(
     classifier: Classifier, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -127,6 +127,24 @@ def test_seeds_go_on_and_split_into_shards(place: Path, vitseg: Vitseg, refused:
     assert times(folder) == after and set(times(place / "runs/second/seeds")) == set(VAL)
 
 
+def test_the_work_is_said_before_it_begins(place: Path, vitseg: Vitseg, capsys: pytest.CaptureFixture[str]) -> None:
+    def first_line(*options: object) -> str:
+        assert vitseg("seeds", "--classifier", "trained", "--split", "val", *options) == 0
+        return capsys.readouterr().out.splitlines()[0]
+
+    each = "seeds of 4 images, each at"
+    double = "in double precision (--precision float32: about half the time, less exact)"
+    assert first_line() == f"{each} 1 size and mirrored, {double}"
+    assert not first_line().startswith("seeds of")  # all are there
+    (place / "runs/lrp_vit/seeds/a.npz").unlink()
+    capsys.readouterr()
+    assert vitseg("seeds", "--classifier", "trained", "--split", "val") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "seeds of 1 image, at 1 size and mirrored, in double precision" in lines  # begun runs keep their precision
+    single = ("--name", "single", "--sizes", 32, 48, "--no-flip", "--precision", "float32")
+    assert first_line(*single) == f"{each} 2 sizes"
+
+
 def test_several_sizes_stand_behind_one_option(place: Path, vitseg: Vitseg) -> None:
     command = ("seeds", "--classifier", "trained", "--split", "val", "--sizes", 32, 48, "--no-flip")
     assert vitseg(*command) == 0

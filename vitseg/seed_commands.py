@@ -11,6 +11,7 @@ from wsss.console import Flat, together
 from wsss.extensions import source_file
 from wsss.options import Data, Device, Root, Runs, Shard, check_positive, suggest
 from wsss.processes import take_shard
+from wsss.progress import note
 from wsss.provenance import command_line
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def seeds(
     root: Root = None,
     runs: Runs = Path("runs"),
     device: Device = "auto",
-    batch_size: int = 8,
+    batch_size: int | None = None,
     shard: Shard = "1/1",
     cfg: Annotated[SeedConfig, Flat] = SeedConfig(),
 ) -> None:
@@ -46,13 +47,13 @@ def seeds(
         Name of the run; unless given, lrp_vit for transformer attribution, rollout_vit for rollout, and so on, of a
         Hybrid-ViT lrp_hybrid, rollout_hybrid, ...
     batch_size
-        Maps made at once.
+        Maps made at once: memory and speed change with it. Unless given, 1 on a CPU, else 8.
     """
     from vitseg.methods import find_method
     from vitseg.models import load_classifier
     from vitseg.seeds import make_seeds, outputs_for, seed_name
     from wsss.data import load_dataset
-    from wsss.maps import run_seeds
+    from wsss.maps import run_seeds, workload
     from wsss.store import config_of, file_hash
     from wsss.training import choose_device
 
@@ -64,10 +65,15 @@ def seeds(
     model = load_classifier(path)
     outputs = outputs_for(model, dataset)
     target = runs / (name or seed_name(cfg.method, model)) / "seeds"
-    cfg = cfg.as_begun(config_of(target))
+    begun = config_of(target)
+    cfg = cfg.as_begun(begun)
     where = choose_device(device, cfg.dtype)
 
     def make(samples: list[Sample], folder: Path) -> SeedCounts:
+        if samples:
+            faster = "" if begun or where != "cpu" else " (`precision` float32: about half the time, less exact)"
+            double = f", in double precision{faster}" if cfg.dtype == "float64" else ""
+            note(f"seeds of {workload(len(samples), cfg.sizes, cfg.flip)}{double}")
         return make_seeds(model, samples, outputs, folder, cfg, device=where, batch_size=batch_size)
 
     run_seeds(

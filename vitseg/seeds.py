@@ -17,7 +17,16 @@ from vitseg.methods import find_method
 from vitseg.models import Classifier
 from vitseg.settings import SeedConfig
 from wsss.data import Dataset, Sample
-from wsss.maps import SeedCounts, average_sizes, compete, input_size, match_classes, scale_maps, write_seeds
+from wsss.maps import (
+    SeedCounts,
+    average_sizes,
+    compete,
+    input_size,
+    match_classes,
+    scale_maps,
+    usual_batch_size,
+    write_seeds,
+)
 
 NAMES = {"transformer_attribution": "lrp", "lrp": "full_lrp"}
 """What seeds of a method are called where it is not the method's own name."""
@@ -44,25 +53,26 @@ def make_seeds(
     config: SeedConfig = SeedConfig(),
     *,
     device: str = "cpu",
-    batch_size: int = 8,
+    batch_size: int | None = None,
 ) -> SeedCounts:
     """Write the seed of every sample into `folder`; an image without a class gets one without maps.
 
     Args:
         outputs: class index -> output of the classifier, see `outputs_for`.
-        batch_size: maps made at once; bounds the memory. Images are read in groups of that size, on a GPU four times
-            as many, so that those of equal shape can go through the model together.
+        batch_size: maps made at once, `usual_batch_size` unless given; bounds the memory. Images are read in groups of
+            that size, on a GPU of four times as many, so that those of equal shape can go through the model together.
 
     An image that cannot be read or whose map is not finite is reported in the result, and the others are still made.
     """
     classifier.model.to(device, getattr(torch, config.dtype))
+    at_once = usual_batch_size(device) if batch_size is None else batch_size
 
     def maps_of(images: Sequence[Image.Image], shown: Sequence[Sample]) -> list[np.ndarray]:
         wanted = [[outputs[c] for c in sample.classes] for sample in shown]
-        return class_maps(classifier, images, wanted, config, device=device, batch_size=batch_size)
+        return class_maps(classifier, images, wanted, config, device=device, batch_size=at_once)
 
     # Images of one shape go in batches: a GPU wants a large group to find them in, a CPU would only seem to hang.
-    group = batch_size if device == "cpu" else 4 * batch_size
+    group = at_once if device == "cpu" else 4 * at_once
     return write_seeds(samples, folder, maps_of, group=group, method=config.method, remedy="try `precision` float64")
 
 

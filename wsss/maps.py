@@ -124,6 +124,21 @@ def average_sizes(count: int, sizes: Sequence[int], maps_of: Callable[[int], Seq
     return [(total / len(sizes)).numpy() for total in sums]
 
 
+def usual_batch_size(device: str) -> int:
+    """Maps made at once unless a number is given. More are no faster on a CPU, where a kill then costs one image."""
+    return 1 if device == "cpu" else 8
+
+
+def workload(images: int, sizes: Sequence[int], flip: bool) -> str:
+    """What seeds take, for the line before a long silence.
+
+    >>> workload(8, (224, 320, 448), flip=True), workload(1, (224,), flip=False)
+    ('8 images, each at 3 sizes and mirrored', '1 image, at 1 size')
+    """
+    each = agreeing(images, "", "each ")
+    return f"{counted(images, 'image')}, {each}at {counted(len(sizes), 'size')}{' and mirrored' if flip else ''}"
+
+
 def write_seeds(
     samples: Sequence[Sample], folder: Path, maps_of: MapsOf, *, group: int, method: str, remedy: str
 ) -> SeedCounts:
