@@ -288,6 +288,7 @@ def test_a_folder_of_photographs(checkpoint: Path, tmp_path: Path, capsys: pytes
     assert set(find_photographs([out], out)) == {"three"}  # of who has the results beside the photographs
     rows = rows_of(out / "shares.csv")
     assert set(rows) == {"one", "two", "beach_one", "big"}
+    assert (out / "classes.txt").read_text() == "0 background\n1 cat\n2 dog\n255 ignored\n"
     network = load_network(checkpoint)
     for name, row in rows.items():
         mask = plain_mask(network, Image.open(row["file"]))

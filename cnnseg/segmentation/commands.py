@@ -166,9 +166,10 @@ def segment(
 ) -> None:
     """Segment new photographs: masks, overlays, and a table of how much of each photograph each class covers.
 
-    Writes masks/NAME.png (palette PNG, pixel value = class index), overlays/NAME.jpg and shares.csv. Masks have the
-    size of the photograph, which is turned upright by its EXIF orientation. Goes on where it was stopped; a photograph
-    that cannot be read is reported, and the others are still segmented.
+    Writes masks/NAME.png (palette PNG, pixel value = class index), classes.txt with the name of each index (the
+    network's own classes), overlays/NAME.jpg and shares.csv. Masks have the size of the photograph, which is turned
+    upright by its EXIF orientation. Goes on where it was stopped; a photograph that cannot be read is reported, and the
+    others are still segmented.
 
     Parameters
     ----------

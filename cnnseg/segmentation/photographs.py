@@ -19,7 +19,7 @@ from cnnseg.models import Network
 from cnnseg.scores import mask_settings
 from cnnseg.segmentation.segmenting import Segmentation, segment_pictures
 from cnnseg.segmentation.settings import SegmentConfig
-from wsss.data import Sample, read_image
+from wsss.data import BACKGROUND, IGNORE, Sample, read_image
 from wsss.data.files import image_size
 from wsss.errors import InputError
 from wsss.overlay import fit_width
@@ -33,7 +33,7 @@ from wsss.store.work import all_done, known_records
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Files of a folder that are taken for photographs."""
 
-MASKS, OVERLAYS, SHARES = "masks", "overlays", "shares.csv"
+MASKS, OVERLAYS, SHARES, CLASSES = "masks", "overlays", "shares.csv", "classes.txt"
 
 OVERLAY_WIDTH = 1600
 """Overlays of wider photographs are shrunk to this."""
@@ -87,11 +87,11 @@ def segment_photographs(
     precision: str = "float32",
     workers: int = 2,
 ) -> Written:
-    """Write ``masks/NAME.png``, ``overlays/NAME.jpg`` and ``shares.csv`` into `out`.
+    """Write ``masks/NAME.png``, ``overlays/NAME.jpg``, ``shares.csv`` and ``classes.txt`` into `out`.
 
     The table has a line for each photograph, those of earlier calls too: its size in pixels, and the share of its area,
     0 to 1, that is background and each class. A photograph that cannot be segmented is left out of it. What is done
-    already is not done again, unless the photograph has changed.
+    already is not done again, unless the photograph has changed. The names are those of the pixel values of the masks.
 
     Args:
         path: file of the network, for the manifest.
@@ -120,6 +120,7 @@ def segment_photographs(
         for folder in (out, out / OVERLAYS):
             remove_leftovers(folder)
         _earlier(stage, out / SHARES, photographs)
+        write_bytes(out / CLASSES, _legend(network.class_names).encode())
         todo = _due(stage, photographs, out, overlays=overlays)
         made = 0
         try:
@@ -146,6 +147,12 @@ def segment_photographs(
             counts = {"images": len(photographs), "made": made}
             stage.done(command=command_line("cnnseg"), split="", counts=counts, seconds=time.monotonic() - begin)
     return Written(out / SHARES, made, {name: shares[name] for name in photographs if name in shares}, failed)
+
+
+def _legend(class_names: Sequence[str]) -> str:
+    """A line for each pixel value of a mask: the value and its name."""
+    named = {BACKGROUND: "background", **dict(enumerate(class_names, start=BACKGROUND + 1)), IGNORE: "ignored"}
+    return "".join(f"{value} {name}\n" for value, name in named.items())
 
 
 def _photographs_below(folder: Path, out: Path) -> Iterator[Path]:
