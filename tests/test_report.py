@@ -186,11 +186,22 @@ def test_no_ground_truth_still_shows_pictures(two_runs, tmp_path):
     files = write_report(runs, load_dataset(data, "own"), tmp_path / "own.html")
     page = Page(files.html.read_text())
     assert len(page.images) == len(OWN) * (1 + len(runs) * 3)
-    assert "no ground truth" in page.text
-    assert "No figures" in page.text
+    assert page.text.lower().count("ground truth") == 1  # said once, not in every card
+    assert not [tag for tag, attributes in page.tags if attributes.get("class") == "none"]
+    assert "How these figures" not in page.text and "How these pictures were made" in page.text
+    assert "Stage by stage" not in page.text
     assert not page.tables
     assert "No ground truth" in files.markdown.read_text()
     assert list(csv.DictReader(files.csv.open())) == []
+
+
+def test_one_image_without_ground_truth_among_others_says_so(two_runs, tmp_path):
+    runs, data = two_runs
+    (data.parent / "masks" / "a.png").unlink()
+    (runs[0] / "metrics.json").unlink()
+    page = Page(write_report(runs[:1], val(data), tmp_path / "some.html", images=list(VAL)).html.read_text())
+    assert page.text.count("no ground truth") == 1 and f"{len(VAL) - 1} of them with ground truth" in page.text
+    assert "No figures" in page.text
 
 
 def test_one_run_and_a_missing_stage(two_runs, tmp_path):
