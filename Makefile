@@ -77,4 +77,4 @@ lint: env
 # Runs the notebooks (NOTEBOOKS=no leaves their outputs out); any warning, a broken link among them, is an error.
 docs: env
 	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} "$(BIN)/python" -m mkdocs build --strict
-	@echo "site/index.html"
+	@echo "site/index.html; its search needs a server: $(BIN)/python -m http.server -d site, then http://localhost:8000"
