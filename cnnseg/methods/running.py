@@ -60,7 +60,7 @@ class Run(Pass):
         axes = self._following.of(place)
         maps = partial(to_maps, axes=axes) if axes and are_maps(axes) and not are_plain(axes) else None
         if maps is not None:
-            maps = partial(on_places, maps, name_of(traced, place))
+            maps = partial(on_places, maps, _said(traced, place))
         super().__init__(logits, leaf, maps)
 
     def check_maps(self, layer: str | None) -> None:
@@ -82,8 +82,8 @@ class Run(Pass):
 class _Choice:
     """The place that is watched unless one is named: the last one with maps (B, D, h, w).
 
-    Tokens and maps in another order count where all that the class scores hang on passes through: within attention they hold but a part
-    of what there is of the image.
+    Tokens and maps in another order count where all that the class scores hang on passes through: within attention
+    they hold but a part of what there is of the image.
     """
 
     def __init__(self, traced: Trace, following: Following) -> None:
@@ -91,6 +91,8 @@ class _Choice:
         self._narrow = set(narrow_places(traced, hanging(traced)))
         self._found: tuple[int, dict[int, Any]] | None = None
         self._lost: int | None = None
+        self._module: int | None = None
+        """the last place with maps that is a module's output"""
 
     def see(self, place: int, values: dict[int, Any]) -> None:
         """Look at what the step at a place has just given."""
@@ -99,6 +101,8 @@ class _Choice:
         value, axes = values[place], self._following.of(place)
         if _is_spatial(value, axes) or (place in self._narrow and are_maps(axes) and _cells(value, axes) > 1):
             self._found, self._lost = (place, dict(values)), None
+            step = self._traced.steps[place - 1]
+            self._module = place if step.scope in step.names or self._module is None else self._module
         elif self._following.is_lost(place, value):
             self._lost = self._lost or place
 
@@ -107,12 +111,19 @@ class _Choice:
         if self._found is None:
             raise InputError("model: no layer has maps with height and width, which the method needs")
         if self._lost is not None:
-            last, lost = (name_of(self._traced, place) for place in (self._found[0], self._lost))
+            last, lost = (_said(self._traced, place) for place in (self._module or self._found[0], self._lost))
             raise InputError(
                 f"model: how the output of its layer {lost!r} lies over the image is not known; name a layer before "
                 f"it, the last one with maps is {last!r}"
             )
         return self._found
+
+
+def _said(traced: Trace, place: int) -> str:
+    """The name of a place for messages: of the module that gives it, if one does."""
+    parts = traced.steps[place - 1].scope.split(".")
+    names = [".".join(parts[:count]) for count in range(1, len(parts) + 1)] if parts != [""] else []
+    return next((name for name in names if find_layer(traced, name) == place), name_of(traced, place))
 
 
 class Traced:

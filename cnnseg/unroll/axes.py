@@ -111,13 +111,8 @@ def _taken(factors: Axis, size: int) -> tuple[Axis, Axis] | None:
             axis, size = (*axis, first), size // first.size
         elif first.size % size == 0 and not first.behind:
             fine = first.size // size
-            axis, factors = (
-                (*axis, replace(first, size=size, step=first.step * fine)),
-                (
-                    replace(first, size=fine),
-                    *factors,
-                ),
-            )
+            step = 1 if first.of == _CHANNELS else first.step * fine
+            axis, factors = (*axis, replace(first, size=size, step=step)), (replace(first, size=fine), *factors)
             size = 1
         else:
             return None

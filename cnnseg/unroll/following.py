@@ -45,7 +45,10 @@ _LOCAL = (
 _REDUCING = ("mean", "sum", "amax", "amin", "max", "min", "std", "var", "norm", "logsumexp", "prod")
 _ELSEWHERE = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.RNNBase, nn.Fold, nn.Unfold)
 """Modules of torch.nn that move values to other places."""
-_SIZES = ("size", "dim", "ndimension", "numel", "len", "getattr")
+_SIZES = ("size", "dim", "ndimension", "numel", "len")
+_NEW = ("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor", "zeros_like", "ones_like", "full_like")
+"""Functions and methods that make constants of a tensor's kind."""
+_TURNED = ("mT", "mH")
 _MOVING = ("Rearrange", "Reduce")
 
 
@@ -65,7 +68,7 @@ class Following:
         if isinstance(out, torch.Size) or not isinstance(out, Tensor | tuple | list):
             return
         moving = [number for number, source in enumerate(step.inputs) if source in self._axes]
-        if not moving:
+        if not moving or _is_size(step):
             return  # a constant
         given = [(inputs[number], self._axes[step.inputs[number]]) for number in moving]
         found = self._found(step.layer, given, inputs, out)
@@ -121,10 +124,17 @@ def hanging(traced: Trace) -> list[bool]:
     """For each step whether it gives a tensor made of the image, gates too; sizes are none."""
     found: set[int] = {0}
     for place, step in enumerate(traced.steps, 1):
-        sized = isinstance(step.layer, Call) and _name(step.layer) in _SIZES
-        if not sized and any(source in found for source in step.inputs):
+        if not _is_size(step) and any(source in found for source in step.inputs):
             found.add(place)
     return [place in found for place in range(1, len(traced.steps) + 1)]
+
+
+def _is_size(step: Step) -> bool:
+    """Whether a step gives a size, or a constant, of a tensor."""
+    if not isinstance(step.layer, Call):
+        return False
+    name = _name(step.layer)
+    return name in (*_SIZES, *_NEW) or (name == "getattr" and step.layer.args[1] not in _TURNED)
 
 
 def _of_one(
@@ -139,6 +149,8 @@ def _of_one(
         return tuple(axes[side - 2] for side in call.run((marked, *inputs[1:])).shape)
     if isinstance(layer, Reshape) or name in RESHAPES:
         return of_axes.reshaped(axes, out.shape)
+    if name == "getattr":  # one of _TURNED
+        return *axes[:-2], axes[-1], axes[-2]
     if name == "unbind" and call is not None:
         return _without(axes, _dims(call, inputs, default=0))
     if name == "getitem" and call is not None:
