@@ -75,7 +75,7 @@ def test_grad_cam_of_transformers_is_that_of_another_package(name: str) -> None:
     make, layer, theirs, laid_out = PEERS[name]
     model, x = ready(make), images()
     assert isinstance(passes(model), Traced)
-    found = explain(model, x, [0, 1, 2], "gradcam", layer=layer).maps
+    found = explain(model, x, [[0, 1, 2]] * 2, "gradcam", layer=layer).maps
     watched, expected = model.get_submodule(theirs), []
     for target in range(3):
         targets = [ClassifierOutputTarget(target)] * len(x)

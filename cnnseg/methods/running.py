@@ -91,8 +91,7 @@ class _Choice:
         self._narrow = set(narrow_places(traced, hanging(traced)))
         self._found: tuple[int, dict[int, Any]] | None = None
         self._lost: int | None = None
-        self._module: int | None = None
-        """the last place with maps that is a module's output"""
+        self._places: list[int] = []
 
     def see(self, place: int, values: dict[int, Any]) -> None:
         """Look at what the step at a place has just given."""
@@ -101,8 +100,7 @@ class _Choice:
         value, axes = values[place], self._following.of(place)
         if _is_spatial(value, axes) or (place in self._narrow and are_maps(axes) and _cells(value, axes) > 1):
             self._found, self._lost = (place, dict(values)), None
-            step = self._traced.steps[place - 1]
-            self._module = place if step.scope in step.names or self._module is None else self._module
+            self._places.append(place)
         elif self._following.is_lost(place, value):
             self._lost = self._lost or place
 
@@ -111,12 +109,19 @@ class _Choice:
         if self._found is None:
             raise InputError("model: no layer has maps with height and width, which the method needs")
         if self._lost is not None:
-            last, lost = (_said(self._traced, place) for place in (self._module or self._found[0], self._lost))
+            said = [_said(self._traced, one) for one in (*self._places, self._lost)]
+            modules = [name for name, one in zip(said, self._places, strict=False) if self._is_module(name, one)]
+            last, lost = (modules or said[:-1])[-1], said[-1]
             raise InputError(
                 f"model: how the output of its layer {lost!r} lies over the image is not known; name a layer before "
                 f"it, the last one with maps is {last!r}"
             )
         return self._found
+
+    def _is_module(self, name: str, place: int) -> bool:
+        """Whether the name that a place goes by is a module's, not a function's."""
+        step = self._traced.steps[place - 1]
+        return name != step.name or step.scope in step.names
 
 
 def _said(traced: Trace, place: int) -> str:
