@@ -28,6 +28,9 @@ from wsss.words import agreeing
 LONGEST = 1600
 """Pixels of the longer side of an overlay, unless it is to have the full size of its photograph."""
 
+LETTERS = 60
+"""Of the name of a class that its overlay's file is named after."""
+
 NAMED = 20
 """Photographs without an overlay that the closing line names."""
 
@@ -164,6 +167,11 @@ def on_one_scale(maps: np.ndarray, probabilities: Sequence[float] | None) -> Sca
 def _claims(logits: Tensor, chosen: Sequence[int], class_names: Sequence[str], stem: str, suffix: str) -> list[Claim]:
     one_of_all = is_imagenet_head(class_names)
     probabilities = logits.softmax(0) if one_of_all else logits.sigmoid()
+    short = [class_names[place].replace(os.sep, "_")[:LETTERS] for place in chosen]
+    files = [
+        f"{name}_{place + 1}" if short.count(name) > 1 else name  # of "a/b" and "a_b"
+        for name, place in zip(short, chosen, strict=True)
+    ]
     return [
         Claim(
             class_names[place],
@@ -171,9 +179,9 @@ def _claims(logits: Tensor, chosen: Sequence[int], class_names: Sequence[str], s
             float(logits[place]),
             float(probabilities[place]),
             one_of_all or bool(logits[place] > 0),
-            f"{stem}_{class_names[place].replace(os.sep, '_')}{suffix}.png",
+            f"{stem}_{file}{suffix}.png",
         )
-        for place in chosen
+        for place, file in zip(chosen, files, strict=True)
     ]
 
 
