@@ -403,7 +403,7 @@ def test_continuous_integration_installs_lints_and_tests(environment: dict[str, 
         "ruff check . OMP=",
         "ruff format --check . OMP=",
         "mypy  OMP=",
-        "python -m mkdocs build --strict --quiet OMP=1",
+        "python -m mkdocs build --strict OMP=1",
         "python -m pytest -n 2 --dist loadfile OMP=1",
     ]
     _fake(tmp_path / "venv" / "bin" / "ruff", tmp_path / "log", failing="check*")

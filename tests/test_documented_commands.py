@@ -152,3 +152,10 @@ def test_links_beside_the_site(page: str) -> None:
         target = ROOT / (file or page)
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/")])
+def test_blocks_of_lists_are_indented_by_four(page: str) -> None:
+    """With less the site ends the list: its numbers begin anew, and a table is a line of text."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert not re.findall(r"\n\n {1,3}\S.*", prose_of(page)) + re.findall(r"\n {1,3}```.*", text)

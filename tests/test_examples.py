@@ -15,7 +15,6 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import jupytext
 import pytest
 import timm
 import torch
@@ -140,6 +139,7 @@ def test_blocks_of_a_page(reader: Path, page: str, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each runs as a script, and is the text of a notebook: there and back it is the same."""
+    jupytext = pytest.importorskip("jupytext", reason="the extra docs is not installed")
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))))
     runpy.run_path(str(path))

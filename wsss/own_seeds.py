@@ -20,6 +20,7 @@ from wsss.errors import InputError
 from wsss.progress import note
 from wsss.store import DATA, Seed, Stage, class_array, due, inputs_of, write_seed
 from wsss.store import read_seed as read_seed_file
+from wsss.words import counted
 
 MAKER = "wsss.write_seeds"
 """What a manifest says of who made such seeds, beside the caller's own settings."""
@@ -137,12 +138,12 @@ def seed_run(
         ...     for sample in seeds.missing():
         ...         maps = np.random.rand(len(sample.classes), 14, 14)  # yours, of sample.load_image(): at least 0
         ...         seeds.write(sample.id, maps, sample.classes)
-        runs/mine/seeds: seeds of 1 of 1 images of my_data/all
+        runs/mine/seeds: seeds of 1 of 1 image of my_data/all
     """
     with _begun(run, data, split, root, scale, settings) as seeds:
         yield seeds
         there = len(seeds.samples) - len(seeds.stage.pending(seeds.samples))
-        of_all = f"{there} of {len(seeds.samples)} images of {seeds.dataset.name}/{seeds.dataset.split}"
+        of_all = f"{there} of {counted(len(seeds.samples), 'image')} of {seeds.dataset.name}/{seeds.dataset.split}"
         note(f"{seeds.stage.folder}: seeds of {of_all}")
 
 
