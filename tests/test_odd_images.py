@@ -82,6 +82,12 @@ def test_each_class_has_an_overlay_whatever_its_name() -> None:
     assert files == ["_a_b_1.png", "_a_b_2.png", f"_{'L' * 60}.png", "_dog.png"]
 
 
+def test_a_class_is_named_once(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["explain", place / "data/images/narrow.png", "--classifier", "vit", "--runs", place / "runs"]
+    status = run(APPS["vitseg"], [*map(str, words), "--classes", "dog", "dog", "--out", str(tmp_path / "out")])
+    assert (status, capsys.readouterr().err) == (2, "error: --classes dog, dog: expected each class once\n")
+
+
 def test_a_name_as_long_as_they_may_be_is_written(tmp_path: Path) -> None:
     write_bytes(tmp_path / ("x" * 250 + ".png"), b"1")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"1"]

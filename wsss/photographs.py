@@ -119,6 +119,8 @@ def explain_photographs(
     """
     check_folder(out, "out")
     fixed = [place_of(name, class_names) for name in classes or ()]
+    if len(set(fixed)) < len(fixed):
+        raise InputError(f"`classes` {', '.join(classes or ())}: expected each class once")
     if top < 1 or top > len(class_names):
         raise InputError(f"`top` {top}: expected 1 to {len(class_names)}, the number of classes")
     twice = {path.stem for path in paths if sum(other.stem == path.stem for other in paths) > 1}
