@@ -38,12 +38,12 @@ $(STAMP): pyproject.toml
 	    exit 2; \
 	  fi; \
 	  if "$$found" -c '$(HAS_TORCH)' 2>/dev/null; then shared=--system-site-packages; fi; \
-	  echo "$$found -m venv $$shared $(VENV)"; \
+	  echo "$$found -m venv$${shared:+ $$shared} $(VENV)"; \
 	  "$$found" -m venv --clear $$shared "$(VENV)"; \
 	fi
 	@"$(BIN)/python" -c 'import pip' 2>/dev/null || "$(BIN)/python" -m ensurepip
 	@"$(BIN)/python" -c 'import torch, torchvision' 2>/dev/null && echo "installing into $(VENV), beside its PyTorch" || \
-	  echo "installing into $(VENV): PyTorch and others, $(if $(CPU),without CUDA,about 6 GB), some minutes"
+	  echo "installing into $(VENV): PyTorch and others, $(if $(CPU),without CUDA,about 7 GB), some minutes"
 	@$(INSTALL) -e '.[all]' || { \
 	  echo "error: the installation failed, see above" >&2; \
 	  exit 2; \

@@ -62,7 +62,7 @@ def test_seeds_that_do_not_go_together() -> None:
     with pytest.raises(ValueError, match="expected equal classes and sizes"):
         combine_seeds([seed_of((2, 4, 5), 0), seed_of((2, 4, 5), 0, size=(40, 57))])
     for option in ("weights", "powers"):
-        with pytest.raises(InputError, match=rf"--{option}: expected one for each of the 2 runs of `seeds`, got 3"):
+        with pytest.raises(InputError, match=rf"`{option}`: expected one for each of the 2 runs of `seeds`, got 3"):
             combine_seeds([seed_of((1, 4, 5), 0)] * 2, CombineConfig(**{option: (1, 2, 3)}))
 
 

@@ -233,7 +233,7 @@ def test_root_argument_then_variable_then_file(own: Path, tmp_path: Path, monkey
 
 def test_no_root_names_the_ways_to_give_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VOC12_ROOT", raising=False)
-    with pytest.raises(InputError, match="`root` PATH or the environment variable VOC12_ROOT"):
+    with pytest.raises(InputError, match="`root` PATH, root: in its YAML file, or the environment variable VOC12_ROOT"):
         load_dataset("voc12", "train")
 
 

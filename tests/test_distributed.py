@@ -338,7 +338,7 @@ def test_too_many_processes_for_a_batch_are_refused(data: Path, tmp_path: Path) 
     assert len(found) == 5
     assert set(found) == {
         "5 processes: a batch of 8, 4 of them with masks, can be shared by at most 4; start fewer, "
-        "or raise --batch-size"
+        "or raise `batch_size`"
     }
 
 

@@ -159,7 +159,7 @@ def test_files_that_are_no_classifier(classifier: Classifier, tmp_path: Path) ->
     refused(path, "expected one of `vitseg train-classifier`, got plain weights")
     small = NetworkConfig(backbone="test_resnet", weights=None, levels=(1, 2), widths=(8, 8), dim=16, groups=4)
     save_affinity_network(path, AffinityNetwork(small))
-    refused(path, "holds relseg affinity network")
+    refused(path, "got relseg affinity network")
     save_classifier(Classifier(classifier.model, "test_vit2", NAMES, classifier.mean, classifier.std), path)
     refused(path, "does not fit its own description")
     save_file({"x": torch.zeros(1)}, path, metadata={"relseg": json.dumps({"kind": "relseg-classifier"})})

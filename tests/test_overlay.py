@@ -150,6 +150,8 @@ def test_scale_of_maps_without_a_common_unit() -> None:
     maps = np.stack([np.eye(3), np.eye(3)[::-1]]).astype(np.float32)
     alone = on_one_scale(maps[:1], [0.01])
     assert alone.bar.limits == (0, 1) and np.array_equal(alone.maps[0], maps[0])
+    shares = on_one_scale(maps, [1, 1])
+    assert shares.bar.limits == (0, 1) and np.array_equal(shares.maps, maps)
     both = on_one_scale(maps, [0.999, 0.001])
     assert both.bar.limits == (0, 0.999) and both.maps[1].max() == pytest.approx(0.001)
     assert on_one_scale(np.stack([maps[0], 3 * maps[1]]), None).bar.limits == (0, 3)

@@ -216,7 +216,7 @@ def test_targets_by_name_and_by_wordnet_id() -> None:
     with pytest.raises(InputError, match=r"'n00000100x' .*did you mean 'n\d+'\? known: .*\(21841 in all\)$") as raised:
         target_outputs(many, wordnet(("n00000100x",), [(1,)]))
     assert len(str(raised.value)) < 300
-    with pytest.raises(InputError, match="image i1: shows 2 classes"):
+    with pytest.raises(InputError, match="image i1: expected one class, as the test needs, got 2"):
         target_outputs(classifier, wordnet(("cat", "dog"), [(1,), (1, 2)]))
 
     imagenet = head(tuple(map(str, range(1000))))

@@ -247,7 +247,7 @@ def test_bad_images_are_reported_and_the_others_made(
     assert counts.images == 3 and counts.maps == 4 and len(counts.failed) == 2
     assert counts.failed[0].startswith(f"image {samples[1].image_path}: cannot be read")
     assert counts.failed[1] == (
-        f"image {samples[2].image_path}: the transformer_attribution map is not finite; try --precision float64"
+        f"image {samples[2].image_path}: the transformer_attribution map is not finite; try `precision` float64"
     )
     assert sorted(path.stem for path in (tmp_path / "seeds").glob("*.npz")) == ["0", "3", "4"]
 

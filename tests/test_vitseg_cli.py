@@ -232,6 +232,12 @@ def test_explain(place: Path, vitseg: Vitseg, refused: Callable[..., str], capsy
     imagenet = ("explain", photographs[0], "--architecture", "test_vit", "--weights", weights, *QUICK)
     assert vitseg(*imagenet, "--classes", "tabby cat", "--out", place / "imagenet") == 0
     assert "281 (tabby" in capsys.readouterr().out
+    several = (*imagenet, "--top", 3, "--out", place / "shares")
+    assert vitseg(*several) == 0 and vitseg(*several, "--method", "rollout") == 0
+    assert len(list((place / "shares").glob("a_*.rollout.png"))) == 3 == len(list((place / "shares").glob("a_???.png")))
+    said = read_json(place / "shares" / "a.sheet.json")
+    assert said["limits"] == [0, 1]  # a small part of one hundred per cent does not darken a class's map
+    assert [one["predicted"] for one in said["classes"]] == [True, False, False]
     assert "class '1000' is none of ImageNet's 1,000" in refused(*imagenet, "--classes", 1000)
 
     line = refused(*named, "--classes", "cart")

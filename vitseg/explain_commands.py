@@ -53,8 +53,8 @@ def explain(
     top
         Number of most probable classes to explain where none is named.
     out
-        Folder of overlays, ``IMAGE_CLASS.png``, and of sheets, which have them all beside the photograph,
-        ``IMAGE.sheet.png``.
+        Folder of overlays, ``IMAGE_CLASS[.METHOD][.PRESET].png`` (where they are not the usual ones), and of sheets,
+        which have them all beside the photograph, ``IMAGE.sheet[...].png``.
     """
     from vitseg.methods import find_method
     from vitseg.models import load_classifier, load_imagenet_vit

@@ -47,4 +47,13 @@ def explain_photographs(
         full_size=full_size,
         comparable=False,
         method=settings.method,
+        variant=".".join(_variant(config)),
     )
+
+
+def _variant(config: ExplainConfig) -> list[str]:
+    """What tells pictures from those of the usual method and preset, lest one takes the other's place."""
+    usual = ExplainConfig()
+    if (config.method, config.preset) == (usual.method, usual.preset):
+        return []
+    return [config.method] if config.preset == usual.preset else [config.method, config.preset]

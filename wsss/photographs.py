@@ -107,7 +107,8 @@ def explain_photographs(
         full_size: overlays as large as their photographs; else no longer than `LONGEST`.
         class_names: ``class_names[c]`` belongs to output ``first + c``; outputs before stand for no class.
         comparable: the values of maps of different classes have one unit. Else the maps, in [0, 1], are shares of each
-            class's own largest value, and are weighted by its probability where there are several.
+            class's own largest value, and where there are several of a classifier that says of each class whether it
+            is there, are weighted by its probability.
         method: its name, for messages. variant: tells pictures of one class from each other.
 
     Returns:
@@ -144,7 +145,7 @@ def explain_photographs(
             failed.append(f"image {path}: the {method} map is not finite; try `precision` float64")
             continue
         claims = _claims(logits[first:], chosen, class_names, path.stem, suffix)
-        scaled = on_one_scale(maps, None if comparable else [claim.probability for claim in claims])
+        scaled = on_one_scale(maps, None if comparable else _weights(claims, class_names))
         photograph = image if full_size else _fitting(image, LONGEST)
         written += _write_overlays(photograph, claims, scaled, out)
         target = out / f"{path.stem}.sheet{suffix}"
@@ -154,16 +155,23 @@ def explain_photographs(
     return written
 
 
-def on_one_scale(maps: np.ndarray, probabilities: Sequence[float] | None) -> Scaled:
-    """Maps (K, h, w) in the same colours for the same values; see `explain_photographs` on probabilities."""
-    if probabilities is None:
+def on_one_scale(maps: np.ndarray, weights: Sequence[float] | None) -> Scaled:
+    """Maps (K, h, w) in the same colours for the same values; see `explain_photographs` on weights."""
+    if weights is None:
         signed = bool(maps.min() < 0)
         return Scaled(maps, ColourBar(common_limits(maps, signed), signed, "relevance"))
-    largest = max(probabilities)
+    largest = max(weights)
     if len(maps) == 1 or largest == 0:
         return Scaled(maps, ColourBar((0, 1), False, "relevance: share of the largest"))
-    shares = [one * chance for one, chance in zip(maps, probabilities, strict=True)]
+    if min(weights) == 1:
+        return Scaled(maps, ColourBar((0, 1), False, "relevance: share of each class's largest"))
+    shares = [one * weight for one, weight in zip(maps, weights, strict=True)]
     return Scaled(shares, ColourBar((0, largest), False, "relevance: share of the class's largest, times probability"))
+
+
+def _weights(claims: Sequence[Claim], class_names: Sequence[str]) -> list[float]:
+    """What each class's map counts for; of classes that share one hundred per cent a small part says little."""
+    return [1.0 if is_imagenet_head(class_names) else claim.probability for claim in claims]
 
 
 def _claims(logits: Tensor, chosen: Sequence[int], class_names: Sequence[str], stem: str, suffix: str) -> list[Claim]:
@@ -180,7 +188,7 @@ def _claims(logits: Tensor, chosen: Sequence[int], class_names: Sequence[str], s
             describe(class_names, place),
             float(logits[place]),
             float(probabilities[place]),
-            one_of_all or bool(logits[place] > 0),
+            bool(logits[place] == logits.max() if one_of_all else logits[place] > 0),
             f"{stem}_{file}{suffix}.png",
         )
         for place, file in zip(chosen, files, strict=True)

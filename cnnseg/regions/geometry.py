@@ -52,7 +52,7 @@ def mask_at(mask: np.ndarray, native: Size, grid: Size) -> np.ndarray:
     area = np.asarray(mask) != 0
     if area.shape != native:
         sizes = f"{area.shape[1]} x {area.shape[0]} pixels, its photograph {native[1]} x {native[0]}"
-        raise InputError(f"region: {sizes} (width x height); expected one size")
+        raise InputError(f"region: expected the size of the photograph, got {sizes} (width x height)")
     if not area.any():
         raise InputError("region: the mask is 0 everywhere; what is not 0 is the region")
     if grid == native:

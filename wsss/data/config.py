@@ -180,8 +180,10 @@ class DataConfig(Config):
         elif self.root is not None:
             given, source = self.root, f"root of data set {self.name}"
         else:
-            variable = f" or the environment variable {self.root_env}" if self.root_env else ""
-            raise InputError(f"data set {self.name}: no root folder known; give it with `root` PATH{variable}")
+            variable = f", or the environment variable {self.root_env}" if self.root_env else ""
+            raise InputError(
+                f"data set {self.name}: no root folder known; give `root` PATH, root: in its YAML file{variable}"
+            )
         path = Path(given).expanduser()
         if not path.is_dir() and not (self.layout == "imagenet_seg" and path.is_file()):
             raise InputError(f"{source} {path}: no such folder")
