@@ -38,7 +38,7 @@ def load_extension(given: str) -> None:
         raise InputError(
             f"`extension` {given}: expected a file that ends in .py or an installed module; there is none"
         ) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that leaves would end the command without a word
         raise _broken(given, error) from None
 
 

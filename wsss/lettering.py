@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -39,7 +40,7 @@ def _wrapped(text: str, font: Font, width: int, most: int) -> list[str]:
     rest = text.split(" ")
     lines: list[str] = []
     while rest and len(lines) < most - 1:
-        fit = next((n for n in range(len(rest), 0, -1) if font.getlength(" ".join(rest[:n])) <= width), 0)
+        fit = bisect_right(range(1, len(rest) + 1), width, key=lambda n: font.getlength(" ".join(rest[:n])))
         if not fit:
             break
         lines.append(" ".join(rest[:fit]))
@@ -51,7 +52,7 @@ def shortened(text: str, font: Font, width: int) -> str:
     """As much of the text as `width` pixels hold, with an ellipsis if that is not all."""
     if font.getlength(text) <= width:
         return text
-    end = next((n for n in range(len(text) - 1, 0, -1) if font.getlength(f"{text[:n].rstrip()}…") <= width), 0)
+    end = bisect_right(range(1, len(text)), width, key=lambda n: font.getlength(f"{text[:n].rstrip()}…"))
     return f"{text[:end].rstrip()}…"
 
 
