@@ -79,7 +79,7 @@ def _on_path(given: str) -> str:
     return name
 
 
-def _broken(given: str, error: Exception) -> InputError:
+def _broken(given: str, error: BaseException) -> InputError:
     frames = traceback.extract_tb(error.__traceback__)
     where = next((f", line {frame.lineno}" for frame in reversed(frames) if frame.filename.endswith(given)), "")
     if isinstance(error, SyntaxError) and error.lineno:

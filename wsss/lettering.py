@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -40,7 +41,7 @@ def _wrapped(text: str, font: Font, width: int, most: int) -> list[str]:
     rest = text.split(" ")
     lines: list[str] = []
     while rest and len(lines) < most - 1:
-        fit = bisect_right(range(1, len(rest) + 1), width, key=lambda n: font.getlength(" ".join(rest[:n])))
+        fit = _fitting(rest, font, width)
         if not fit:
             break
         lines.append(" ".join(rest[:fit]))
@@ -48,11 +49,16 @@ def _wrapped(text: str, font: Font, width: int, most: int) -> list[str]:
     return [*lines, shortened(" ".join(rest), font, width)] if rest else lines
 
 
+def _fitting(words: list[str], font: Font, width: int) -> int:
+    """How many of the words a line holds."""
+    return bisect_right(range(1, len(words) + 1), width, key=lambda n: math.ceil(font.getlength(" ".join(words[:n]))))
+
+
 def shortened(text: str, font: Font, width: int) -> str:
     """As much of the text as `width` pixels hold, with an ellipsis if that is not all."""
     if font.getlength(text) <= width:
         return text
-    end = bisect_right(range(1, len(text)), width, key=lambda n: font.getlength(f"{text[:n].rstrip()}…"))
+    end = bisect_right(range(1, len(text)), width, key=lambda n: math.ceil(font.getlength(f"{text[:n].rstrip()}…")))
     return f"{text[:end].rstrip()}…"
 
 

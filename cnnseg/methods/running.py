@@ -48,7 +48,8 @@ class Run(Pass):
                 self._step(values, index, follow=place != len(self._steps))
                 if choice is not None:
                     choice.see(index + 1, values)
-        if choice is not None:
+        if place is None:
+            assert choice is not None
             place, values = choice.made()
         self.place = place
         leaf = values[place].detach().requires_grad_()

@@ -275,7 +275,8 @@ def _picked(x: Tensor, axes: Axes, key: Any) -> Axes | None:
         at = keys.index(Ellipsis)
         taken = sum(one is not None and one is not Ellipsis for one in keys)
         keys[at : at + 1] = [slice(None)] * (len(axes) - taken)
-    found, dim = [], 0
+    found: list[of_axes.Axis] = []
+    dim = 0
     for one in keys:
         if one is None:
             found.append(())
