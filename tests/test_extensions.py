@@ -48,6 +48,7 @@ FAULTS = {
     "my-method.py": ("", "expected a name of letters, digits and _, such as my_method.py"),
     "json.py": ("", "there is another module of that name; call the file otherwise"),
     "wrong.py": ("a = 1\nb = c\n", "--extension wrong.py, line 2: cannot be imported: NameError: name 'c' is not"),
+    "leaves.py": ("raise SystemExit(0)\n", "--extension leaves.py, line 1: cannot be imported: SystemExit: 0"),
     "half.py": ("def f(:\n", "--extension half.py, line 1: cannot be imported: SyntaxError"),
     "lacks.py": (
         "import nowhere_at_all\n",

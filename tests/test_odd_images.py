@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from small_networks import APPS, make_networks
 
 from cnnseg.cli import app as cnnseg
 from wsss.console import run
+from wsss.photographs import _claims
 from wsss.store import read_mask, read_seed
+from wsss.store.atomic import write_bytes
 
 SIZES = {"one pixel": (1, 1), "flat\nline": (1, 700), "übereck": (700, 1), "narrow": (3, 90)}
 
@@ -70,6 +73,24 @@ def test_explain(place: Path, program: str, tmp_path: Path) -> None:
             sizes.append(image.size[::-1])
     assert sorted(sizes) == sorted([*SIZES.values(), SIZES["narrow"]])
     assert len(list((tmp_path / "out").glob("*.sheet*.png"))) == len(photographs)
+
+
+def test_each_class_has_an_overlay_whatever_its_name() -> None:
+    names = ("a/b", "a_b", "L" * 300, "dog")
+    claims = _claims(torch.zeros(4), range(4), names, "x" * 180, "")
+    files = [claim.overlay.removeprefix("x" * 180) for claim in claims]
+    assert files == ["_a_b_1.png", "_a_b_2.png", f"_{'L' * 60}.png", "_dog.png"]
+
+
+def test_a_class_is_named_once(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["explain", place / "data/images/narrow.png", "--classifier", "vit", "--runs", place / "runs"]
+    status = run(APPS["vitseg"], [*map(str, words), "--classes", "dog", "dog", "--out", str(tmp_path / "out")])
+    assert (status, capsys.readouterr().err) == (2, "error: --classes dog, dog: expected each class once\n")
+
+
+def test_a_name_as_long_as_they_may_be_is_written(tmp_path: Path) -> None:
+    write_bytes(tmp_path / ("x" * 250 + ".png"), b"1")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"1"]
 
 
 def test_segment_names_what_is_smaller_than_its_stride(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import cv2
 import numpy as np
 import pytest
@@ -106,6 +108,12 @@ def test_words_are_wrapped_and_shortened_to_their_width() -> None:
     assert lines_of("cat", 14, 200) == ["cat"]
     assert lines_of("two words", 14, round(font.getlength("two words")) - 1) == ["two", "words"]
     assert title_strip("\udcff.png", 200, 14).size[0] == 200  # a name that is no text
+
+
+def test_very_long_words_are_shortened_at_once() -> None:
+    begin = time.monotonic()
+    assert overlay(np.zeros((40, 60, 3), np.uint8), np.eye(3), title="word " * 2000).width == 240
+    assert time.monotonic() - begin < 10  # measuring each word's line anew took minutes
 
 
 def test_sheet_has_all_maps_on_one_scale() -> None:

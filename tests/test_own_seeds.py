@@ -118,6 +118,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "background": ({"classes": ["background"]}, "image a: classes: 'background' is the background"),
     "zero": ({"classes": [0]}, "image a: classes: 0 is the background"),
     "one name": ({"classes": "cat"}, r"image a: classes: expected a list such as \['cat'\], got 'cat'"),
+    "unordered": ({"classes": {"cat"}}, r"image a: classes: expected a list in the order of the maps, got \{'cat'\}"),
+    "no classes": ({"classes": None}, "image a: classes: expected a list in the order of the maps, got None"),
     "other label": ({"classes": ["dog"]}, r"image a: expected one map of each of its labels \(cat\), got maps of dog"),
     "none": ({"classes": []}, r"image a: expected one map of each of its labels \(cat\), got maps of none"),
     "twice": ({"classes": ["cat", 1]}, r"of each of its labels \(cat\), got maps of cat, cat"),
@@ -149,6 +151,13 @@ def test_what_cannot_be_a_seed_is_one_line(name: str, data: Path, tmp_path: Path
         wsss.write_seeds(tmp_path / "mine", **given)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("mine/seeds/*.npz"))
+
+
+def test_a_run_that_is_begun_scales_as_it_said(data: Path, tmp_path: Path) -> None:
+    refused = pytest.raises(InputError, match=r"scale: expected seed_run\(..., scale=False\)")
+    with wsss.seed_run(tmp_path / "mine", data=data) as seeds, refused:
+        wsss.write_seeds(seeds, "a", np.full((1, 2, 2), 0.5), ["cat"], scale=False)
+    assert not (tmp_path / "mine/seeds/a.npz").exists()
 
 
 def test_a_photograph_that_is_stored_turned(data: Path, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def load_extension(given: str) -> None:
         raise InputError(
             f"`extension` {given}: expected a file that ends in .py or an installed module; there is none"
         ) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that leaves would end the command without a word
         raise _broken(given, error) from None
 
 
@@ -79,7 +79,7 @@ def _on_path(given: str) -> str:
     return name
 
 
-def _broken(given: str, error: Exception) -> InputError:
+def _broken(given: str, error: BaseException) -> InputError:
     frames = traceback.extract_tb(error.__traceback__)
     where = next((f", line {frame.lineno}" for frame in reversed(frames) if frame.filename.endswith(given)), "")
     if isinstance(error, SyntaxError) and error.lineno:

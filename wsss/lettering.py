@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -39,7 +41,7 @@ def _wrapped(text: str, font: Font, width: int, most: int) -> list[str]:
     rest = text.split(" ")
     lines: list[str] = []
     while rest and len(lines) < most - 1:
-        fit = next((n for n in range(len(rest), 0, -1) if font.getlength(" ".join(rest[:n])) <= width), 0)
+        fit = _fitting(rest, font, width)
         if not fit:
             break
         lines.append(" ".join(rest[:fit]))
@@ -47,11 +49,16 @@ def _wrapped(text: str, font: Font, width: int, most: int) -> list[str]:
     return [*lines, shortened(" ".join(rest), font, width)] if rest else lines
 
 
+def _fitting(words: list[str], font: Font, width: int) -> int:
+    """How many of the words a line holds."""
+    return bisect_right(range(1, len(words) + 1), width, key=lambda n: math.ceil(font.getlength(" ".join(words[:n]))))
+
+
 def shortened(text: str, font: Font, width: int) -> str:
     """As much of the text as `width` pixels hold, with an ellipsis if that is not all."""
     if font.getlength(text) <= width:
         return text
-    end = next((n for n in range(len(text) - 1, 0, -1) if font.getlength(f"{text[:n].rstrip()}…") <= width), 0)
+    end = bisect_right(range(1, len(text)), width, key=lambda n: math.ceil(font.getlength(f"{text[:n].rstrip()}…")))
     return f"{text[:end].rstrip()}…"
 
 

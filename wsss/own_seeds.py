@@ -77,6 +77,8 @@ class SeedRun:
         """Class indices of the maps, in the caller's order. InputError unless they are the labels of the image."""
         if isinstance(classes, str | Integral):
             raise InputError(f"image {sample.id}: classes: expected a list such as [{classes!r}], got {classes!r}")
+        if classes is None or isinstance(classes, set | frozenset):
+            raise InputError(f"image {sample.id}: classes: expected a list in the order of the maps, got {classes!r}")
         indices = [self._index(sample, one.item() if hasattr(one, "item") else one) for one in classes]
         if sorted(indices) != list(sample.classes):
             mine, labels = (self._named(one) for one in (indices, sample.classes))
@@ -213,6 +215,8 @@ def write_seeds(
     if isinstance(run, SeedRun):
         if data is not None:
             raise InputError("data: the run is begun already, and knows its data set; leave it out")
+        if not scale and run.scale:
+            raise InputError("scale: expected seed_run(..., scale=False), as the run was begun with scale=True")
         run.write(image_id, maps, classes, size)
         return
     if data is None:

@@ -28,6 +28,9 @@ from wsss.words import agreeing
 LONGEST = 1600
 """Pixels of the longer side of an overlay, unless it is to have the full size of its photograph."""
 
+LETTERS = 60
+"""Of the name of a class that its overlay's file is named after."""
+
 NAMED = 20
 """Photographs without an overlay that the closing line names."""
 
@@ -117,6 +120,8 @@ def explain_photographs(
     """
     check_folder(out, "out")
     fixed = [place_of(name, class_names) for name in classes or ()]
+    if len(set(fixed)) < len(fixed):
+        raise InputError(f"`classes` {', '.join(classes or ())}: expected each class once")
     if top < 1 or top > len(class_names):
         raise InputError(f"`top` {top}: expected 1 to {len(class_names)}, the number of classes")
     twice = {path.stem for path in paths if sum(other.stem == path.stem for other in paths) > 1}
@@ -172,6 +177,11 @@ def _weights(claims: Sequence[Claim], class_names: Sequence[str]) -> list[float]
 def _claims(logits: Tensor, chosen: Sequence[int], class_names: Sequence[str], stem: str, suffix: str) -> list[Claim]:
     one_of_all = is_imagenet_head(class_names)
     probabilities = logits.softmax(0) if one_of_all else logits.sigmoid()
+    short = [class_names[place].replace(os.sep, "_")[:LETTERS] for place in chosen]
+    files = [
+        f"{name}_{place + 1}" if short.count(name) > 1 else name  # of "a/b" and "a_b"
+        for name, place in zip(short, chosen, strict=True)
+    ]
     return [
         Claim(
             class_names[place],
@@ -179,9 +189,9 @@ def _claims(logits: Tensor, chosen: Sequence[int], class_names: Sequence[str], s
             float(logits[place]),
             float(probabilities[place]),
             bool(logits[place] == logits.max() if one_of_all else logits[place] > 0),
-            f"{stem}_{class_names[place].replace(os.sep, '_')}{suffix}.png",
+            f"{stem}_{file}{suffix}.png",
         )
-        for place in chosen
+        for place, file in zip(chosen, files, strict=True)
     ]
 
 

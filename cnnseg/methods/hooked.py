@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cnnseg.adapter import RegionClassifier
 from cnnseg.methods.layout import Layout
-from cnnseg.methods.passing import Pass
+from cnnseg.methods.passing import Pass, on_places
 from cnnseg.methods.survey import MapLayer, Survey
 from cnnseg.unroll.encoding import check_scores
 from cnnseg.unroll.places import ENCODERS
@@ -65,7 +65,7 @@ class Hooked:
             raise InputError(
                 f"layer {layer or name!r}: gives {len(watch.leaf)} outputs for {counted(len(images), 'image')}"
             )
-        return Pass(logits, watch.leaf, partial(_on_patches, layout, name))
+        return Pass(logits, watch.leaf, partial(on_places, partial(layout.maps, name), name))
 
     def check_layer(self, layer: str) -> None:
         """InputError, with the nearest names, if the model has no module of that name."""
@@ -105,7 +105,13 @@ class Hooked:
             layers = [layer for layer in layers if not layer.scores]
         if not layers:
             raise InputError("model: no layer has maps with height and width, which the method needs")
-        return layers[-1].own
+        last = layers[-1]
+        if not isinstance(self._model, RegionClassifier) and (lost := survey.lost_after(last.own)) is not None:
+            raise InputError(
+                f"model: how the output of its layer {lost!r} lies over the image is not known; name a layer before "
+                f"it, the last one with maps is {last.name!r}"
+            )
+        return last.own
 
 
 class _Watch:
@@ -133,17 +139,6 @@ class _Watch:
             return value.copy_(self.leaf)  # in place, for those who know the output by another name: its input, a view
         except RuntimeError:  # an expanded tensor cannot be written to
             return self.leaf.clone()
-
-
-def _on_patches(layout: Layout, name: str, values: Tensor) -> Tensor:
-    """Maps of a layer's values, or of gradients by them."""
-    maps = layout.maps(name, values)
-    if values.any() and not maps.any():
-        raise InputError(
-            f"layer {name!r}: the class scores hang on its prefix tokens alone, which lie nowhere in the image; name "
-            "an earlier block"
-        )
-    return maps
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:

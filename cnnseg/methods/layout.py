@@ -21,6 +21,8 @@ class Layout:
         """Watches, by hooks on `network`, what sizes of images its patch embeddings are given."""
         self._trunks = {name: part for name, part in network.named_modules() if _embeds_patches(part)}
         self._grids: dict[str, tuple[int, int]] = {}
+        self._images: tuple[int, int] | None = None
+        network.register_forward_pre_hook(self._enter)
         for name, trunk in self._trunks.items():
             trunk.patch_embed.register_forward_pre_hook(partial(self._see, name))
 
@@ -45,12 +47,18 @@ class Layout:
             if found is not None:
                 return found
         stem = f"{trunk}.patch_embed.".lstrip(".")
-        if value.ndim == 4 and value.shape[2] * value.shape[3] > 1 and (grid is None or name.startswith(stem)):
+        last = value.ndim == 4 and self._images is not None and _channels_last(value, self._images)
+        several = value.ndim == 4 and value.shape[2] * value.shape[3] > 1
+        if several and not last and (grid is None or name.startswith(stem)):
             return value
         shape = tuple(value.shape[1:])
         on = f" or one token for each of {grid[0]} x {grid[1]} patches" if grid else ""
         unknown = "; the grid of tokens is known of timm's transformers alone" if value.ndim == 3 and not grid else ""
         raise InputError(f"layer {name!r}: expected maps (channels, height, width){on}, got {shape}{unknown}")
+
+    def _enter(self, network: nn.Module, given: tuple[Any, ...]) -> None:
+        if given and isinstance(given[0], Tensor) and given[0].ndim == 4:
+            self._images = given[0].shape[2], given[0].shape[3]
 
     def _see(self, name: str, embed: nn.Module, given: tuple[Tensor, ...]) -> None:
         height, width = embed.dynamic_feat_size(tuple(given[0].shape[2:]))
@@ -60,6 +68,13 @@ class Layout:
 def _embeds_patches(module: nn.Module) -> bool:
     embed = getattr(module, "patch_embed", None)
     return isinstance(embed, nn.Module) and hasattr(embed, "dynamic_feat_size")
+
+
+def _channels_last(value: Tensor, images: tuple[int, int]) -> bool:
+    """Whether the second and third dimension have the proportions of the images, and the last two do not."""
+    wide = images[1] / images[0]
+    first, last = (2 / 3 < right / (left * wide) < 3 / 2 for left, right in (value.shape[1:3], value.shape[2:]))
+    return first and not last
 
 
 def _within(name: str, trunk: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from wsss.errors import InputError
 from wsss.explanation import class_scores
 
 
@@ -41,3 +42,14 @@ class Pass:
 
     def _laid_out(self, values: Tensor) -> Tensor:
         return values if self._maps is None else self._maps(values)
+
+
+def on_places(maps: Callable[[Tensor], Tensor], name: str, values: Tensor) -> Tensor:
+    """Maps of a layer's values, or of gradients by them. InputError if all that is not 0 lies nowhere."""
+    found = maps(values)
+    if values.any() and not found.any():
+        raise InputError(
+            f"layer {name!r}: the class scores hang on its prefix tokens alone, which lie nowhere in the image; name "
+            "an earlier block"
+        )
+    return found

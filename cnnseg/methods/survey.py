@@ -98,6 +98,17 @@ class Survey:
         given = "no maps that reach" if call is None else f"a {type(call.value).__name__}, no maps, to"
         raise InputError(f"layer {name!r}: gives {given} the class scores, nor does a module in it give maps")
 
+    def lost_after(self, name: str) -> str | None:
+        """The first module done after one, of those that the class scores hang on, whose output is neither maps nor a
+        value a channel, but tokens or the like."""
+        places = list(self._calls)
+        for later in places[places.index(name) + 1 :]:
+            call = self._calls[later]
+            several = isinstance(call.value, Tensor) and sum(side > 1 for side in call.value.shape[1:]) > 1
+            if several and call.made_by in self._used and later not in self._maps:
+                return later
+        return None
+
     def _see(self, name: str, module: nn.Module, given: Any, value: Any) -> None:
         self._calls.pop(name, None)  # of several calls the last one counts
         tensor = isinstance(value, Tensor)

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from cnnseg.adapter import RegionClassifier
 from cnnseg.methods.hooked import Hooked
 from cnnseg.methods.running import Traced, passes
+from cnnseg.unroll.axes import are_plain
 from cnnseg.unroll.encoding import run_step
+from cnnseg.unroll.following import Following
 from cnnseg.unroll.layers import Options, Way
 from cnnseg.unroll.places import ENCODERS, find_layer
 from cnnseg.unroll.trace import Trace, trace
@@ -107,14 +109,17 @@ def _maps(adapted: RegionClassifier, images: Tensor) -> Iterator[tuple[LayerMaps
     ]
     last_use = {place: index for index, step in enumerate(traced.steps) for place in step.inputs}
     values: dict[int, Any] = {0: images.clone()}
+    following = Following(images)
     for index, step in enumerate(traced.steps[:-1]):  # the last one is the mean over the region
-        out = run_step(step, tuple(values[place] for place in step.inputs), _AS_IT_IS, images)[0]
+        inputs = tuple(values[place] for place in step.inputs)
+        out = run_step(step, inputs, _AS_IT_IS, images)[0]
         for place in step.inputs:
             if last_use[place] == index:
                 values.pop(place, None)
         place = index + 1
         values[place] = out
-        if traced.carries[index] and isinstance(out, Tensor) and out.ndim == 4 and out[0, 0].numel() > 1:
+        following.step(place, step, inputs, out)
+        if traced.carries[index] and are_plain(following.of(place)) and out[0, 0].numel() > 1:
             name = _module_name(traced, place, modules)
             if name is not None:
                 height, width = out.shape[2:]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cnnseg.unroll.axes import Axes, are_plain
 from cnnseg.unroll.layers import Record, Way
 from cnnseg.unroll.steps import Step
 from wsss.errors import InputError
@@ -58,8 +59,15 @@ def check_scores(logits: Any, name: str) -> Tensor:
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
 
 
-def check_maps(activation: Tensor, layer: str | None) -> None:
-    """InputError, naming the layer, if its output (B, ...) has no height and width."""
-    if activation.ndim != 4:
-        shape = tuple(activation.shape[1:])
-        raise InputError(f"layer {layer!r}: expected maps (channels, height, width), got {shape}")
+def check_maps(activation: Any, layer: str | None, axes: Axes | None) -> None:
+    """InputError, naming the layer, unless its output is maps (B, D, h, w) by what its axes stand for."""
+    if not are_plain(axes):
+        raise no_maps(activation, layer)
+
+
+def no_maps(value: Any, layer: str | None) -> InputError:
+    """What is said of a layer whose output lies nowhere, or it is not known where."""
+    shape = tuple(value.shape[1:]) if isinstance(value, Tensor) else type(value).__name__
+    unknown = isinstance(value, Tensor) and value.ndim > 2
+    more = ", and how these lie over the image is not known; name the output of a block" if unknown else ""
+    return InputError(f"layer {layer!r}: expected maps (channels, height, width), got {shape}{more}")

@@ -13,6 +13,7 @@ from cnnseg.unroll.activations import Relu
 from cnnseg.unroll.composites import Composite
 from cnnseg.unroll.decoding import Chunks, Decoding
 from cnnseg.unroll.encoding import Encoded, check_maps, check_scores, run_step
+from cnnseg.unroll.following import Following
 from cnnseg.unroll.layers import Options, Record
 from cnnseg.unroll.places import INPUT, find_end
 from cnnseg.unroll.plan import plan
@@ -167,8 +168,12 @@ class UnrolledNetwork(nn.Module):
         records: list[Record] = []
         kept: dict[int, Tensor] = {}
         activation = None
+        following = Following(images) if any(places) else None
         for index, (step, way) in enumerate(zip(self.steps, ways, strict=True)):
-            out, record = run_step(step, tuple(values[place] for place in step.inputs), way, images)
+            inputs = tuple(values[place] for place in step.inputs)
+            out, record = run_step(step, inputs, way, images)
+            if following is not None:
+                following.step(index + 1, step, inputs, out)
             if not self.options.tied_relu and isinstance(step.layer, Relu):
                 record = Record(record.shapes)
                 if index == self._bottleneck:
@@ -183,8 +188,8 @@ class UnrolledNetwork(nn.Module):
                     values.pop(place, None)
         logits = check_scores(values[len(self.steps)], self.steps[-1].name if self.steps else "the input")
         for place, name in zip(places, ends, strict=True):
-            if place:
-                check_maps(kept[place], name)
+            if following is not None and place:
+                check_maps(kept[place], name, following.of(place))
         return Encoded(images[:keep], logits, records, ways, kept, activation, places)
 
     def decode(

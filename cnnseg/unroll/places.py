@@ -75,15 +75,19 @@ def _belongs(names: Sequence[str], name: str) -> bool:
     return any(own == name or own.startswith(f"{name}.") for own in names)
 
 
-def narrow_places(traced: Trace) -> list[int]:
-    """The places that all relevance passes through, in order: no later layer takes anything from before."""
+def narrow_places(traced: Trace, passing: Sequence[bool] | None = None) -> list[int]:
+    """The places that all relevance passes through, in order: no later layer takes anything from before.
+
+    ``passing``: for each step whether what is looked for goes through it; None: relevance, which gates do not get.
+    """
+    passing = traced.carries if passing is None else passing
     found: list[int] = []
     least = len(traced.steps)
     for index in range(len(traced.steps) - 1, -1, -1):
-        if traced.carries[index]:
+        if passing[index]:
             if least >= index + 1:
                 found.append(index + 1)
-            carrying = [place for place in traced.steps[index].inputs if place == 0 or traced.carries[place - 1]]
+            carrying = [place for place in traced.steps[index].inputs if place == 0 or passing[place - 1]]
             least = min(least, *carrying)
     return found[::-1]
 

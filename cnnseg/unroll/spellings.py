@@ -35,7 +35,7 @@ ADD = ("add", "iadd")
 
 _SUBTRACT, _MULTIPLY = ("sub", "isub", "subtract"), ("mul", "imul", "multiply")
 _DIVIDE = ("truediv", "itruediv", "div", "divide", "true_divide")
-_RESHAPES = (
+RESHAPES = (
     *("flatten", "view", "reshape", "squeeze", "unsqueeze", "view_as", "reshape_as", "unflatten", "contiguous"),
     *("clone", "detach", "to", "float", "double", "half", "bfloat16", "type_as"),  # these change less
 )
@@ -46,7 +46,7 @@ SPLITS = ("split", "chunk", "tensor_split", "split_with_sizes", "unsafe_chunk", 
 STACKED_SUM = "stack and sum"
 """What the trace calls a stack of branches whose sum is taken."""
 _WITH_WEIGHTS = ("conv2d", "conv_transpose2d", "linear")
-_CONCATENATIONS = ("cat", "concat", "concatenate")
+CONCATENATIONS = ("cat", "concat", "concatenate")
 _DROPOUTS = ("dropout", "dropout1d", "dropout2d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
 
 _DROPS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -171,7 +171,7 @@ def _divided_out(module: nn.Module, kind: type[nn.Module]) -> Callable[[Tensor],
 
 def _of_function(node: Written) -> Layer | None:
     target, call, moving = node.target, node.call, node.moving
-    if target in _CONCATENATIONS:
+    if target in CONCATENATIONS:
         return weightless.Concatenate(call)
     if target in (*ADD, *_SUBTRACT):
         return _sum(node)
@@ -203,7 +203,7 @@ def _of_function(node: Written) -> Layer | None:
         return _of_module(kind(inplace=True) if node.in_place and kind is not nn.Tanh else kind(), node)
     if target in _PARAMETRIC:
         return _clamped(call)
-    if target in _RESHAPES:
+    if target in RESHAPES:
         return weightless.Reshape(call)
     if target in _PERMUTES:
         return weightless.Permute(call)

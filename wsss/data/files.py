@@ -90,6 +90,8 @@ def _opened(path: Path, what: str) -> Iterator[Image.Image]:
             image = Image.open(path)
         with image:
             yield image
+    except InputError:  # a ValueError, but one that names the file already
+        raise
     except FileNotFoundError:
         raise InputError(f"{what} {path}: no such file") from None
     except Image.DecompressionBombError:

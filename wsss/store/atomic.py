@@ -16,6 +16,7 @@ from typing import Any
 from wsss.errors import InputError
 
 TEMPORARY_SUFFIX = ".partial"
+_KEPT = 40  # letters of a file's name that its temporary keeps, whose own may be no longer
 _ABANDONED_AFTER = 24 * 3600.0  # seconds; only where the file system cannot lock
 
 
@@ -29,7 +30,7 @@ def atomic(path: Path) -> Iterator[Path]:
     into one folder and `remove_leftovers` tells a dead writer's file from a living one's.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
+    temporary = path.with_name(f".{path.name[:_KEPT]}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as lock:
