@@ -129,7 +129,7 @@ def test_evaluation_goes_on_after_what_was_missing_is_made(call, tiny):
     mask = Path("runs/one/masks/c.png")
     kept = mask.read_bytes()
     mask.unlink()
-    assert_one_line(call(*words), "1 of 4 images", "c.png", "run again for split val")
+    assert_one_line(call(*words), "1 of 4 images", "c.png", "run again with --split val")
     assert json.loads(Path("runs/one/metrics.json").read_text()) == whole
     mask.write_bytes(kept[:40])  # a kill in the middle of a copy
     assert_one_line(call(*words), "runs/one/masks/c.png")
