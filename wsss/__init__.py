@@ -25,10 +25,17 @@ __all__ = [
     "write_seeds",
 ]
 
-_OF_SEEDS = ("SeedRun", "read_seed", "seed_run", "write_seeds")
-
 # on demand, as commands that need no torch import this package too
 __getattr__, __dir__ = lazily(
     __name__,
-    {name: "wsss.own_seeds" if name in _OF_SEEDS else "wsss.explanation_tests.api" for name in __all__},
+    {
+        "SeedRun": "wsss.own_seeds",
+        "TestResult": "wsss.explanation_tests.api",
+        "compare_tests": "wsss.explanation_tests.api",
+        "perturbation_test": "wsss.explanation_tests.api",
+        "read_seed": "wsss.own_seeds",
+        "seed_run": "wsss.own_seeds",
+        "segmentation_test": "wsss.explanation_tests.api",
+        "write_seeds": "wsss.own_seeds",
+    },
 )

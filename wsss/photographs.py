@@ -21,7 +21,7 @@ from wsss.lettering import ColourBar
 from wsss.overlay import overlay
 from wsss.processes import gathered, of_shard, share
 from wsss.progress import note
-from wsss.sheet import common_limits, sheet
+from wsss.sheet import common_limits, sheet, weighted
 from wsss.store import atomic, write_json
 from wsss.words import agreeing
 
@@ -165,13 +165,13 @@ def on_one_scale(maps: np.ndarray, weights: Sequence[float] | None) -> Scaled:
         return Scaled(maps, ColourBar((0, 1), False, "relevance: share of the largest"))
     if min(weights) == 1:
         return Scaled(maps, ColourBar((0, 1), False, "relevance: share of each class's largest"))
-    shares = [one * weight for one, weight in zip(maps, weights, strict=True)]
-    return Scaled(shares, ColourBar((0, largest), False, "relevance: share of the class's largest, times probability"))
+    bar = ColourBar((0, largest), False, "relevance: share of the class's largest, times probability")
+    return Scaled(weighted(list(maps), weights), bar)
 
 
 def _weights(claims: Sequence[Claim], class_names: Sequence[str]) -> list[float]:
     """What each class's map counts for; of classes that share one hundred per cent a small part says little."""
-    return [1.0 if is_imagenet_head(class_names) else claim.probability for claim in claims]
+    return [1.0] * len(claims) if is_imagenet_head(class_names) else [claim.probability for claim in claims]
 
 
 def _claims(logits: Tensor, chosen: Sequence[int], class_names: Sequence[str], stem: str, suffix: str) -> list[Claim]:
